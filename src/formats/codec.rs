@@ -1,0 +1,151 @@
+//! Casts: a float in, a code out. Rounding and encoding in one step, and decode tables.
+
+use super::e8m0;
+use super::round::{Events, Overflow, Rounding};
+use super::spec::{Format, FormatSpec};
+use super::unpacked::Unpacked;
+
+/// A code and what happened while rounding to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cast {
+    /// The code, in the low bits.
+    pub code: u64,
+    /// What happened.
+    pub events: Events,
+}
+
+impl Format {
+    /// Rounds a value and encodes it.
+    ///
+    /// NaN gives the canonical NaN with the sign of the input; in a format without NaN a zero with that sign, and
+    /// [`Events::NAN`] tells. E8M0 to nearest follows ml_dtypes ([`e8m0::nearest`]).
+    ///
+    /// ```
+    /// use finegrain::formats::{Format, Overflow, Rounding, Unpacked};
+    /// let x = Unpacked::from_f32(-0.3);
+    /// let cast = Format::E4M3.cast(x, Rounding::NearestEven, Overflow::Saturate);
+    /// assert_eq!(cast.code, 0xAA); // −0.3125
+    /// ```
+    pub fn cast(self, value: Unpacked, rounding: Rounding, overflow: Overflow) -> Cast {
+        if self == Format::E8M0 && rounding == Rounding::NearestEven {
+            return e8m0::cast_nearest(value, overflow);
+        }
+        let rounded = self.spec().round(value, rounding, overflow);
+        let code = self.spec().encode(rounded.value);
+        Cast { code: code.expect("a rounded value is a member of its format"), events: rounded.events }
+    }
+
+    /// [`Format::cast`] of an f32 to nearest even.
+    pub fn cast_f32(self, x: f32, overflow: Overflow) -> Cast {
+        self.cast(Unpacked::from_f32(x), Rounding::NearestEven, overflow)
+    }
+
+    /// The value of a code of at most 16 bits as f32, exact. NaN codes give a quiet NaN with their sign.
+    ///
+    /// # Panics
+    /// For [`Format::F64`] values that are no f32.
+    pub fn decode_f32(self, code: u16) -> f32 {
+        match self {
+            Format::Bf16 => f32::from_bits(u32::from(code) << 16),
+            Format::F16 => half::f16::from_bits(code).to_f32(),
+            _ => match self.table() {
+                Some(table) => table[usize::from(code) & (table.len() - 1)],
+                None => self.spec().decode(u64::from(code)).to_f32(),
+            },
+        }
+    }
+
+    /// The values of all codes, for the formats of at most 8 bits.
+    pub const fn table(self) -> Option<&'static [f32]> {
+        Some(match self {
+            Format::E4M3 => &E4M3_TABLE,
+            Format::E5M2 => &E5M2_TABLE,
+            Format::E4M3Fnuz => &E4M3FNUZ_TABLE,
+            Format::E5M2Fnuz => &E5M2FNUZ_TABLE,
+            Format::E3M2 => &E3M2_TABLE,
+            Format::E2M3 => &E2M3_TABLE,
+            Format::E2M1 => &E2M1_TABLE,
+            Format::E8M0 => &E8M0_TABLE,
+            _ => return None,
+        })
+    }
+}
+
+const fn decode_all<const N: usize>(spec: &FormatSpec) -> [f32; N] {
+    let mut table = [0.0; N];
+    let mut code = 0;
+    while code < N {
+        table[code] = spec.decode(code as u64).to_f32();
+        code += 1;
+    }
+    table
+}
+
+static E4M3_TABLE: [f32; 256] = decode_all(Format::E4M3.spec());
+static E5M2_TABLE: [f32; 256] = decode_all(Format::E5M2.spec());
+static E4M3FNUZ_TABLE: [f32; 256] = decode_all(Format::E4M3Fnuz.spec());
+static E5M2FNUZ_TABLE: [f32; 256] = decode_all(Format::E5M2Fnuz.spec());
+static E3M2_TABLE: [f32; 64] = decode_all(Format::E3M2.spec());
+static E2M3_TABLE: [f32; 64] = decode_all(Format::E2M3.spec());
+static E2M1_TABLE: [f32; 16] = decode_all(Format::E2M1.spec());
+static E8M0_TABLE: [f32; 256] = decode_all(Format::E8M0.spec());
+
+/// How a whole tensor is rounded: one way throughout, or stochastically with bits drawn per element.
+///
+/// The random bits of element i are a hash of (seed, i): a counter-based generator, so the result does not depend on
+/// the order in which elements are visited or on the number of threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TensorRounding {
+    /// The same rounding for every element.
+    Fixed(Rounding),
+    /// [`Rounding::Stochastic`] with 32 random bits an element.
+    Stochastic {
+        /// Names the random sequence.
+        seed: u64,
+    },
+}
+
+impl TensorRounding {
+    /// The rounding of element `index`.
+    pub fn at(self, index: u64) -> Rounding {
+        match self {
+            TensorRounding::Fixed(rounding) => rounding,
+            TensorRounding::Stochastic { seed } => {
+                Rounding::Stochastic { random: (counter_hash(seed, index) >> 32) as u32, bits: 32 }
+            }
+        }
+    }
+}
+
+/// SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014) at position `index` of the
+/// sequence that starts at `seed`.
+pub(crate) const fn counter_hash(seed: u64, index: u64) -> u64 {
+    let mut z = seed.wrapping_add(index.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn splitmix_is_the_published_sequence() {
+        // First outputs for seed 1234567, from the authors' reference program.
+        let first: Vec<u64> = (0..3).map(|i| counter_hash(1234567, i)).collect();
+        assert_eq!(first, [6457827717110365317, 3203168211198807973, 9817491932198370423]);
+    }
+
+    #[test]
+    fn stochastic_casts_are_unbiased_over_a_tensor() {
+        let n = 100_000u64;
+        let rounding = TensorRounding::Stochastic { seed: 7 };
+        let x = 1.0 + 0.125 * 0.3;
+        let cast =
+            |i| Format::E4M3.cast(Unpacked::from_f32(x), rounding.at(i), Overflow::Saturate).code as u16;
+        let mean = (0..n).map(|i| f64::from(Format::E4M3.decode_f32(cast(i)))).sum::<f64>() / n as f64;
+        // Standard deviation of the mean: 0.125 · sqrt(0.3 · 0.7 / n) = 1.8e-4.
+        assert!((mean - f64::from(x)).abs() < 1e-3, "{mean}");
+    }
+}

@@ -1,0 +1,7 @@
+//! finegrain (manual to come)
+pub mod checkpoint;
+pub mod error;
+pub mod formats;
+pub mod matrix;
+pub mod scaled;
+pub use error::{Error, Result};

@@ -1,0 +1,298 @@
+//! Row-major matrices with a row stride: an owned one and two views.
+//!
+//! Element (i, j) of a view lies at `data[i * stride + j]`. A constructed view is legal: every row it names lies
+//! inside its slice.
+
+use crate::error::{Error, Result};
+
+/// An owned, dense, row-major matrix.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Matrix<T> {
+    data: Vec<T>,
+    rows: usize,
+    cols: usize,
+}
+
+/// A borrowed view of a row-major matrix.
+#[derive(Debug)]
+pub struct MatRef<'a, T> {
+    data: &'a [T],
+    rows: usize,
+    cols: usize,
+    stride: usize,
+}
+
+/// A mutable view of a row-major matrix.
+#[derive(Debug)]
+pub struct MatMut<'a, T> {
+    data: &'a mut [T],
+    rows: usize,
+    cols: usize,
+    stride: usize,
+}
+
+impl<T> Clone for MatRef<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for MatRef<'_, T> {}
+
+impl<T> Matrix<T> {
+    /// Wraps `rows × cols` elements in row-major order.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `data` does not hold exactly `rows × cols` elements.
+    pub fn from_vec(rows: usize, cols: usize, data: Vec<T>) -> Result<Self> {
+        if rows.checked_mul(cols) != Some(data.len()) {
+            return Err(Error::Shape(format!("{} elements given for a {rows}×{cols} matrix", data.len())));
+        }
+        Ok(Matrix { data, rows, cols })
+    }
+
+    /// Element (i, j) is `f(i, j)`.
+    pub fn from_fn(rows: usize, cols: usize, mut f: impl FnMut(usize, usize) -> T) -> Self {
+        let data = (0..rows).flat_map(|i| (0..cols).map(move |j| (i, j))).map(|(i, j)| f(i, j)).collect();
+        Matrix { data, rows, cols }
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// (rows, columns).
+    pub fn shape(&self) -> (usize, usize) {
+        (self.rows, self.cols)
+    }
+
+    /// All elements in row-major order.
+    pub fn as_slice(&self) -> &[T] {
+        &self.data
+    }
+
+    /// All elements in row-major order, mutable.
+    pub fn as_mut_slice(&mut self) -> &mut [T] {
+        &mut self.data
+    }
+
+    /// The elements, given up.
+    pub fn into_vec(self) -> Vec<T> {
+        self.data
+    }
+
+    /// Row `i`.
+    pub fn row(&self, i: usize) -> &[T] {
+        &self.data[i * self.cols..][..self.cols]
+    }
+
+    /// Row `i`, mutable.
+    pub fn row_mut(&mut self, i: usize) -> &mut [T] {
+        &mut self.data[i * self.cols..][..self.cols]
+    }
+
+    /// A view of the whole.
+    pub fn view(&self) -> MatRef<'_, T> {
+        MatRef { data: &self.data, rows: self.rows, cols: self.cols, stride: self.cols }
+    }
+
+    /// A mutable view of the whole.
+    pub fn view_mut(&mut self) -> MatMut<'_, T> {
+        MatMut { data: &mut self.data, rows: self.rows, cols: self.cols, stride: self.cols }
+    }
+
+    /// Applies `f` to every element.
+    pub fn map<U>(&self, f: impl FnMut(&T) -> U) -> Matrix<U> {
+        Matrix { data: self.data.iter().map(f).collect(), rows: self.rows, cols: self.cols }
+    }
+}
+
+impl<T: Clone> Matrix<T> {
+    /// `rows × cols` copies of `value`.
+    ///
+    /// # Panics
+    /// If `rows × cols` overflows or cannot be allocated, as `vec!` does.
+    pub fn filled(rows: usize, cols: usize, value: T) -> Self {
+        let len = rows.checked_mul(cols).expect("matrix size overflows usize");
+        Matrix { data: vec![value; len], rows, cols }
+    }
+}
+
+impl<'a, T> MatRef<'a, T> {
+    /// A dense view of `rows × cols` elements.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `data` does not hold exactly that many.
+    pub fn new(data: &'a [T], rows: usize, cols: usize) -> Result<Self> {
+        if rows.checked_mul(cols) != Some(data.len()) {
+            return Err(Error::Shape(format!("{} elements given for a {rows}×{cols} matrix", data.len())));
+        }
+        Ok(MatRef { data, rows, cols, stride: cols })
+    }
+
+    /// A view whose rows start `stride` elements apart.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `stride < cols` or the last row would end past `data`.
+    pub fn with_stride(data: &'a [T], rows: usize, cols: usize, stride: usize) -> Result<Self> {
+        let needed = rows.saturating_sub(1).checked_mul(stride).and_then(|n| n.checked_add(cols));
+        if stride < cols || (rows > 0 && needed.is_none_or(|n| n > data.len())) {
+            let len = data.len();
+            return Err(Error::Shape(format!(
+                "{len} elements cannot hold {rows}×{cols} with a row stride of {stride}"
+            )));
+        }
+        Ok(MatRef { data, rows, cols, stride })
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// (rows, columns).
+    pub fn shape(&self) -> (usize, usize) {
+        (self.rows, self.cols)
+    }
+
+    /// Elements between the starts of two rows.
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// Row `i`.
+    pub fn row(&self, i: usize) -> &'a [T] {
+        assert!(i < self.rows, "row {i} of a matrix with {} rows", self.rows);
+        &self.data[i * self.stride..][..self.cols]
+    }
+
+    /// The view of rows `start..end`.
+    pub fn row_range(&self, start: usize, end: usize) -> Self {
+        assert!(start <= end && end <= self.rows, "rows {start}..{end} of {}", self.rows);
+        let data = if start == end { &[] } else { &self.data[start * self.stride..] };
+        MatRef { data, rows: end - start, cols: self.cols, stride: self.stride }
+    }
+
+    /// The view of columns `start..end`.
+    pub fn col_range(&self, start: usize, end: usize) -> Self {
+        assert!(start <= end && end <= self.cols, "columns {start}..{end} of {}", self.cols);
+        let data = if self.rows == 0 { &[] } else { &self.data[start..] };
+        MatRef { data, rows: self.rows, cols: end - start, stride: self.stride }
+    }
+
+    /// The rows, in order.
+    pub fn iter_rows(self) -> impl ExactSizeIterator<Item = &'a [T]> {
+        (0..self.rows).map(move |i| self.row(i))
+    }
+
+    /// Applies `f` to every element.
+    pub fn map<U>(&self, mut f: impl FnMut(&T) -> U) -> Matrix<U> {
+        let data = self.iter_rows().flatten().map(&mut f).collect();
+        Matrix { data, rows: self.rows, cols: self.cols }
+    }
+}
+
+impl<T: Copy> MatRef<'_, T> {
+    /// Element (i, j).
+    pub fn at(&self, i: usize, j: usize) -> T {
+        self.row(i)[j]
+    }
+
+    /// A dense copy.
+    pub fn to_matrix(&self) -> Matrix<T> {
+        self.map(|&x| x)
+    }
+
+    /// A dense copy of the transpose.
+    pub fn transposed(&self) -> Matrix<T> {
+        Matrix::from_fn(self.cols, self.rows, |i, j| self.at(j, i))
+    }
+}
+
+impl<'a, T> MatMut<'a, T> {
+    /// A dense mutable view of `rows × cols` elements.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `data` does not hold exactly that many.
+    pub fn new(data: &'a mut [T], rows: usize, cols: usize) -> Result<Self> {
+        if rows.checked_mul(cols) != Some(data.len()) {
+            return Err(Error::Shape(format!("{} elements given for a {rows}×{cols} matrix", data.len())));
+        }
+        Ok(MatMut { data, rows, cols, stride: cols })
+    }
+
+    /// (rows, columns).
+    pub fn shape(&self) -> (usize, usize) {
+        (self.rows, self.cols)
+    }
+
+    /// The same view, borrowed for a shorter time.
+    pub fn reborrow(&mut self) -> MatMut<'_, T> {
+        MatMut { data: self.data, rows: self.rows, cols: self.cols, stride: self.stride }
+    }
+
+    /// Row `i`.
+    pub fn row_mut(&mut self, i: usize) -> &mut [T] {
+        assert!(i < self.rows, "row {i} of a matrix with {} rows", self.rows);
+        &mut self.data[i * self.stride..][..self.cols]
+    }
+
+    /// The mutable view of rows `start..end`.
+    pub fn row_range(self, start: usize, end: usize) -> Self {
+        assert!(start <= end && end <= self.rows, "rows {start}..{end} of {}", self.rows);
+        let data = if start == end { &mut [] } else { &mut self.data[start * self.stride..] };
+        MatMut { data, rows: end - start, cols: self.cols, stride: self.stride }
+    }
+
+    /// The rows, in order, each a slice of its own: what parallel code distributes.
+    pub fn into_rows(self) -> Vec<&'a mut [T]> {
+        let (rows, cols) = (self.rows, self.cols);
+        if cols == 0 {
+            return (0..rows).map(|_| &mut [][..]).collect();
+        }
+        self.data.chunks_mut(self.stride).take(rows).map(|row| &mut row[..cols]).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn views_address_the_same_elements_as_the_matrix() {
+        let m = Matrix::from_fn(5, 7, |i, j| 10 * i + j);
+        let v = m.view().row_range(1, 4).col_range(2, 6);
+        assert_eq!(v.shape(), (3, 4));
+        assert_eq!(v.at(2, 3), 35);
+        assert_eq!(v.transposed().row(3), [15, 25, 35]);
+        assert_eq!(v.to_matrix().as_slice().len(), 12);
+    }
+
+    #[test]
+    fn impossible_shapes_are_refused() {
+        assert!(Matrix::from_vec(2, 3, vec![0u8; 5]).is_err());
+        assert!(MatRef::new(&[0u8; 4], usize::MAX, 2).is_err());
+        assert!(MatRef::with_stride(&[0u8; 10], 3, 4, 4).is_err());
+        assert!(MatRef::with_stride(&[0u8; 12], 3, 4, 3).is_err());
+        assert!(MatRef::with_stride(&[0u8; 10], 3, 2, 4).is_ok());
+    }
+
+    #[test]
+    fn empty_matrices_have_rows() {
+        let mut m = Matrix::<f32>::filled(3, 0, 0.0);
+        assert_eq!(m.view().iter_rows().len(), 3);
+        assert_eq!(m.view_mut().into_rows().len(), 3);
+        assert_eq!(Matrix::<f32>::filled(0, 4, 0.0).view_mut().into_rows().len(), 0);
+    }
+}

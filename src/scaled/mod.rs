@@ -1,0 +1,485 @@
+//! Scaled matrices: codes, scales, and how many elements share a scale.
+//!
+//! value(i, j) = code(i, j) × scale(⌊i / granule rows⌋, ⌊j / granule cols⌋) × tensor scale, where the tensor scale is 1
+//! but for two-level formats (NVFP4). `scale` is the factor that **dequantises**, what checkpoints call
+//! `weight_scale_inv`.
+//!
+//! [`ScaledMatrix`] owns, [`ScaledRef`] borrows; both are legal once constructed, so nothing downstream checks again.
+//! [`layout`] converts scale grids to and from the layouts that GPU kernels read.
+#![forbid(unsafe_code)]
+
+mod granule;
+/// Layouts of scale grids.
+pub mod layout;
+
+pub use granule::Granule;
+
+use crate::error::{Error, Result};
+use crate::formats::{Format, e8m0};
+use crate::matrix::{MatRef, Matrix};
+
+/// The codes of a matrix: one a byte up to 8 bits, one a 16-bit word above (E5M6, BF16, F16).
+#[derive(Clone, Debug, PartialEq)]
+pub enum Codes {
+    /// Formats of at most 8 bits, in the low bits.
+    Bytes(Matrix<u8>),
+    /// Formats of 9 to 16 bits.
+    Words(Matrix<u16>),
+}
+
+/// A borrowed view of [`Codes`].
+#[derive(Clone, Copy, Debug)]
+pub enum CodesRef<'a> {
+    /// Formats of at most 8 bits, in the low bits.
+    Bytes(MatRef<'a, u8>),
+    /// Formats of 9 to 16 bits.
+    Words(MatRef<'a, u16>),
+}
+
+/// The grid of scales as stored.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ScaleGrid {
+    /// Any f32; power-of-two recipes keep their scales here too when their source stores f32.
+    F32(Matrix<f32>),
+    /// Powers of two, one byte each.
+    E8M0(Matrix<u8>),
+    /// NVFP4's block scales: E4M3 codes whose sign bit is ignored (UE4M3).
+    E4M3(Matrix<u8>),
+}
+
+/// A borrowed view of [`ScaleGrid`].
+#[derive(Clone, Copy, Debug)]
+pub enum ScaleGridRef<'a> {
+    /// See [`ScaleGrid::F32`].
+    F32(MatRef<'a, f32>),
+    /// See [`ScaleGrid::E8M0`].
+    E8M0(MatRef<'a, u8>),
+    /// See [`ScaleGrid::E4M3`].
+    E4M3(MatRef<'a, u8>),
+}
+
+/// A grid of scales, its granule and the second-level scale of the tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scales {
+    /// Elements that share one scale.
+    pub granule: Granule,
+    /// The scales.
+    pub grid: ScaleGrid,
+    /// Multiplies every scale; 1 but for two-level formats.
+    pub tensor: f32,
+}
+
+/// A borrowed view of [`Scales`].
+#[derive(Clone, Copy, Debug)]
+pub struct ScalesRef<'a> {
+    /// Elements that share one scale.
+    pub granule: Granule,
+    /// The scales.
+    pub grid: ScaleGridRef<'a>,
+    /// Multiplies every scale; 1 but for two-level formats.
+    pub tensor: f32,
+}
+
+/// An owned matrix of codes with its scales, if it has any.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ScaledMatrix {
+    format: Format,
+    codes: Codes,
+    scales: Option<Scales>,
+}
+
+/// A borrowed matrix of codes with its scales, if it has any.
+///
+/// ```
+/// use finegrain::formats::Format;
+/// use finegrain::matrix::{MatRef, Matrix};
+/// use finegrain::scaled::{CodesRef, Granule, ScaleGridRef, ScaledRef, ScalesRef};
+/// let codes = [0x38u8; 256]; // 1.0 in E4M3
+/// let scales = Matrix::from_vec(1, 2, vec![0.5f32, 2.0])?;
+/// let x = ScaledRef::new(
+///     Format::E4M3,
+///     CodesRef::Bytes(MatRef::new(&codes, 1, 256)?),
+///     Some(ScalesRef { granule: Granule::TILE_1X128, grid: ScaleGridRef::F32(scales.view()), tensor: 1.0 }),
+/// )?;
+/// assert_eq!(x.dequantize().row(0)[127..129], [0.5, 2.0]);
+/// # Ok::<(), finegrain::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct ScaledRef<'a> {
+    format: Format,
+    codes: CodesRef<'a>,
+    scales: Option<ScalesRef<'a>>,
+    /// Rows of the first granule that lie above this view: row ranges need not start at a granule.
+    row_offset: usize,
+}
+
+impl Codes {
+    /// A view of the whole.
+    pub fn view(&self) -> CodesRef<'_> {
+        match self {
+            Codes::Bytes(m) => CodesRef::Bytes(m.view()),
+            Codes::Words(m) => CodesRef::Words(m.view()),
+        }
+    }
+
+    fn transposed(&self) -> Codes {
+        match self {
+            Codes::Bytes(m) => Codes::Bytes(m.view().transposed()),
+            Codes::Words(m) => Codes::Words(m.view().transposed()),
+        }
+    }
+}
+
+impl<'a> CodesRef<'a> {
+    /// (rows, columns).
+    pub fn shape(&self) -> (usize, usize) {
+        match self {
+            CodesRef::Bytes(m) => m.shape(),
+            CodesRef::Words(m) => m.shape(),
+        }
+    }
+
+    /// The code of element (i, j).
+    pub fn at(&self, i: usize, j: usize) -> u16 {
+        match self {
+            CodesRef::Bytes(m) => u16::from(m.at(i, j)),
+            CodesRef::Words(m) => m.at(i, j),
+        }
+    }
+
+    fn row_range(&self, start: usize, end: usize) -> Self {
+        match self {
+            CodesRef::Bytes(m) => CodesRef::Bytes(m.row_range(start, end)),
+            CodesRef::Words(m) => CodesRef::Words(m.row_range(start, end)),
+        }
+    }
+
+    fn col_range(&self, start: usize, end: usize) -> Self {
+        match self {
+            CodesRef::Bytes(m) => CodesRef::Bytes(m.col_range(start, end)),
+            CodesRef::Words(m) => CodesRef::Words(m.col_range(start, end)),
+        }
+    }
+
+    fn to_codes(self) -> Codes {
+        match self {
+            CodesRef::Bytes(m) => Codes::Bytes(m.to_matrix()),
+            CodesRef::Words(m) => Codes::Words(m.to_matrix()),
+        }
+    }
+}
+
+impl ScaleGrid {
+    /// A view of the whole.
+    pub fn view(&self) -> ScaleGridRef<'_> {
+        match self {
+            ScaleGrid::F32(m) => ScaleGridRef::F32(m.view()),
+            ScaleGrid::E8M0(m) => ScaleGridRef::E8M0(m.view()),
+            ScaleGrid::E4M3(m) => ScaleGridRef::E4M3(m.view()),
+        }
+    }
+
+    fn transposed(&self) -> ScaleGrid {
+        match self {
+            ScaleGrid::F32(m) => ScaleGrid::F32(m.view().transposed()),
+            ScaleGrid::E8M0(m) => ScaleGrid::E8M0(m.view().transposed()),
+            ScaleGrid::E4M3(m) => ScaleGrid::E4M3(m.view().transposed()),
+        }
+    }
+}
+
+impl<'a> ScaleGridRef<'a> {
+    /// (rows, columns).
+    pub fn shape(&self) -> (usize, usize) {
+        match self {
+            ScaleGridRef::F32(m) => m.shape(),
+            ScaleGridRef::E8M0(m) | ScaleGridRef::E4M3(m) => m.shape(),
+        }
+    }
+
+    /// The scale at a place of the grid, decoded.
+    pub fn at(&self, i: usize, j: usize) -> f32 {
+        match self {
+            ScaleGridRef::F32(m) => m.at(i, j),
+            ScaleGridRef::E8M0(m) => e8m0::to_f32(m.at(i, j)),
+            ScaleGridRef::E4M3(m) => ue4m3_to_f32(m.at(i, j)),
+        }
+    }
+
+    /// The element type of the grid.
+    pub fn format(&self) -> Format {
+        match self {
+            ScaleGridRef::F32(_) => Format::F32,
+            ScaleGridRef::E8M0(_) => Format::E8M0,
+            ScaleGridRef::E4M3(_) => Format::E4M3,
+        }
+    }
+
+    /// All scales, decoded.
+    pub fn to_f32(self) -> Matrix<f32> {
+        let (rows, cols) = self.shape();
+        Matrix::from_fn(rows, cols, |i, j| self.at(i, j))
+    }
+
+    fn row_range(&self, start: usize, end: usize) -> Self {
+        match self {
+            ScaleGridRef::F32(m) => ScaleGridRef::F32(m.row_range(start, end)),
+            ScaleGridRef::E8M0(m) => ScaleGridRef::E8M0(m.row_range(start, end)),
+            ScaleGridRef::E4M3(m) => ScaleGridRef::E4M3(m.row_range(start, end)),
+        }
+    }
+
+    fn col_range(&self, start: usize, end: usize) -> Self {
+        match self {
+            ScaleGridRef::F32(m) => ScaleGridRef::F32(m.col_range(start, end)),
+            ScaleGridRef::E8M0(m) => ScaleGridRef::E8M0(m.col_range(start, end)),
+            ScaleGridRef::E4M3(m) => ScaleGridRef::E4M3(m.col_range(start, end)),
+        }
+    }
+
+    fn to_grid(self) -> ScaleGrid {
+        match self {
+            ScaleGridRef::F32(m) => ScaleGrid::F32(m.to_matrix()),
+            ScaleGridRef::E8M0(m) => ScaleGrid::E8M0(m.to_matrix()),
+            ScaleGridRef::E4M3(m) => ScaleGrid::E4M3(m.to_matrix()),
+        }
+    }
+}
+
+/// UE4M3: an E4M3 code without its sign bit.
+pub fn ue4m3_to_f32(code: u8) -> f32 {
+    Format::E4M3.decode_f32(u16::from(code & 0x7F))
+}
+
+impl Scales {
+    /// A view of the whole.
+    pub fn view(&self) -> ScalesRef<'_> {
+        ScalesRef { granule: self.granule, grid: self.grid.view(), tensor: self.tensor }
+    }
+}
+
+impl ScaledMatrix {
+    /// Joins codes and scales.
+    ///
+    /// # Errors
+    /// As [`ScaledRef::new`].
+    pub fn new(format: Format, codes: Codes, scales: Option<Scales>) -> Result<Self> {
+        ScaledRef::new(format, codes.view(), scales.as_ref().map(Scales::view))?;
+        Ok(ScaledMatrix { format, codes, scales })
+    }
+
+    /// BF16 elements without scales: the unquantised operand.
+    pub fn from_bf16(m: MatRef<'_, half::bf16>) -> Self {
+        ScaledMatrix { format: Format::Bf16, codes: Codes::Words(m.map(|x| x.to_bits())), scales: None }
+    }
+
+    /// A view of the whole.
+    pub fn view(&self) -> ScaledRef<'_> {
+        let scales = self.scales.as_ref().map(Scales::view);
+        ScaledRef { format: self.format, codes: self.codes.view(), scales, row_offset: 0 }
+    }
+
+    /// Element format.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// The codes.
+    pub fn codes(&self) -> &Codes {
+        &self.codes
+    }
+
+    /// The scales, if any.
+    pub fn scales(&self) -> Option<&Scales> {
+        self.scales.as_ref()
+    }
+
+    /// Codes and scales, given up.
+    pub fn into_parts(self) -> (Format, Codes, Option<Scales>) {
+        (self.format, self.codes, self.scales)
+    }
+
+    /// (rows, columns).
+    pub fn shape(&self) -> (usize, usize) {
+        self.codes.view().shape()
+    }
+
+    /// The transposed matrix: codes and scale grid transposed, every value unchanged. What Dgrad reads of a weight that
+    /// was quantised once in square blocks.
+    pub fn transposed(&self) -> ScaledMatrix {
+        let scales = self.scales.as_ref().map(|s| Scales {
+            granule: s.granule.transposed(),
+            grid: s.grid.transposed(),
+            tensor: s.tensor,
+        });
+        ScaledMatrix { format: self.format, codes: self.codes.transposed(), scales }
+    }
+
+    /// As [`ScaledRef::dequantize`].
+    pub fn dequantize(&self) -> Matrix<f32> {
+        self.view().dequantize()
+    }
+}
+
+impl<'a> ScaledRef<'a> {
+    /// Joins codes and scales.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the format is no element format, its codes are stored in the wrong width, or a code of a
+    /// 4-, 6- or 12-bit format has other bits set; [`Error::Shape`] if the scale grid has not the shape that matrix and
+    /// granule ask for.
+    pub fn new(format: Format, codes: CodesRef<'a>, scales: Option<ScalesRef<'a>>) -> Result<Self> {
+        let spec = format.spec();
+        let bits = spec.bits();
+        if format == Format::E8M0 || bits > 16 {
+            return Err(Error::Invalid(format!("{format} is not an element format")));
+        }
+        let wide = matches!(codes, CodesRef::Words(_));
+        if wide != (bits > 8) {
+            let stored = if wide { 16 } else { 8 };
+            return Err(Error::Invalid(format!(
+                "{format} has {bits} bits, its codes are stored in {stored}"
+            )));
+        }
+        let mask = spec.code_mask() as u16;
+        let stray = match codes {
+            CodesRef::Bytes(m) if bits < 8 => {
+                m.iter_rows().flatten().copied().map(u16::from).find(|c| c & !mask != 0)
+            }
+            CodesRef::Words(m) if bits < 16 => m.iter_rows().flatten().copied().find(|c| c & !mask != 0),
+            _ => None,
+        };
+        if let Some(code) = stray {
+            return Err(Error::Invalid(format!("code {code:#x} is wider than the {bits} bits of {format}")));
+        }
+        if let Some(s) = &scales {
+            let (rows, cols) = codes.shape();
+            let (expected, found) = (s.granule.grid(rows, cols), s.grid.shape());
+            if expected != found {
+                let granules = match s.granule {
+                    Granule::TENSOR => "one scale for the tensor".to_owned(),
+                    Granule::ROW => "one scale a row".to_owned(),
+                    g => format!("{g} granules"),
+                };
+                return Err(Error::Shape(format!(
+                    "scale grid is {}×{}, expected {}×{} for {rows}×{cols} with {granules}",
+                    found.0, found.1, expected.0, expected.1
+                )));
+            }
+        }
+        Ok(ScaledRef { format, codes, scales, row_offset: 0 })
+    }
+
+    /// Element format.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// The codes.
+    pub fn codes(&self) -> CodesRef<'a> {
+        self.codes
+    }
+
+    /// The scales, if any. After [`ScaledRef::row_range`] the first granule may begin above the first row; see
+    /// [`ScaledRef::scale_at`].
+    pub fn scales(&self) -> Option<ScalesRef<'a>> {
+        self.scales
+    }
+
+    /// Rows of the first granule that lie above this view.
+    pub fn row_offset(&self) -> usize {
+        self.row_offset
+    }
+
+    /// (rows, columns).
+    pub fn shape(&self) -> (usize, usize) {
+        self.codes.shape()
+    }
+
+    /// The first-level scale of element (i, j); 1 without scales.
+    pub fn scale_at(&self, i: usize, j: usize) -> f32 {
+        match &self.scales {
+            Some(s) => s.grid.at((i + self.row_offset) / s.granule.rows(), j / s.granule.cols()),
+            None => 1.0,
+        }
+    }
+
+    /// The scale of the whole tensor; 1 but for two-level formats.
+    pub fn tensor_scale(&self) -> f32 {
+        self.scales.map_or(1.0, |s| s.tensor)
+    }
+
+    /// Rows `start..end`, with the scales that belong to them; `start` need not lie on a granule.
+    pub fn row_range(&self, start: usize, end: usize) -> Self {
+        let mut part = *self;
+        part.codes = self.codes.row_range(start, end);
+        if let Some(s) = &mut part.scales {
+            let first = self.row_offset + start;
+            if s.granule.rows() != usize::MAX {
+                let last = (self.row_offset + end).div_ceil(s.granule.rows()).max(first / s.granule.rows());
+                s.grid = s.grid.row_range(first / s.granule.rows(), last.min(s.grid.shape().0));
+                part.row_offset = first % s.granule.rows();
+            }
+        }
+        part
+    }
+
+    /// Columns `codes` of the codes with columns `grid` of the scale grid: one group of a k-grouped operand.
+    pub(crate) fn col_group(&self, codes: std::ops::Range<usize>, grid: std::ops::Range<usize>) -> Self {
+        let mut part = *self;
+        part.codes = self.codes.col_range(codes.start, codes.end);
+        if let Some(s) = &mut part.scales {
+            s.grid = s.grid.col_range(grid.start, grid.end);
+        }
+        part
+    }
+
+    /// Decodes the codes of row `i`, scales not applied.
+    ///
+    /// # Panics
+    /// If `out` is not as long as a row.
+    pub fn decode_row(&self, i: usize, out: &mut [f32]) {
+        match self.codes {
+            CodesRef::Bytes(m) => {
+                let table = self.format.table().expect("formats of at most 8 bits have tables");
+                let row = m.row(i);
+                assert_eq!(out.len(), row.len());
+                out.iter_mut().zip(row).for_each(|(o, &c)| *o = table[usize::from(c)]);
+            }
+            CodesRef::Words(m) => {
+                let row = m.row(i);
+                assert_eq!(out.len(), row.len());
+                out.iter_mut().zip(row).for_each(|(o, &c)| *o = self.format.decode_f32(c));
+            }
+        }
+    }
+
+    /// All values in f32: fl(code · scale), then times the tensor scale where there is one.
+    pub fn dequantize(&self) -> Matrix<f32> {
+        let (rows, cols) = self.shape();
+        let mut out = Matrix::filled(rows, cols, 0.0f32);
+        let tensor = self.tensor_scale();
+        for i in 0..rows {
+            let row = out.row_mut(i);
+            self.decode_row(i, row);
+            if self.scales.is_some() {
+                row.iter_mut().enumerate().for_each(|(j, v)| *v *= self.scale_at(i, j));
+            }
+            if tensor != 1.0 {
+                row.iter_mut().for_each(|v| *v *= tensor);
+            }
+        }
+        out
+    }
+
+    /// An owned, dense copy.
+    ///
+    /// # Panics
+    /// If the view starts inside a granule; an owned matrix begins with one.
+    pub fn to_matrix(&self) -> ScaledMatrix {
+        assert_eq!(self.row_offset, 0, "the view starts inside a granule");
+        let scales =
+            self.scales.map(|s| Scales { granule: s.granule, grid: s.grid.to_grid(), tensor: s.tensor });
+        ScaledMatrix { format: self.format, codes: self.codes.to_codes(), scales }
+    }
+}
