@@ -106,6 +106,15 @@ pub enum TensorRounding {
 }
 
 impl TensorRounding {
+    /// The rounding for the tensor of this name: two tensors of one file must not share random bits, so the seed is
+    /// combined (exclusive or) with the 64-bit FNV-1a hash of the name.
+    pub fn for_tensor(self, name: &str) -> Self {
+        match self {
+            TensorRounding::Stochastic { seed } => TensorRounding::Stochastic { seed: seed ^ fnv1a(name) },
+            fixed => fixed,
+        }
+    }
+
     /// The rounding of element `index`.
     pub fn at(self, index: u64) -> Rounding {
         match self {
@@ -126,6 +135,11 @@ pub(crate) const fn counter_hash(seed: u64, index: u64) -> u64 {
     z ^ (z >> 31)
 }
 
+/// FNV-1a with 64 bits (RFC 9923).
+fn fnv1a(text: &str) -> u64 {
+    text.bytes().fold(0xCBF2_9CE4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01B3))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,6 +149,14 @@ mod tests {
         // First outputs for seed 1234567, from the authors' reference program.
         let first: Vec<u64> = (0..3).map(|i| counter_hash(1234567, i)).collect();
         assert_eq!(first, [6457827717110365317, 3203168211198807973, 9817491932198370423]);
+    }
+
+    #[test]
+    fn fnv_gives_the_published_values() {
+        assert_eq!(
+            [fnv1a(""), fnv1a("a"), fnv1a("foobar")],
+            [0xCBF2_9CE4_8422_2325, 0xAF63_DC4C_8601_EC8C, 0x8594_4171_F739_67E8]
+        );
     }
 
     #[test]

@@ -70,10 +70,69 @@ impl Granule {
         (count(rows, self.rows), count(cols, self.cols))
     }
 
+    /// The granule that fits codes of shape `codes` with scales of shape `grid`, as checkpoints and kernels store them: no
+    /// or one scale dimension of size 1 is a tensor's, `[M]` or `[M, 1]` are a row's each, and otherwise both shapes have
+    /// the same leading dimensions and the last two are matched. Where several granules fit (a matrix smaller than a
+    /// granule), they mean the same; the names of the field come first, then other powers of two, then exact parts.
+    ///
+    /// ```
+    /// use finegrain::scaled::Granule;
+    /// assert_eq!(Granule::infer(&[300, 520], &[3, 5]), Some(Granule::BLOCK_128X128));
+    /// assert_eq!(Granule::infer(&[300, 520], &[300, 17]), Some(Granule::MX_1X32));
+    /// assert_eq!(Granule::infer(&[300, 520], &[7, 7]), None);
+    /// ```
+    pub fn infer(codes: &[usize], grid: &[usize]) -> Option<Granule> {
+        let (lead, rows, cols) = match codes {
+            [] => (&codes[..0], 1, 1),
+            [cols] => (&codes[..0], 1, *cols),
+            [lead @ .., rows, cols] => (lead, *rows, *cols),
+        };
+        let (grid_rows, grid_cols) = match grid {
+            [] | [1] => return Some(Granule::TENSOR),
+            [n] if codes.len() == 2 && *n == rows => return Some(Granule::ROW),
+            [n] if codes.len() == 1 => (1, *n),
+            [grid_lead @ .., r, c] if grid_lead == lead => (*r, *c),
+            _ => return None,
+        };
+        let fits = |g: &Granule| g.grid(rows, cols) == (grid_rows, grid_cols);
+        if let Some(known) = Self::KNOWN.iter().find(|g| fits(g)) {
+            return Some(*known);
+        }
+        let granule = Granule { rows: side(rows, grid_rows)?, cols: side(cols, grid_cols)? };
+        fits(&granule).then_some(granule)
+    }
+
+    /// What [`Granule::infer`] tries first, in this order.
+    const KNOWN: [Granule; 7] = [
+        Granule::TILE_1X128,
+        Granule::BLOCK_128X128,
+        Granule::ROW,
+        Granule::TENSOR,
+        Granule::MX_1X32,
+        Granule::NVFP4_1X16,
+        Granule { rows: 32, cols: 32 },
+    ];
+
     /// The half-open range of elements that granule `index` of a side covers.
     pub fn span(size: usize, granule: usize, index: usize) -> std::ops::Range<usize> {
         let start = index.saturating_mul(granule).min(size);
         start..start.saturating_add(granule).min(size)
+    }
+}
+
+/// A granule's side that cuts `size` elements into `count` parts: all of them, one each, the largest power of two, or an
+/// exact part.
+fn side(size: usize, count: usize) -> Option<usize> {
+    let power = |e: u32| Some(1usize << e).filter(|p| size.div_ceil(*p) == count);
+    match count {
+        1 => Some(WHOLE),
+        _ if count == size => Some(1),
+        0 => None,
+        _ => (1..usize::BITS)
+            .rev()
+            .find_map(power)
+            .or_else(|| size.is_multiple_of(count).then(|| size / count))
+            .filter(|&s| s > 0),
     }
 }
 
@@ -109,5 +168,50 @@ impl std::str::FromStr for Granule {
             )));
         };
         Granule::new(rows, cols)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn granules_follow_from_shapes() {
+        let infer = |codes: &[usize], grid: &[usize]| Granule::infer(codes, grid).map(|g| g.to_string());
+        let some = |s: &str| Some(s.to_owned());
+        assert_eq!(infer(&[256, 256], &[]), some("tensor"));
+        assert_eq!(infer(&[256, 256], &[1]), some("tensor"));
+        assert_eq!(infer(&[256, 256], &[1, 1]), some("tensor"));
+        assert_eq!(infer(&[256, 512], &[256, 1]), some("row"));
+        assert_eq!(infer(&[256, 512], &[256]), some("row"));
+        assert_eq!(infer(&[256, 512], &[256, 4]), some("1x128"));
+        assert_eq!(infer(&[256, 512], &[2, 4]), some("128x128"));
+        assert_eq!(infer(&[256, 512], &[256, 16]), some("1x32"));
+        assert_eq!(infer(&[256, 512], &[256, 32]), some("1x16"));
+        assert_eq!(infer(&[256, 512], &[8, 16]), some("32x32"));
+        assert_eq!(infer(&[256, 512], &[2, 512]), some("128x1"));
+        assert_eq!(infer(&[256, 512], &[4, 8]), some("64x64"));
+        assert_eq!(infer(&[256, 480], &[1, 5]), some("*x96"));
+        assert_eq!(infer(&[512], &[4]), some("1x128"));
+        assert_eq!(infer(&[6, 256, 512], &[6, 2, 4]), some("128x128"));
+        assert_eq!(infer(&[6, 256, 512], &[5, 2, 4]), None);
+        assert_eq!(infer(&[256, 512], &[3, 5]), None);
+        assert_eq!(infer(&[256, 512], &[2, 4, 1]), None);
+        assert_eq!(infer(&[256, 512], &[0, 4]), None);
+        assert_eq!(infer(&[256, 512], &[512, 4]), None);
+        assert_eq!(infer(&[usize::MAX, 0], &[usize::MAX, 0]), some("1x128"));
+    }
+
+    #[test]
+    fn whatever_is_inferred_fits() {
+        for rows in 0..20 {
+            for cols in 0..40 {
+                for (r, c) in (0..22).flat_map(|r| (0..42).map(move |c| (r, c))) {
+                    if let Some(g) = Granule::infer(&[rows, cols], &[r, c]) {
+                        assert_eq!(g.grid(rows, cols), (r, c), "{g} for {rows}x{cols} with {r}x{c}");
+                    }
+                }
+            }
+        }
     }
 }
