@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::tensor::Tensor;
 use crate::error::{Error, Result};
 use crate::formats::e5m6::{self, E5m6Rounding};
-use crate::formats::{Cast, Events, Format, Overflow, TensorRounding, Unpacked, packed};
+use crate::formats::{Cast, Events, Format, Overflow, Rounding, TensorRounding, Unpacked, packed};
 
 /// Elements that one task casts before it reports: some hundred microseconds of work.
 const CHUNK: usize = 1 << 14;
@@ -51,7 +51,8 @@ pub struct CastStats {
 }
 
 impl CastStats {
-    fn add(&mut self, value: Unpacked, events: Events, result: Unpacked) {
+    /// `value` and `result` are asked for only where they differ.
+    fn add(&mut self, events: Events, value: impl FnOnce() -> f64, result: impl FnOnce() -> f64) {
         let count = |n: &mut u64, event| *n += u64::from(events.contains(event));
         self.elements += 1;
         count(&mut self.overflowed, Events::OVERFLOW);
@@ -59,9 +60,11 @@ impl CastStats {
         count(&mut self.infinite, Events::INFINITE);
         count(&mut self.nan, Events::NAN);
         count(&mut self.inexact, Events::INEXACT);
-        let finite = |v| matches!(v, Unpacked::Zero { .. } | Unpacked::Finite { .. });
-        if events.contains(Events::INEXACT) && finite(value) && finite(result) {
-            self.max_abs_error = self.max_abs_error.max((result.to_f64() - value.to_f64()).abs());
+        if events.contains(Events::INEXACT) {
+            let error = (result() - value()).abs();
+            if error.is_finite() {
+                self.max_abs_error = self.max_abs_error.max(error);
+            }
         }
     }
 
@@ -149,29 +152,40 @@ impl CastOptions {
         Ok(shape)
     }
 
-    fn cast(&self, value: Unpacked, rounding: CastRounding, index: u64) -> (Cast, Unpacked) {
-        let spec = self.format.spec();
+    fn cast(&self, value: Unpacked, rounding: CastRounding, index: u64) -> Cast {
         match rounding {
-            CastRounding::Tensor(rounding) => {
-                let cast = self.format.cast(value, rounding.at(index), self.overflow);
-                (cast, spec.decode(cast.code))
-            }
-            CastRounding::TileKernels => {
-                let code = u64::from(e5m6::cast(value.to_f32(), E5m6Rounding::TileKernels));
-                let result = spec.decode(code);
-                let correct =
-                    self.format.cast(value, crate::formats::Rounding::NearestEven, self.overflow).events;
-                let flushed = matches!((value, result), (Unpacked::Finite { .. }, Unpacked::Zero { .. }));
-                let only_if = |event, holds| if holds { event } else { Events::NONE };
-                let kept = |event| only_if(event, correct.contains(event));
-                let events = kept(Events::OVERFLOW)
-                    | kept(Events::INFINITE)
-                    | kept(Events::NAN)
-                    | kept(Events::INEXACT)
-                    | only_if(Events::FLUSHED, flushed);
-                (Cast { code, events }, result)
-            }
+            CastRounding::Tensor(rounding) => self.format.cast(value, rounding.at(index), self.overflow),
+            CastRounding::TileKernels => tile_kernels(value),
         }
+    }
+
+    /// The value of a code.
+    fn value(&self, code: u64) -> f64 {
+        match self.format.spec().bits() {
+            ..=16 => f64::from(self.format.decode_f32(code as u16)),
+            _ => self.format.spec().decode(code).to_f64(),
+        }
+    }
+}
+
+/// TileKernels' code; its events are those of the correct rounding, but for what it flushes.
+fn tile_kernels(value: Unpacked) -> Cast {
+    let spec = Format::E5M6.spec();
+    let code = u64::from(e5m6::cast(value.to_f32(), E5m6Rounding::TileKernels));
+    let correct = spec.round(value, Rounding::NearestEven, Overflow::Saturate).events;
+    let flushed = matches!((value, spec.decode(code)), (Unpacked::Finite { .. }, Unpacked::Zero { .. }));
+    let kept = [Events::OVERFLOW, Events::INFINITE, Events::NAN, Events::INEXACT];
+    let events = kept.into_iter().filter(|&e| correct.contains(e)).fold(Events::NONE, |all, e| all | e);
+    Cast { code, events: if flushed { events | Events::FLUSHED } else { events } }
+}
+
+/// The value of an element of a float dtype.
+fn float_value(dtype: Dtype, bits: u64) -> f64 {
+    match dtype {
+        Dtype::F64 => f64::from_bits(bits),
+        Dtype::F32 => f64::from(f32::from_bits(bits as u32)),
+        Dtype::F16 => f64::from(Format::F16.decode_f32(bits as u16)),
+        _ => f64::from(Format::Bf16.decode_f32(bits as u16)),
     }
 }
 
@@ -217,9 +231,9 @@ pub fn cast_tensor(
     let width_in = dtype.bitsize() / 8;
     // One code in whole bytes; packing comes after.
     let width_out = match options.format.spec().bits() {
-        ..=8 => 1,
-        ..=16 => 2,
-        ..=32 => 4,
+        0..=8 => 1,
+        9..=16 => 2,
+        17..=32 => 4,
         _ => 8,
     };
     let mut codes = vec![0u8; tensor.elements() * width_out];
@@ -231,9 +245,9 @@ pub fn cast_tensor(
         for (i, (out, bytes)) in elements.enumerate() {
             let mut bits = [0; 8];
             bits[..width_in].copy_from_slice(bytes);
-            let value = source.decode(u64::from_le_bytes(bits));
-            let (cast, result) = options.cast(value, rounding, (chunk * CHUNK + i) as u64);
-            stats.add(value, cast.events, result);
+            let bits = u64::from_le_bytes(bits);
+            let cast = options.cast(source.decode(bits), rounding, (chunk * CHUNK + i) as u64);
+            stats.add(cast.events, || float_value(dtype, bits), || options.value(cast.code));
             out.copy_from_slice(&cast.code.to_le_bytes()[..width_out]);
         }
         done(stats.elements);
@@ -254,7 +268,6 @@ pub fn cast_tensor(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::formats::Rounding;
 
     const NEAREST: CastRounding = CastRounding::Tensor(TensorRounding::Fixed(Rounding::NearestEven));
 

@@ -1,1 +1,69 @@
-fn main() {}
+//! The command line. One file per subcommand; all arithmetic is the library's.
+#![forbid(unsafe_code)]
+
+mod cast;
+mod formats;
+mod inspect;
+mod output;
+mod progress;
+mod values;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+/// FP8 numbers with named, reproducible arithmetic: formats, casts, tensor files.
+#[derive(Parser)]
+#[command(version, max_term_width = 110, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+
+    /// Print one JSON document instead of the table
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+/// The subcommands: a line here and in `run`, and a file with `Args` and `run`.
+#[derive(Subcommand)]
+enum Command {
+    Formats(formats::Args),
+    Cast(cast::Args),
+    Inspect(inspect::Args),
+}
+
+/// Why a subcommand did not do its work.
+enum Failure {
+    /// The arguments do not go together: exit 2, as for those that clap refuses.
+    Usage(String),
+    /// Anything else: exit 1.
+    Failed(String),
+}
+
+impl From<finegrain::Error> for Failure {
+    fn from(e: finegrain::Error) -> Self {
+        Failure::Failed(e.to_string())
+    }
+}
+
+/// What a subcommand gives: nothing, its output has been printed.
+type Outcome = Result<(), Failure>;
+
+fn main() -> ExitCode {
+    let Cli { command, json } = Cli::parse();
+    let outcome = match command {
+        Command::Formats(args) => formats::run(args, json),
+        Command::Cast(args) => cast::run(args, json),
+        Command::Inspect(args) => inspect::run(args, json),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Usage(message)) => {
+            Cli::command().error(clap::error::ErrorKind::ArgumentConflict, output::printable(&message)).exit()
+        }
+        Err(Failure::Failed(message)) => {
+            output::error(&message);
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! What is printed: aligned tables, JSON, errors.
+
+use std::io::{ErrorKind, Write};
+
+use crate::{Failure, Outcome};
+
+/// Text in which names from a file cannot move the cursor or fake a second line: control characters are escaped.
+pub(crate) fn printable(text: &str) -> String {
+    let escape = |c: char| {
+        if c.is_control() { c.escape_default().collect::<String>() } else { c.to_string() }
+    };
+    text.chars().map(escape).collect()
+}
+
+/// The one line of a failure.
+pub(crate) fn error(message: &str) {
+    // A closed stderr is no reason to panic.
+    let _ = writeln!(std::io::stderr(), "error: {}", printable(message));
+}
+
+/// Writes to stdout. A reader that has gone away has what it wanted.
+pub(crate) fn print(text: &str) -> Outcome {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Failure::Failed(format!("standard output: {e}"))),
+        _ => Ok(()),
+    }
+}
+
+/// One JSON document.
+pub(crate) fn print_json(value: &impl serde::Serialize) -> Outcome {
+    let text = serde_json::to_string_pretty(value).map_err(|e| Failure::Failed(format!("JSON: {e}")))?;
+    print(&(text + "\n"))
+}
+
+/// A table with a title line. Columns are as wide as their widest cell.
+pub(crate) struct Table {
+    /// Whether a column is text, which aligns left; numbers align right.
+    left: Vec<bool>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// A table with these titles; a title that begins with `<` (dropped) makes a text column.
+    pub(crate) fn new(titles: &[&str]) -> Self {
+        let left = titles.iter().map(|t| t.starts_with('<')).collect();
+        let titles = titles.iter().map(|t| t.trim_start_matches('<').to_owned()).collect();
+        Table { left, rows: vec![titles] }
+    }
+
+    /// Adds a row with as many cells as there are titles.
+    pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        self.rows.push(cells.into_iter().map(|c| printable(&c)).collect());
+    }
+
+    /// The lines of the table.
+    pub(crate) fn render(&self) -> String {
+        let width = |column: usize| {
+            self.rows.iter().map(|row| row.get(column).map_or(0, |c| c.chars().count())).max().unwrap_or(0)
+        };
+        let widths: Vec<usize> = (0..self.left.len()).map(width).collect();
+        let mut text = String::new();
+        for row in &self.rows {
+            let cells = row.iter().zip(&widths).zip(&self.left);
+            let line: Vec<String> = cells
+                .map(
+                    |((cell, &width), left)| {
+                        if *left { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
+                    },
+                )
+                .collect();
+            text.push_str(line.join("  ").trim_end());
+            text.push('\n');
+        }
+        text
+    }
+}
+
+/// A number as people read it: plain where that is short, a power of two as such, scientific elsewhere.
+pub(crate) fn number(x: f64) -> String {
+    let magnitude = x.abs();
+    if x == 0.0 || !x.is_finite() || (1e-3..1e6).contains(&magnitude) {
+        return format!("{x}");
+    }
+    match exact_log2(magnitude) {
+        Some(exponent) => format!("{}2^{exponent}", if x < 0.0 { "-" } else { "" }),
+        None => format!("{x:e}"),
+    }
+}
+
+/// A measured number, to six digits.
+pub(crate) fn measured(x: f64) -> String {
+    let magnitude = x.abs();
+    if x == 0.0 || !x.is_finite() || (1e-3..1e6).contains(&magnitude) {
+        let digits = if magnitude >= 1.0 { 5 - magnitude.log10() as usize } else { 6 };
+        return format!("{x:.digits$}");
+    }
+    format!("{x:.5e}")
+}
+
+/// A share in percent.
+pub(crate) fn percent(part: u64, all: u64) -> String {
+    if all == 0 { "-".to_owned() } else { format!("{:.2}%", 100.0 * part as f64 / all as f64) }
+}
+
+fn exact_log2(x: f64) -> Option<i32> {
+    use finegrain::formats::Unpacked;
+    match Unpacked::from_f64(x) {
+        Unpacked::Finite { significand, exponent, .. } if significand.is_power_of_two() => {
+            Some(exponent + significand.trailing_zeros() as i32)
+        }
+        _ => None,
+    }
+}
+
+/// A shape as it is written in the header: `[512, 384]`.
+pub(crate) fn shape(sizes: &[usize]) -> String {
+    format!("{sizes:?}")
+}

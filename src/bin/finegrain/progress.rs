@@ -1,0 +1,39 @@
+//! Progress bars, on stderr and for people only.
+
+use std::io::IsTerminal;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// A bar over `bytes` bytes with rate and time left; invisible unless stderr is a terminal. It is wiped when dropped.
+pub(crate) struct Progress(ProgressBar);
+
+impl Progress {
+    pub(crate) fn bytes(bytes: u64) -> Self {
+        let target = if std::io::stderr().is_terminal() {
+            ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::hidden()
+        };
+        let bar = ProgressBar::with_draw_target(Some(bytes), target);
+        let template = "[{bar:30}] {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left  {wide_msg}";
+        let style = ProgressStyle::with_template(template).map(|s| s.progress_chars("=> "));
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        Progress(bar)
+    }
+
+    /// So much more is done.
+    pub(crate) fn advance(&self, bytes: u64) {
+        self.0.inc(bytes);
+    }
+
+    /// What is being worked on.
+    pub(crate) fn on(&self, tensor: &str) {
+        self.0.set_message(crate::output::printable(tensor));
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}

@@ -1,0 +1,65 @@
+//! Values of arguments: words into the library's types.
+
+use clap::ValueEnum;
+use finegrain::formats::{Format, Overflow, Rounding};
+
+/// A format by name.
+pub(crate) fn format(name: &str) -> finegrain::Result<Format> {
+    Format::by_name(name)
+}
+
+/// The roundings of a cast.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Round {
+    /// To the nearest value, ties to even
+    NearestEven,
+    /// To the neighbour of smaller magnitude
+    TowardZero,
+    /// Toward plus infinity
+    Up,
+    /// Toward minus infinity
+    Down,
+    /// To the nearest value, ties away from zero
+    NearestAway,
+    /// Up or down by chance, with 32 random bits an element that follow from --seed
+    Stochastic,
+    /// The rule of DeepSeek's TileKernels, for e5m6 only
+    Tilekernels,
+}
+
+impl Round {
+    /// The rounding, if it is one that needs nothing but the value.
+    pub(crate) fn fixed(self) -> Option<Rounding> {
+        Some(match self {
+            Round::NearestEven => Rounding::NearestEven,
+            Round::TowardZero => Rounding::TowardZero,
+            Round::Up => Rounding::Up,
+            Round::Down => Rounding::Down,
+            Round::NearestAway => Rounding::NearestAway,
+            Round::Stochastic | Round::Tilekernels => return None,
+        })
+    }
+}
+
+/// What becomes of values beyond the range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OverflowMode {
+    /// Overflow and infinity become the largest finite value
+    Saturate,
+    /// They become infinity, or NaN where the format has none
+    Nonsaturating,
+}
+
+impl From<OverflowMode> for Overflow {
+    fn from(mode: OverflowMode) -> Overflow {
+        match mode {
+            OverflowMode::Saturate => Overflow::Saturate,
+            OverflowMode::Nonsaturating => Overflow::NonSaturating,
+        }
+    }
+}
+
+/// The word for an argument's value, as it is typed.
+pub(crate) fn word(value: &impl ValueEnum) -> String {
+    value.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned())
+}
