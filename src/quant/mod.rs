@@ -17,6 +17,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod catalog;
 mod delayed;
 mod derive;
 mod recipe;
