@@ -146,14 +146,12 @@ fn ours(file: &TensorFile, name: &str) -> Option<Vec<u64>> {
 
 /// Every tensor of the golden file is an input or is compared. NaN codes too are compared as bytes, which the file
 /// promises; only the NaN of decoded values count as a class.
-#[test]
-fn golden_casts() {
-    let file = common::oracle("casts");
+fn compare_casts(file: &TensorFile, title: &str) -> usize {
     let mut score = Score::default();
     let (mut compared, mut kinds) = (0, std::collections::BTreeMap::<&str, usize>::new());
     for name in file.names() {
-        let Some(got) = ours(&file, name) else { continue };
-        let mut want = common::bits(&file, name);
+        let Some(got) = ours(file, name) else { continue };
+        let mut want = common::bits(file, name);
         let (format, kind) = name.split_once('.').unwrap();
         let mut skipped = vec![false; want.len()];
         match (format, kind) {
@@ -165,7 +163,7 @@ fn golden_casts() {
             ("e3m2fn" | "e2m3fn" | "e2m1fn", _) if kind != "decode_f32" => {
                 let source = kind.rsplit('.').next().unwrap();
                 let sign = Format::by_name(format).unwrap().spec().sign_mask();
-                for (i, input) in inputs(&file, format, source).into_iter().enumerate() {
+                for (i, input) in inputs(file, format, source).into_iter().enumerate() {
                     if matches!(input, Unpacked::Nan { .. }) {
                         want[i] ^= sign;
                         skipped[i] = kind.ends_with(".sat.from_bf16");
@@ -179,12 +177,26 @@ fn golden_casts() {
         compared += 1;
         *kinds.entry(kind).or_default() += 1;
     }
-    println!("{compared} of {} tensors hold results; by kind, and for how many formats:", file.names().len());
+    println!("{title}: {compared} tables of the full file's {TABLES}; by kind, and for how many formats:");
     kinds.iter().for_each(|(kind, formats)| println!("    {kind}: {formats}"));
+    score.finish(title);
+    compared
+}
+
+/// Tables of the full file: its 104 tensors less 12 inputs.
+const TABLES: usize = 92;
+
+#[test]
+fn golden_casts() {
+    let compared = compare_casts(&common::oracle("casts"), "golden casts");
     if common::shared().is_some() {
-        assert_eq!(compared, 92, "the full file has 104 tensors, 12 of them inputs");
+        assert_eq!(compared, TABLES);
     }
-    score.finish("golden casts");
+}
+
+#[test]
+fn golden_casts_of_the_committed_cut() {
+    compare_casts(&common::oracle_cut("casts"), "golden casts, committed cut");
 }
 
 // ------------------------------------------------------------------------------------------- a plain definition
