@@ -3,5 +3,6 @@ pub mod checkpoint;
 pub mod error;
 pub mod formats;
 pub mod matrix;
+pub mod quant;
 pub mod scaled;
 pub use error::{Error, Result};

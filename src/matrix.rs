@@ -2,6 +2,7 @@
 //!
 //! Element (i, j) of a view lies at `data[i * stride + j]`. A constructed view is legal: every row it names lies
 //! inside its slice.
+#![forbid(unsafe_code)]
 
 use crate::error::{Error, Result};
 

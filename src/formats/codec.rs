@@ -17,8 +17,8 @@ pub struct Cast {
 impl Format {
     /// Rounds a value and encodes it.
     ///
-    /// NaN gives the canonical NaN with the sign of the input; in a format without NaN a zero with that sign, and
-    /// [`Events::NAN`] tells. E8M0 to nearest follows ml_dtypes ([`e8m0::nearest`]).
+    /// NaN gives the canonical NaN with the sign of the input; in a format without NaN a zero with that sign (ml_dtypes:
+    /// with the opposite one), and [`Events::NAN`] tells. E8M0 to nearest follows ml_dtypes ([`e8m0::nearest`]).
     ///
     /// ```
     /// use finegrain::formats::{Format, Overflow, Rounding, Unpacked};

@@ -81,9 +81,8 @@ pub(crate) fn cast_nearest(value: Unpacked, overflow: Overflow) -> Cast {
     };
     match value {
         Unpacked::Nan { .. } => nan(Events::NAN),
-        Unpacked::Zero { .. }
-        | Unpacked::Finite { negative: true, .. }
-        | Unpacked::Infinite { negative: true } => nan(Events::INEXACT),
+        Unpacked::Zero { .. } | Unpacked::Finite { negative: true, .. } => nan(Events::INEXACT),
+        Unpacked::Infinite { negative: true } => nan(Events::INFINITE | Events::INEXACT),
         Unpacked::Infinite { negative: false } => largest(Events::INFINITE | Events::INEXACT),
         Unpacked::Finite { significand, exponent, .. } => {
             let top = 63 - significand.leading_zeros() as i32;

@@ -225,12 +225,13 @@ impl FormatSpec {
             if quantum <= exponent { (kept, exponent) } else { (kept + u64::from(loss_up), quantum) };
         let events = if inexact { Events::INEXACT } else { Events::NONE };
         if significand == 0 {
-            let value = if self.has_subnormals() {
-                Unpacked::canonical_zero(negative, self)
+            // E8M0 has no zero to flush to.
+            return if self.has_subnormals() {
+                let value = Unpacked::canonical_zero(negative, self);
+                Rounded { value, events: events | Events::FLUSHED }
             } else {
-                self.smallest()
+                Rounded { value: self.smallest(), events }
             };
-            return Rounded { value, events: events | Events::FLUSHED };
         }
         if self.passes_max(significand, exponent) {
             let away = match rounding {

@@ -35,6 +35,15 @@ impl Granule {
     /// The group of NVFP4.
     pub const NVFP4_1X16: Granule = Granule { rows: 1, cols: 16 };
 
+    /// A square granule.
+    ///
+    /// # Panics
+    /// If `side` is 0.
+    pub const fn square(side: usize) -> Granule {
+        assert!(side > 0, "a granule has at least one element");
+        Granule { rows: side, cols: side }
+    }
+
     /// A granule of `rows × cols`.
     ///
     /// # Errors

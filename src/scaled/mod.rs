@@ -9,7 +9,6 @@
 #![forbid(unsafe_code)]
 
 mod granule;
-/// Layouts of scale grids.
 pub mod layout;
 
 pub use granule::Granule;
