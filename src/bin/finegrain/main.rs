@@ -2,10 +2,12 @@
 #![forbid(unsafe_code)]
 
 mod cast;
+mod dequantize;
 mod formats;
 mod inspect;
 mod output;
 mod progress;
+mod quantize;
 mod values;
 
 use std::process::ExitCode;
@@ -29,6 +31,8 @@ struct Cli {
 enum Command {
     Formats(formats::Args),
     Cast(cast::Args),
+    Quantize(quantize::Args),
+    Dequantize(dequantize::Args),
     Inspect(inspect::Args),
 }
 
@@ -54,6 +58,8 @@ fn main() -> ExitCode {
     let outcome = match command {
         Command::Formats(args) => formats::run(args, json),
         Command::Cast(args) => cast::run(args, json),
+        Command::Quantize(args) => quantize::run(args, json),
+        Command::Dequantize(args) => dequantize::run(args, json),
         Command::Inspect(args) => inspect::run(args, json),
     };
     match outcome {
