@@ -13,8 +13,11 @@ fn samples() -> Vec<f64> {
     special.into_iter().chain(spread).collect()
 }
 
+/// By name.
+type Named<T> = Vec<(&'static str, T)>;
+
 /// One tensor of each float dtype and one of integers, with the unpacked values of each.
-fn every_dtype() -> (Vec<(&'static str, Tensor)>, Vec<(&'static str, Vec<Unpacked>)>) {
+fn every_dtype() -> (Named<Tensor>, Named<Vec<Unpacked>>) {
     let (x, shape) = (samples(), [4, 16]);
     let round = |format: Format| -> Vec<u64> {
         let cast = |&v: &f64| {

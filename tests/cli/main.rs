@@ -4,6 +4,7 @@
 mod cast;
 mod files;
 mod inspect;
+mod quantize;
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
@@ -117,7 +118,7 @@ fn formats_lists_all_and_the_codes_of_one() {
 
 #[test]
 fn every_help_ends_with_an_example() {
-    for sub in ["formats", "cast", "inspect"] {
+    for sub in ["formats", "cast", "quantize", "dequantize", "inspect"] {
         let help = stdout(&finegrain([sub, "--help"]));
         let last = help.trim_end().lines().last().unwrap();
         assert!(last.starts_with(&format!("  finegrain {sub}")), "{sub}: {last}");

@@ -21,7 +21,7 @@ Tensor T becomes T (codes) and T_scale_inv (the factors that dequantise), with N
 Without --tensor every float tensor of two or more dimensions is quantised; the others are copied.
 
 Example:
-  finegrain quantize model.safetensors fp8.safetensors --recipe deepseek-v3 --as weight --tensor 'proj\\.weight$'";
+  finegrain quantize in.safetensors fp8.safetensors --recipe deepseek-v3 --as weight --tensor 'proj'";
 
 /// Quantise the float tensors of a file: codes and scales by a named recipe
 #[derive(clap::Args)]
