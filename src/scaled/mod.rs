@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod granule;
+mod groups;
 /// Layouts of scale grids.
 pub mod layout;
 

@@ -33,7 +33,8 @@ pub fn oracle(name: &str) -> TensorFile {
 
 /// The committed cut of a file of golden values.
 pub fn oracle_cut(name: &str) -> TensorFile {
-    TensorFile::open(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/data/{name}.safetensors"))).unwrap()
+    TensorFile::open(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/data/{name}.safetensors")))
+        .unwrap()
 }
 
 /// Elements of a tensor as bit patterns.
