@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod granule;
+mod groups;
 pub mod layout;
 
 pub use granule::Granule;
