@@ -276,6 +276,11 @@ impl Model {
         }
     }
 
+    /// Whether the model applies block scales itself.
+    pub const fn takes_block_scales(self) -> bool {
+        matches!(self, Model::TensorCore(TensorCore { scales: BlockScales::Mx | BlockScales::Fp4, .. }))
+    }
+
     /// The name, as the command line takes it.
     pub const fn name(self) -> &'static str {
         match self {
@@ -412,7 +417,11 @@ impl Accumulation {
         let interval = NonZeroUsize::new(n).ok_or_else(|| {
             Error::Invalid("a promotion interval of 0 elements: intervals start at 1".to_owned())
         })?;
-        Ok(Accumulation { interval: Some(interval), ..self })
+        Ok(self.promoted(interval))
+    }
+
+    pub(super) const fn promoted(self, interval: NonZeroUsize) -> Self {
+        Accumulation { interval: Some(interval), ..self }
     }
 
     /// The same without promotion: one chain over K.

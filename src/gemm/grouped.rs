@@ -1,9 +1,11 @@
 //! Grouped GEMMs: the three forms of mixture-of-experts layers, each a list of dense problems in one output.
 
+use std::num::NonZeroUsize;
 use std::ops::Range;
 
-use super::accumulation::Accumulation;
-use super::problem::{GemmProblem, default_interval};
+use super::accumulation::{Accumulation, Model};
+use super::arithmetic::Arithmetic;
+use super::problem::{GemmProblem, fitting_interval};
 use crate::error::{Error, Result};
 use crate::matrix::MatRef;
 use crate::scaled::ScaledRef;
@@ -41,6 +43,8 @@ pub struct GroupedProblem<'a> {
     parts: Vec<GroupedPart<'a>>,
     output: (usize, usize),
     accumulation: Accumulation,
+    /// The promotion interval that fits all operands.
+    interval: NonZeroUsize,
 }
 
 /// One dense problem of a grouped one, and the rows of the output that it writes.
@@ -91,7 +95,7 @@ impl<'a> GroupedProblem<'a> {
                 parts.push((a.row_range(rows.start, rows.end), b[run[0] as usize], rows));
             }
         }
-        let interval = default_interval(&[&[a], b].concat(), k);
+        let interval = fitting_interval(&[&[a], b].concat(), k);
         Self::join(parts, (m, n), interval)
     }
 
@@ -111,7 +115,7 @@ impl<'a> GroupedProblem<'a> {
         }
         let part = |g: usize| (a[g].row_range(0, valid[g]), b[g], g * rows..g * rows + valid[g]);
         let parts = (0..a.len()).map(part).collect();
-        Self::join(parts, (a.len() * rows, n), default_interval(&[a, b].concat(), k))
+        Self::join(parts, (a.len() * rows, n), fitting_interval(&[a, b].concat(), k))
     }
 
     /// k-grouped: A [M, Kg] and B [N, Kg] of each group; the output stacks the groups' [M, N]. [`ScaledRef::k_groups`]
@@ -127,18 +131,18 @@ impl<'a> GroupedProblem<'a> {
         let (m, n) = (common_rows_any_k("A", a)?, common_rows_any_k("B", b)?);
         let longest = a.iter().map(|x| x.shape().1).max().unwrap_or(0);
         let parts = (0..a.len()).map(|g| (a[g], b[g], g * m..(g + 1) * m)).collect();
-        Self::join(parts, (a.len() * m, n), default_interval(&[a, b].concat(), longest))
+        Self::join(parts, (a.len() * m, n), fitting_interval(&[a, b].concat(), longest))
     }
 
     fn join(
         parts: Vec<(ScaledRef<'a>, ScaledRef<'a>, Range<usize>)>,
         output: (usize, usize),
-        interval: usize,
+        interval: NonZeroUsize,
     ) -> Result<Self> {
         let dense = |(a, b, rows)| Ok(GroupedPart { problem: GemmProblem::nt(a, b)?, rows });
         let parts = parts.into_iter().map(dense).collect::<Result<_>>()?;
-        let accumulation = Accumulation::F32.promote_every(interval)?;
-        GroupedProblem { parts, output, accumulation }.with_accumulation(accumulation)
+        let accumulation = Arithmetic::Fitting(Model::F32).fit(interval);
+        GroupedProblem { parts, output, accumulation, interval }.with_accumulation(accumulation)
     }
 
     /// The same problem in another arithmetic.
@@ -150,6 +154,15 @@ impl<'a> GroupedProblem<'a> {
             part.problem = part.problem.with_accumulation(accumulation)?;
         }
         Ok(GroupedProblem { accumulation, ..self })
+    }
+
+    /// The same problem in another arithmetic, with an interval that fits all groups where it leaves that open.
+    ///
+    /// # Errors
+    /// As [`GemmProblem::with_accumulation`].
+    pub fn with_arithmetic(self, arithmetic: &Arithmetic) -> Result<Self> {
+        let accumulation = arithmetic.fit(self.interval);
+        self.with_accumulation(accumulation)
     }
 
     /// The same problem with C, of the output's shape, added to the rows that belong to a group.

@@ -32,7 +32,8 @@
 //!
 //! # Parts
 //!
-//! [`Accumulation`] is the arithmetic as data, [`GemmProblem`] joins it with two operands and checks once that all of
+//! [`Accumulation`] is the arithmetic as data, [`Arithmetic`] what a user asks for (with the interval left open or not),
+//! [`GemmProblem`] joins it with two operands and checks once that all of
 //! it is legal, [`GroupedProblem`] is several of them in one output; [`GemmBackend`] is what computes them.
 //!
 //! ```
@@ -54,6 +55,7 @@
 #![forbid(unsafe_code)]
 
 mod accumulation;
+mod arithmetic;
 mod backend;
 mod exact;
 mod grouped;
@@ -63,6 +65,7 @@ mod reference;
 mod tensor_core;
 
 pub use accumulation::{Accumulation, Addend, BlockScales, Model, Promotion, StepResult, TensorCore};
+pub use arithmetic::Arithmetic;
 pub use backend::{Execution, GemmBackend, Output};
 pub use grouped::{GroupedPart, GroupedProblem};
 pub use problem::GemmProblem;

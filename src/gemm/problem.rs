@@ -1,6 +1,9 @@
 //! A dense GEMM and its legality, checked once.
 
+use std::num::NonZeroUsize;
+
 use super::accumulation::{Accumulation, BlockScales, DEEPSEEK_INTERVAL, Model, TensorCore};
+use super::arithmetic::Arithmetic;
 use crate::error::{Error, Result};
 use crate::formats::Format;
 use crate::matrix::MatRef;
@@ -48,8 +51,7 @@ impl<'a> GemmProblem<'a> {
                 "A is {m}×{k} [M, K] and B is {n}×{kb} [N, K]: they differ in K"
             )));
         }
-        let interval = default_interval(&[a, b], k);
-        let accumulation = Accumulation::F32.promote_every(interval)?;
+        let accumulation = Arithmetic::Fitting(Model::F32).fit(fitting_interval(&[a, b], k));
         GemmProblem { a, b, accumulation, addend: None }.checked()
     }
 
@@ -61,6 +63,14 @@ impl<'a> GemmProblem<'a> {
     /// (contract, clause 6).
     pub fn with_accumulation(self, accumulation: Accumulation) -> Result<Self> {
         GemmProblem { accumulation, ..self }.checked()
+    }
+
+    /// The same problem in another arithmetic, with an interval that fits where it leaves that open.
+    ///
+    /// # Errors
+    /// As [`GemmProblem::with_accumulation`].
+    pub fn with_arithmetic(self, arithmetic: &Arithmetic) -> Result<Self> {
+        self.with_accumulation(arithmetic.fit(fitting_interval(&[self.a, self.b], self.k())))
     }
 
     /// The same problem with C [M, N] added.
@@ -123,10 +133,7 @@ impl<'a> GemmProblem<'a> {
 
     /// Whether the model applies the first-level scales itself, so that promotion takes them as 1.
     pub fn scales_in_model(&self) -> bool {
-        match self.accumulation.model() {
-            Model::TensorCore(core) => core.scales() != BlockScales::None,
-            _ => false,
-        }
+        self.accumulation.model().takes_block_scales()
     }
 
     /// fl(ta·tb), the second level of scales; `None` if both are 1.
@@ -190,8 +197,8 @@ impl<'a> GemmProblem<'a> {
     }
 }
 
-/// The interval of the default arithmetic: 128, or the largest divisor of it over which all scales are constant.
-pub(super) fn default_interval(operands: &[ScaledRef<'_>], k: usize) -> usize {
+/// The promotion interval that fits the operands: 128, or the largest divisor of it over which all scales are constant.
+pub(super) fn fitting_interval(operands: &[ScaledRef<'_>], k: usize) -> NonZeroUsize {
     let gcd = |mut x: usize, mut y: usize| {
         while y != 0 {
             (x, y) = (y, x % y);
@@ -199,7 +206,8 @@ pub(super) fn default_interval(operands: &[ScaledRef<'_>], k: usize) -> usize {
         x
     };
     let columns = operands.iter().filter_map(|x| x.scales()).map(|s| s.granule.cols());
-    columns.filter(|&cols| cols < k).fold(DEEPSEEK_INTERVAL.get(), gcd)
+    let interval = columns.filter(|&cols| cols < k).fold(DEEPSEEK_INTERVAL.get(), gcd);
+    NonZeroUsize::new(interval).unwrap_or(DEEPSEEK_INTERVAL)
 }
 
 fn check_format(core: TensorCore, name: &str, format: Format) -> Result<()> {

@@ -2,9 +2,13 @@
 #![forbid(unsafe_code)]
 
 mod cast;
+mod compare;
 mod formats;
+mod gemm;
 mod inspect;
+mod operand;
 mod output;
+mod plot;
 mod progress;
 mod values;
 
@@ -29,6 +33,8 @@ struct Cli {
 enum Command {
     Formats(formats::Args),
     Cast(cast::Args),
+    Gemm(gemm::Args),
+    Compare(compare::Args),
     Inspect(inspect::Args),
 }
 
@@ -54,6 +60,8 @@ fn main() -> ExitCode {
     let outcome = match command {
         Command::Formats(args) => formats::run(args, json),
         Command::Cast(args) => cast::run(args, json),
+        Command::Gemm(args) => gemm::run(args, json),
+        Command::Compare(args) => compare::run(args, json),
         Command::Inspect(args) => inspect::run(args, json),
     };
     match outcome {
