@@ -30,10 +30,10 @@ fn spread(seed: u64, index: u64, range: i32) -> f64 {
 /// # Errors
 /// None; the shapes agree.
 pub fn transformer_linear() -> Result<Linear> {
-    const TOKENS: usize = 256;
-    const IN: usize = 1024;
-    const OUT: usize = 512;
-    const OUTLIERS: [usize; 5] = [17, 205, 390, 777, 1001];
+    const TOKENS: usize = 128;
+    const IN: usize = 768;
+    const OUT: usize = 256;
+    const OUTLIERS: [usize; 5] = [17, 205, 390, 555, 701];
     let x = Matrix::from_fn(TOKENS, IN, |t, c| {
         let channel = if OUTLIERS.contains(&c) { 30.0 } else { spread(2, c as u64, 3) };
         (bell(1, (t * IN + c) as u64) * channel * spread(3, t as u64, 2)) as f32
@@ -52,7 +52,7 @@ pub fn transformer_linear() -> Result<Linear> {
 /// None; the shapes agree.
 pub fn one_signed_linear() -> Result<Linear> {
     const K: usize = 4096;
-    let x = Matrix::from_fn(64, K, |t, c| uniform(8, (t * K + c) as u64) as f32);
-    let w = Matrix::from_fn(128, K, |o, c| uniform(9, (o * K + c) as u64) as f32);
+    let x = Matrix::from_fn(16, K, |t, c| uniform(8, (t * K + c) as u64) as f32);
+    let w = Matrix::from_fn(64, K, |o, c| uniform(9, (o * K + c) as u64) as f32);
     Linear::new(x, w, None)
 }
