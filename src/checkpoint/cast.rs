@@ -120,13 +120,12 @@ impl CastOptions {
         self.format
     }
 
-    /// The dtype of the result: the one that names the format, else the smallest unsigned integer that holds a code.
+    /// The dtype of the result: [`Tensor::code_dtype`], but U32 for packed E5M6.
     pub fn dtype(&self) -> Dtype {
-        Tensor::dtype_of(self.format).unwrap_or(match (self.packed, self.format.spec().bits()) {
-            (_, ..=8) => Dtype::U8,
-            (false, ..=16) => Dtype::U16,
-            _ => Dtype::U32,
-        })
+        match (self.packed, self.format) {
+            (true, Format::E5M6) => Dtype::U32,
+            _ => Tensor::code_dtype(self.format),
+        }
     }
 
     /// The shape of the result for a tensor of this shape.

@@ -5,6 +5,7 @@ mod cast;
 mod file;
 mod header;
 mod inspect;
+mod quantized;
 mod tensor;
 mod write;
 
@@ -14,6 +15,7 @@ pub use header::{Header, HeaderFault, TensorInfo};
 pub use inspect::{
     Finding, Inspection, SCALE_SUFFIX, ScaleReport, Severity, TENSOR_SCALE_SUFFIX, TensorReport, inspect,
 };
+pub use quantized::{QuantizedLayout, dequantize_tensor, quantize_tensor};
 pub use safetensors::Dtype;
 pub use tensor::Tensor;
 pub use write::{TensorWriter, refuse_same_file, write_atomically, write_tensors};

@@ -128,6 +128,15 @@ impl Tensor {
         })
     }
 
+    /// The dtype that holds one code of `format` an element: the one of its name, else the smallest unsigned integer.
+    pub fn code_dtype(format: Format) -> Dtype {
+        Self::dtype_of(format).unwrap_or(match format.spec().bits() {
+            0..=8 => Dtype::U8,
+            9..=16 => Dtype::U16,
+            _ => Dtype::U32,
+        })
+    }
+
     /// The elements' bit patterns, widened to 64 bits. Whole bytes only.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 
 mod cast;
 mod compare;
+mod dequantize;
 mod formats;
 mod gemm;
 mod inspect;
@@ -10,6 +11,7 @@ mod operand;
 mod output;
 mod plot;
 mod progress;
+mod quantize;
 mod values;
 
 use std::process::ExitCode;
@@ -33,6 +35,8 @@ struct Cli {
 enum Command {
     Formats(formats::Args),
     Cast(cast::Args),
+    Quantize(quantize::Args),
+    Dequantize(dequantize::Args),
     Gemm(gemm::Args),
     Compare(compare::Args),
     Inspect(inspect::Args),
@@ -60,6 +64,8 @@ fn main() -> ExitCode {
     let outcome = match command {
         Command::Formats(args) => formats::run(args, json),
         Command::Cast(args) => cast::run(args, json),
+        Command::Quantize(args) => quantize::run(args, json),
+        Command::Dequantize(args) => dequantize::run(args, json),
         Command::Gemm(args) => gemm::run(args, json),
         Command::Compare(args) => compare::run(args, json),
         Command::Inspect(args) => inspect::run(args, json),

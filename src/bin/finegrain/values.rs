@@ -2,10 +2,28 @@
 
 use clap::ValueEnum;
 use finegrain::formats::{Format, Overflow, Rounding};
+use finegrain::quant::Recipe;
+use finegrain::scaled::Granule;
+use regex::Regex;
 
 /// A format by name.
 pub(crate) fn format(name: &str) -> finegrain::Result<Format> {
     Format::by_name(name)
+}
+
+/// A recipe by name.
+pub(crate) fn recipe(name: &str) -> finegrain::Result<&'static Recipe> {
+    Recipe::by_name(name)
+}
+
+/// A granule as RxC, `tensor` or `row`.
+pub(crate) fn granule(text: &str) -> finegrain::Result<Granule> {
+    text.parse()
+}
+
+/// A regular expression. Its error is a drawing of several lines; the last says what is wrong.
+pub(crate) fn regex(text: &str) -> Result<Regex, String> {
+    Regex::new(text).map_err(|e| e.to_string().lines().last().unwrap_or_default().to_owned())
 }
 
 /// The roundings of a cast.

@@ -1,0 +1,283 @@
+//! Quantised tensors as files hold them: tensor T as codes under its own name, `T_scale_inv` beside it, and
+//! `T_scale_tensor` for two-level formats. Tensors of more than two dimensions are stacks of matrices.
+
+use rayon::prelude::*;
+use safetensors::Dtype;
+
+use super::inspect::{SCALE_SUFFIX, TENSOR_SCALE_SUFFIX};
+use super::tensor::Tensor;
+use crate::error::{Error, Result};
+use crate::formats::Format;
+use crate::matrix::{MatRef, Matrix};
+use crate::quant::{QuantStats, Quantizer, Recipe, Role, ScaleFormat};
+use crate::scaled::{Codes, CodesRef, Granule, ScaleGrid, ScaleGridRef, ScaledRef, ScalesRef};
+
+/// Dtypes and shapes of a quantised tensor, known before it is quantised.
+#[derive(Clone, Debug, PartialEq)]
+pub struct QuantizedLayout {
+    /// Elements that share one scale, in the matrix as stored.
+    pub granule: Granule,
+    /// Codes.
+    pub codes: (Dtype, Vec<usize>),
+    /// Scales: one dimension of size 1 for a granule that is the whole matrix, else as many dimensions as the codes.
+    pub scales: (Dtype, Vec<usize>),
+    /// Scales of the second level, one for each matrix, where the recipe has them.
+    pub tensor_scales: Option<(Dtype, Vec<usize>)>,
+}
+
+impl QuantizedLayout {
+    /// The layout of a tensor of this shape.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for fewer than two dimensions.
+    pub fn of(shape: &[usize], recipe: &Recipe, role: Role) -> Result<Self> {
+        let [lead @ .., rows, cols] = shape else {
+            return Err(Error::Shape(format!("shape {shape:?}: quantising needs at least two dimensions")));
+        };
+        let (rows, cols, granule) = match role {
+            Role::Activation => (*rows, *cols, recipe.activation),
+            Role::Weight => (*rows, *cols, recipe.weight),
+            Role::Transposed => (*cols, *rows, recipe.activation),
+        };
+        let (grid_rows, grid_cols) = granule.grid(rows, cols);
+        let grid = match (lead, granule) {
+            ([], Granule::TENSOR) => vec![1],
+            _ => [lead, &[grid_rows, grid_cols]].concat(),
+        };
+        let scales = match recipe.scale_format() {
+            ScaleFormat::F32 | ScaleFormat::PowerOfTwoF32 => Dtype::F32,
+            ScaleFormat::E8M0 => Dtype::F8_E8M0,
+            ScaleFormat::E4M3 => Dtype::F8_E4M3,
+        };
+        let lead_or_one = if lead.is_empty() { vec![1] } else { lead.to_vec() };
+        Ok(QuantizedLayout {
+            granule,
+            codes: (Tensor::code_dtype(recipe.element), [lead, &[rows, cols]].concat()),
+            scales: (scales, grid),
+            tensor_scales: recipe.needs_tensor_amax().then_some((Dtype::F32, lead_or_one)),
+        })
+    }
+
+    /// Name, dtype and shape of the tensors that tensor `name` becomes.
+    pub fn tensors(&self, name: &str) -> Vec<(String, Dtype, Vec<usize>)> {
+        let parts = [("", Some(&self.codes)), (SCALE_SUFFIX, Some(&self.scales))];
+        let parts = parts.into_iter().chain([(TENSOR_SCALE_SUFFIX, self.tensor_scales.as_ref())]);
+        let named = |(suffix, part): (&str, Option<&(Dtype, Vec<usize>)>)| {
+            part.map(|(dtype, shape)| (format!("{name}{suffix}"), *dtype, shape.clone()))
+        };
+        parts.filter_map(named).collect()
+    }
+}
+
+/// Quantises a float tensor, each matrix of it on its own: the tensors of [`QuantizedLayout::tensors`], in that order.
+/// F64 is rounded to f32 first, which is what recipes compute in.
+///
+/// ```
+/// use finegrain::checkpoint::{quantize_tensor, Tensor};
+/// use finegrain::matrix::Matrix;
+/// use finegrain::quant::{Recipe, Role};
+/// let w = Tensor::from_f32(&Matrix::filled(200, 300, 0.5f32));
+/// let (tensors, stats) = quantize_tensor(&w, "w", &Recipe::DEEPSEEK_V3, Role::Weight)?;
+/// assert_eq!((tensors[1].0.as_str(), tensors[1].1.shape()), ("w_scale_inv", [2, 3].as_slice()));
+/// assert_eq!(stats.granules, 6);
+/// # Ok::<(), finegrain::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::Unsupported`] for integers; [`Error::Shape`] for fewer than two dimensions or no elements.
+pub fn quantize_tensor(
+    tensor: &Tensor,
+    name: &str,
+    recipe: &Recipe,
+    role: Role,
+) -> Result<(Vec<(String, Tensor)>, QuantStats)> {
+    let layout = QuantizedLayout::of(tensor.shape(), recipe, role)?;
+    if tensor.elements() == 0 {
+        return Err(Error::Shape(format!("shape {:?}: there is nothing to quantise", tensor.shape())));
+    }
+    let [.., rows, cols] = *tensor.shape() else { unreachable!("the layout has two dimensions") };
+    let x = tensor.to_f32()?;
+    let quantizer = Quantizer::new(*recipe);
+    let (mut codes, mut scales, mut tensor_scales) = (Vec::new(), Vec::new(), Vec::new());
+    let mut stats = QuantStats::default();
+    for matrix in x.chunks_exact(rows * cols) {
+        let quantized = quantizer.quantize(MatRef::new(matrix, rows, cols)?, role)?;
+        stats = stats + quantized.stats;
+        let (_, matrix, parts) = quantized.matrix.into_parts();
+        match matrix {
+            Codes::Bytes(m) => codes.extend_from_slice(m.as_slice()),
+            Codes::Words(m) => codes.extend(m.as_slice().iter().flat_map(|c| c.to_le_bytes())),
+        }
+        let parts = parts.expect("quantisers give scales");
+        match parts.grid {
+            ScaleGrid::F32(m) => scales.extend(m.as_slice().iter().flat_map(|s| s.to_le_bytes())),
+            ScaleGrid::E8M0(m) | ScaleGrid::E4M3(m) => scales.extend_from_slice(m.as_slice()),
+        }
+        tensor_scales.extend(parts.tensor.to_le_bytes());
+    }
+    let data = [codes, scales, tensor_scales];
+    let tensors = layout.tensors(name).into_iter().zip(data);
+    let tensors = tensors.map(|((name, dtype, shape), data)| Ok((name, Tensor::new(dtype, shape, data)?)));
+    Ok((tensors.collect::<Result<_>>()?, stats))
+}
+
+/// How the shapes of codes and scales lie on each other.
+struct Stack {
+    matrices: usize,
+    codes: (usize, usize),
+    grid: (usize, usize),
+}
+
+impl Stack {
+    fn of(codes: &[usize], grid: &[usize]) -> Option<Stack> {
+        let whole = match codes {
+            [] => (1, 1),
+            [lead @ .., cols] => (lead.iter().product(), *cols),
+        };
+        let one = |grid| Some(Stack { matrices: 1, codes: whole, grid });
+        match (codes, grid) {
+            (_, [] | [1]) => one((1, 1)),
+            ([rows, _], [n]) if n == rows => one((*n, 1)),
+            ([_], [n]) => one((1, *n)),
+            ([], _) => None,
+            ([cols], [1, n]) => Some(Stack { matrices: 1, codes: (1, *cols), grid: (1, *n) }),
+            ([lead @ .., rows, cols], [grid_lead @ .., r, c]) if lead == grid_lead => {
+                Some(Stack { matrices: lead.iter().product(), codes: (*rows, *cols), grid: (*r, *c) })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The values of codes with their scales, in f32: fl(code · scale), then times the tensor scale where there is one. The
+/// granule is inferred from the shapes ([`Granule::infer`]) unless given.
+///
+/// # Errors
+/// [`Error::Shape`] if the scales' shape does not fit the codes'; [`Error::Unsupported`] for scales of an integer dtype;
+/// [`Error::Invalid`] if the codes are not codes of `format`.
+pub fn dequantize_tensor(
+    codes: &Tensor,
+    format: Format,
+    scales: &Tensor,
+    tensor_scales: Option<&Tensor>,
+    granule: Option<Granule>,
+) -> Result<(Vec<f32>, Granule)> {
+    let misfit = || {
+        let (codes, grid) = (codes.shape(), scales.shape());
+        Error::Shape(format!("scale grid {grid:?} fits no granule of the codes' shape {codes:?}"))
+    };
+    let granule = granule.or_else(|| Granule::infer(codes.shape(), scales.shape())).ok_or_else(misfit)?;
+    let stack = Stack::of(codes.shape(), scales.shape()).ok_or_else(misfit)?;
+    let (rows, cols) = stack.codes;
+    let (grid_rows, grid_cols) = stack.grid;
+    if !matches!(codes.dtype().bitsize(), 8 | 16) {
+        return Err(Error::Unsupported(format!("codes of dtype {}, expected 8 or 16 bits", codes.dtype())));
+    }
+    if codes.elements() == 0 {
+        return Ok((Vec::new(), granule));
+    }
+    let tensor_scales = match tensor_scales {
+        None => vec![1.0; stack.matrices],
+        Some(t) if t.elements() == stack.matrices => t.to_f32()?,
+        Some(t) => {
+            return Err(Error::Shape(format!(
+                "{} tensor scales for {} matrices",
+                t.elements(),
+                stack.matrices
+            )));
+        }
+    };
+    let byte_scales = match scales.dtype() {
+        Dtype::F8_E8M0 | Dtype::F8_E4M3 => Some(scales.data()),
+        _ => None,
+    };
+    let f32_scales = if byte_scales.is_some() { Vec::new() } else { scales.to_f32()? };
+    let bytes = codes.data();
+    let words = if codes.dtype().bitsize() == 16 { codes.word_matrix()?.into_vec() } else { Vec::new() };
+    let mut out = vec![0.0f32; codes.elements()];
+    for (n, out) in out.chunks_exact_mut(rows * cols).enumerate() {
+        let of = n * rows * cols..(n + 1) * rows * cols;
+        let grid = n * grid_rows * grid_cols..(n + 1) * grid_rows * grid_cols;
+        let matrix = match codes.dtype().bitsize() {
+            16 => CodesRef::Words(MatRef::new(&words[of], rows, cols)?),
+            _ => CodesRef::Bytes(MatRef::new(&bytes[of], rows, cols)?),
+        };
+        let grid = match (scales.dtype(), byte_scales) {
+            (Dtype::F8_E8M0, Some(b)) => ScaleGridRef::E8M0(MatRef::new(&b[grid], grid_rows, grid_cols)?),
+            (_, Some(b)) => ScaleGridRef::E4M3(MatRef::new(&b[grid], grid_rows, grid_cols)?),
+            _ => ScaleGridRef::F32(MatRef::new(&f32_scales[grid], grid_rows, grid_cols)?),
+        };
+        let scales = ScalesRef { granule, grid, tensor: tensor_scales[n] };
+        let scaled = ScaledRef::new(format, matrix, Some(scales))?;
+        dequantize_rows(&scaled, out);
+    }
+    Ok((out, granule))
+}
+
+/// Row ranges are independent, so they are dequantised in parallel.
+fn dequantize_rows(scaled: &ScaledRef<'_>, out: &mut [f32]) {
+    const ROWS: usize = 64;
+    let (rows, cols) = scaled.shape();
+    out.par_chunks_mut(ROWS * cols).enumerate().for_each(|(part, out)| {
+        let first = part * ROWS;
+        let values: Matrix<f32> = scaled.row_range(first, (first + ROWS).min(rows)).dequantize();
+        out.copy_from_slice(values.as_slice());
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn samples(shape: &[usize]) -> Tensor {
+        let n: usize = shape.iter().product();
+        let data = (0..n).flat_map(|i| ((i * 7919 % 1009) as f32 / 100.0 - 5.0).to_le_bytes()).collect();
+        Tensor::new(Dtype::F32, shape.to_vec(), data).unwrap()
+    }
+
+    /// Every recipe and role, two and three dimensions: what is written is read, and lies near the input.
+    #[test]
+    fn every_recipe_comes_back() {
+        for recipe in Recipe::ALL {
+            for role in [Role::Activation, Role::Weight, Role::Transposed] {
+                for shape in [vec![140, 300], vec![3, 65, 130]] {
+                    let x = samples(&shape);
+                    let what = format!("{} {role:?} {shape:?}", recipe.name);
+                    let (tensors, stats) = quantize_tensor(&x, "t", recipe, role).unwrap();
+                    assert_eq!(stats.elements as usize, x.elements(), "{what}");
+                    let tensor_scales = tensors.get(2).map(|(_, t)| t);
+                    let (codes, scales) = (&tensors[0].1, &tensors[1].1);
+                    let given = QuantizedLayout::of(&shape, recipe, role).unwrap().granule;
+                    let dequantize =
+                        |g| dequantize_tensor(codes, recipe.element, scales, tensor_scales, g).unwrap();
+                    let (y, _) = dequantize(Some(given));
+                    let (inferred, _) = dequantize(None);
+                    assert_eq!(y, inferred, "{what}");
+                    let mut x = x.to_f32().unwrap();
+                    if role == Role::Transposed {
+                        let [.., rows, cols] = shape[..] else { unreachable!() };
+                        let transpose =
+                            |m: &[f32]| MatRef::new(m, rows, cols).unwrap().transposed().into_vec();
+                        x = x.chunks_exact(rows * cols).flat_map(transpose).collect();
+                    }
+                    let square = |v: f32| f64::from(v).powi(2);
+                    let error: f64 = x.iter().zip(&y).map(|(a, b)| square(a - b)).sum();
+                    let relative = (error / x.iter().map(|&a| square(a)).sum::<f64>()).sqrt();
+                    let bound = if recipe.element.spec().bits() == 4 { 0.2 } else { 0.08 };
+                    assert!(relative < bound, "{what}: {relative}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_are_told_with_both_numbers() {
+        let codes = Tensor::new(Dtype::F8_E4M3, vec![256, 256], vec![0x38; 65536]).unwrap();
+        let scales = samples(&[3, 5]);
+        let fail = |g| dequantize_tensor(&codes, Format::E4M3, &scales, None, g).unwrap_err().to_string();
+        assert_eq!(fail(None), "scale grid [3, 5] fits no granule of the codes' shape [256, 256]");
+        let message = fail(Some(Granule::BLOCK_128X128));
+        assert!(message.contains("3×5, expected 2×2 for 256×256"), "{message}");
+        assert!(quantize_tensor(&samples(&[4]), "t", &Recipe::TE, Role::Weight).is_err());
+    }
+}
