@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod granule;
+mod groups;
 pub mod layout;
 
 pub use granule::Granule;
@@ -469,6 +470,20 @@ impl<'a> ScaledRef<'a> {
             }
         }
         out
+    }
+
+    /// All values exactly: code · scale has at most 35 significant bits. With a tensor scale the product is rounded to
+    /// f64 once.
+    pub fn to_f64(&self) -> Matrix<f64> {
+        let (rows, cols) = self.shape();
+        let mut codes = vec![0.0f32; cols];
+        let mut data = Vec::with_capacity(rows * cols);
+        for i in 0..rows {
+            self.decode_row(i, &mut codes);
+            let value = |(j, &c): (usize, &f32)| f64::from(c) * f64::from(self.scale_at(i, j));
+            data.extend(codes.iter().enumerate().map(value).map(|v| v * f64::from(self.tensor_scale())));
+        }
+        Matrix::from_vec(rows, cols, data).expect("one value each code")
     }
 
     /// An owned, dense copy.

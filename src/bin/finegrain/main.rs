@@ -2,10 +2,14 @@
 #![forbid(unsafe_code)]
 
 mod cast;
+mod compare;
 mod dequantize;
 mod formats;
+mod gemm;
 mod inspect;
+mod operand;
 mod output;
+mod plot;
 mod progress;
 mod quantize;
 mod values;
@@ -33,6 +37,8 @@ enum Command {
     Cast(cast::Args),
     Quantize(quantize::Args),
     Dequantize(dequantize::Args),
+    Gemm(gemm::Args),
+    Compare(compare::Args),
     Inspect(inspect::Args),
 }
 
@@ -60,6 +66,8 @@ fn main() -> ExitCode {
         Command::Cast(args) => cast::run(args, json),
         Command::Quantize(args) => quantize::run(args, json),
         Command::Dequantize(args) => dequantize::run(args, json),
+        Command::Gemm(args) => gemm::run(args, json),
+        Command::Compare(args) => compare::run(args, json),
         Command::Inspect(args) => inspect::run(args, json),
     };
     match outcome {

@@ -4,26 +4,34 @@ use std::io::IsTerminal;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// A bar over `bytes` bytes with rate and time left; invisible unless stderr is a terminal. It is wiped when dropped.
+/// A bar with rate and time left; invisible unless stderr is a terminal. It is wiped when dropped.
 pub(crate) struct Progress(ProgressBar);
 
 impl Progress {
     pub(crate) fn bytes(bytes: u64) -> Self {
+        Self::new(bytes, "[{bar:30}] {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left  {wide_msg}")
+    }
+
+    /// A bar over multiply-adds of GEMMs.
+    pub(crate) fn multiply_adds(count: u64) -> Self {
+        Self::new(count, "[{bar:30}] {percent}%  {per_sec} multiply-adds  {eta} left  {wide_msg}")
+    }
+
+    fn new(length: u64, template: &str) -> Self {
         let target = if std::io::stderr().is_terminal() {
             ProgressDrawTarget::stderr()
         } else {
             ProgressDrawTarget::hidden()
         };
-        let bar = ProgressBar::with_draw_target(Some(bytes), target);
-        let template = "[{bar:30}] {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left  {wide_msg}";
+        let bar = ProgressBar::with_draw_target(Some(length), target);
         let style = ProgressStyle::with_template(template).map(|s| s.progress_chars("=> "));
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         Progress(bar)
     }
 
     /// So much more is done.
-    pub(crate) fn advance(&self, bytes: u64) {
-        self.0.inc(bytes);
+    pub(crate) fn advance(&self, amount: u64) {
+        self.0.inc(amount);
     }
 
     /// What is being worked on.

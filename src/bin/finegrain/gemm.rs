@@ -1,0 +1,261 @@
+//! `finegrain gemm`: D = A B^T of a file, dense or grouped, with named arithmetic.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::ValueEnum;
+use finegrain::checkpoint::{Dtype, Tensor, TensorFile, refuse_same_file, write_tensors};
+use finegrain::formats::Format;
+use finegrain::gemm::{Accumulation, Arithmetic, Execution, GemmProblem, GroupedProblem, Model, Promotion};
+use finegrain::matrix::Matrix;
+use finegrain::scaled::Granule;
+
+use crate::operand::Operand;
+use crate::output::{print, print_json};
+use crate::progress::Progress;
+use crate::{Outcome, values};
+
+const EXAMPLE: &str = "\
+IN holds a [M, K] and b [N, K] as F8_*, BF16 or F16, or as U8/U16 codes with --format-a/--format-b; optional scales
+a_scale_inv, b_scale_inv whose shapes say the granule ([1] tensor, [M, 1] row, [M, K/128] tile, [N/128, K/128] block;
+F8_E8M0 in 1x32, F8_E4M3 in 1x16 with a_scale_tensor, b_scale_tensor); optional c [M, N] F32. OUT gets d.
+
+Grouped, with a tensor 'groups' (I32): contiguous (the group of each row of a, -1 padding; b [G, N, K]), masked (rows
+valid in each group; a [G, M, K]), k (K of each group; a and b concatenated along K; d [G, M, N]).
+
+Examples:
+  finegrain gemm problem.safetensors d.safetensors
+  finegrain gemm problem.safetensors d.safetensors --accumulate hopper --promote 128 --out bf16";
+
+/// Multiply quantised matrices: D = C + A B^T with named arithmetic
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLE)]
+pub(crate) struct Args {
+    /// safetensors file with a, b and what belongs to them
+    r#in: PathBuf,
+
+    /// safetensors file to write d to
+    #[arg(value_name = "OUT")]
+    out_file: PathBuf,
+
+    /// Accumulation model: f32, exact, ada, hopper, hopper-f16, blackwell, blackwell-mma, blackwell-mx, blackwell-fp4 ...
+    #[arg(long, value_name = "MODEL", default_value = "f32", value_parser = Model::by_name)]
+    accumulate: Model,
+
+    /// Promotion interval, or none [default: 128 or the finest scale along K; none where the model takes block scales]
+    #[arg(long, value_name = "N|none", value_parser = interval)]
+    promote: Option<Interval>,
+
+    /// Order in which partial sum, scales and accumulator meet: scales-first, partial-first, deepseek-v3
+    #[arg(long, value_name = "ORDER", default_value = "scales-first", value_parser = Promotion::by_name)]
+    promotion: Promotion,
+
+    /// Format of d
+    #[arg(long, value_enum, default_value_t = Out::F32)]
+    out: Out,
+
+    /// Granule of a's scales, such as 1x128
+    #[arg(long, value_name = "RxC")]
+    granule_a: Option<Granule>,
+
+    /// Granule of b's scales, such as 128x128
+    #[arg(long, value_name = "RxC")]
+    granule_b: Option<Granule>,
+
+    /// Format of a's codes, where its dtype is U8 or U16
+    #[arg(long, value_name = "FORMAT", value_parser = values::format)]
+    format_a: Option<Format>,
+
+    /// Format of b's codes, where its dtype is U8 or U16
+    #[arg(long, value_name = "FORMAT", value_parser = values::format)]
+    format_b: Option<Format>,
+
+    /// The form of a grouped problem, which IN's tensor 'groups' describes [default: contiguous]
+    #[arg(long, value_enum)]
+    grouped: Option<Grouped>,
+
+    /// Backend [default: the fastest that computes the problem]
+    #[arg(long, value_name = "NAME")]
+    backend: Option<String>,
+
+    /// Threads [default: all]
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
+}
+
+/// A promotion interval as it is typed.
+#[derive(Clone, Copy, Debug)]
+enum Interval {
+    Every(usize),
+    Never,
+}
+
+fn interval(text: &str) -> Result<Interval, String> {
+    match text {
+        "none" => Ok(Interval::Never),
+        _ => text.parse().map(Interval::Every).map_err(|_| "expected a number or none".to_owned()),
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Out {
+    F32,
+    Bf16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Grouped {
+    /// 'groups' names the group of each row of a
+    Contiguous,
+    /// 'groups' counts the valid rows of each group
+    Masked,
+    /// 'groups' holds K of each group
+    K,
+}
+
+/// Either kind of problem; a grouped one with the shape of d as it is stored.
+enum Problem<'a> {
+    Dense(GemmProblem<'a>),
+    Grouped(GroupedProblem<'a>, Vec<usize>),
+}
+
+pub(crate) fn run(args: Args, json: bool) -> Outcome {
+    refuse_same_file(&args.r#in, &args.out_file)?;
+    let file = TensorFile::open(&args.r#in)?;
+    let a = Operand::read(&file, "a", args.format_a, args.granule_a)?;
+    let b = Operand::read(&file, "b", args.format_b, args.granule_b)?;
+    let c = read_addend(&file)?;
+    let groups = read_groups(&file, args.grouped)?;
+    let blame_file = |e: finegrain::Error| finegrain::Error::file(&args.r#in, e);
+    let problem = problem(&args, &a, &b, c.as_ref(), groups.as_deref()).map_err(blame_file)?;
+    let (accumulation, work) = match &problem {
+        Problem::Dense(p) => (p.accumulation(), multiply_adds(p)),
+        Problem::Grouped(p, _) => {
+            (p.accumulation(), p.parts().iter().map(|part| multiply_adds(part.problem())).sum())
+        }
+    };
+
+    let progress = Progress::multiply_adds(work);
+    let report = |done| progress.advance(done);
+    let backend = args.backend.as_deref();
+    let execution = Execution { threads: args.threads, backend, progress: Some(&report) };
+    let start = Instant::now();
+    let d = multiply(&problem, args.out, &execution)?;
+    let seconds = start.elapsed().as_secs_f64();
+    drop(progress);
+    let (shape, dtype) = (d.shape().to_vec(), d.dtype());
+    let nonfinite = d.to_f32()?.iter().filter(|v| !v.is_finite()).count();
+    write_tensors(&args.out_file, &[("d".to_owned(), d)])?;
+
+    let gflops = 2.0 * work as f64 / seconds / 1e9;
+    if json {
+        return print_json(&serde_json::json!({
+            "op": "gemm",
+            "input": args.r#in.display().to_string(),
+            "output": args.out_file.display().to_string(),
+            "shape": shape,
+            "dtype": dtype.to_string(),
+            "a": a.describe(),
+            "b": b.describe(),
+            "accumulation": accumulation.to_string(),
+            "promotion": accumulation.promotion().name(),
+            "nonfinite": nonfinite,
+            "multiply_adds": work,
+            "seconds": seconds,
+            "gflops": gflops,
+        }));
+    }
+    let not_finite = if nonfinite == 0 { String::new() } else { format!(", {nonfinite} not finite") };
+    print(&format!(
+        "d {dtype} {shape:?} = a ({}) b^T ({}), {accumulation}: {seconds:.3} s, {gflops:.2} GFLOP/s{not_finite}\n",
+        a.describe(),
+        b.describe(),
+    ))
+}
+
+fn multiply_adds(p: &GemmProblem<'_>) -> u64 {
+    p.m() as u64 * p.n() as u64 * p.k() as u64
+}
+
+fn read_addend(file: &TensorFile) -> finegrain::Result<Option<Matrix<f32>>> {
+    if !file.contains("c") {
+        return Ok(None);
+    }
+    let c = file.read("c")?;
+    if c.dtype() != Dtype::F32 {
+        return Err(file.blame("c", format!("dtype {}, expected F32", c.dtype())));
+    }
+    c.to_matrix().map(Some).map_err(|e| file.blame("c", e))
+}
+
+/// The tensor `groups`, which a grouped problem must have.
+fn read_groups(file: &TensorFile, grouped: Option<Grouped>) -> finegrain::Result<Option<Vec<i32>>> {
+    if grouped.is_none() && !file.contains("groups") {
+        return Ok(None);
+    }
+    file.read("groups")?.to_i32().map(Some).map_err(|e| file.blame("groups", e))
+}
+
+fn problem<'a>(
+    args: &Args,
+    a: &'a Operand,
+    b: &'a Operand,
+    c: Option<&'a Matrix<f32>>,
+    groups: Option<&[i32]>,
+) -> finegrain::Result<Problem<'a>> {
+    let arithmetic = match args.promote {
+        None => Arithmetic::Fitting(args.accumulate),
+        Some(Interval::Never) => Accumulation::new(args.accumulate).into(),
+        Some(Interval::Every(n)) => Accumulation::new(args.accumulate).promote_every(n)?.into(),
+    };
+    let Some(groups) = groups else {
+        let dense = GemmProblem::nt(a.whole()?, b.whole()?)?.with_arithmetic(&arithmetic)?;
+        let dense = dense.with_accumulation(dense.accumulation().with_promotion(args.promotion))?;
+        return Ok(Problem::Dense(match c {
+            Some(c) => dense.with_addend(c.view())?,
+            None => dense,
+        }));
+    };
+    let (grouped, count) = match args.grouped.unwrap_or(Grouped::Contiguous) {
+        Grouped::Contiguous => (GroupedProblem::contiguous(a.whole()?, groups, &b.groups()?)?, None),
+        Grouped::Masked => {
+            (GroupedProblem::masked(&a.groups()?, &sizes(groups)?, &b.groups()?)?, Some(groups.len()))
+        }
+        Grouped::K => {
+            let sizes = sizes(groups)?;
+            (GroupedProblem::k_grouped(&a.k_groups(&sizes)?, &b.k_groups(&sizes)?)?, Some(groups.len()))
+        }
+    };
+    let (rows, n) = grouped.output_shape();
+    let shape = count.map_or(vec![rows, n], |g| vec![g, rows / g, n]);
+    let grouped = grouped.with_arithmetic(&arithmetic)?;
+    let accumulation = grouped.accumulation().with_promotion(args.promotion);
+    let grouped = grouped.with_accumulation(accumulation)?;
+    Ok(Problem::Grouped(
+        match c {
+            Some(c) => grouped.with_addend(c.view())?,
+            None => grouped,
+        },
+        shape,
+    ))
+}
+
+/// Sizes of groups: I32 in the file, none negative.
+fn sizes(groups: &[i32]) -> finegrain::Result<Vec<usize>> {
+    let size = |(i, &g): (usize, &i32)| {
+        usize::try_from(g)
+            .map_err(|_| finegrain::Error::Invalid(format!("groups[{i}] is {g}, expected a size")))
+    };
+    groups.iter().enumerate().map(size).collect()
+}
+
+fn multiply(problem: &Problem<'_>, out: Out, execution: &Execution<'_>) -> finegrain::Result<Tensor> {
+    let (d, shape) = match (problem, out) {
+        (Problem::Dense(p), Out::F32) => return Ok(Tensor::from_f32(&p.run_with(execution)?)),
+        (Problem::Dense(p), Out::Bf16) => return Ok(Tensor::from_bf16(&p.run_bf16_with(execution)?)),
+        (Problem::Grouped(p, shape), Out::F32) => (Tensor::from_f32(&p.run_with(execution)?), shape),
+        (Problem::Grouped(p, shape), Out::Bf16) => (Tensor::from_bf16(&p.run_bf16_with(execution)?), shape),
+    };
+    d.reshaped(shape.clone())
+}

@@ -1,0 +1,526 @@
+//! The arithmetic of a GEMM as data: which adder sums the products, how often partial sums are promoted, and in which
+//! order the scales enter.
+
+use std::num::NonZeroUsize;
+
+use crate::error::{Error, Result};
+use crate::formats::{Format, FormatSpec};
+
+/// What a tensor core's accumulator is rounded to, toward zero, after every step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StepResult {
+    /// 8 exponent and 13 fraction bits ("FP22"): the FP8 tensor cores of Ada and Hopper.
+    E8M13,
+    /// IEEE binary32.
+    F32,
+}
+
+impl StepResult {
+    /// The format's facts.
+    pub const fn spec(self) -> &'static FormatSpec {
+        match self {
+            StepResult::E8M13 => Format::E8M13.spec(),
+            StepResult::F32 => Format::F32.spec(),
+        }
+    }
+}
+
+/// When the accumulator enters a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Addend {
+    /// It is one of the aligned and truncated terms.
+    Early,
+    /// The products alone are aligned, summed and rounded toward zero; then the accumulator is added in f32, to
+    /// nearest even.
+    Late,
+}
+
+/// Which block scales the tensor core itself applies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum BlockScales {
+    /// None: scales are applied outside, at promotion.
+    None,
+    /// OCP MX: E8M0 in 1×32, its exponents added to the exponents of the products. Operands without any scales are
+    /// taken too, as scaled by 1.
+    Mx,
+    /// MXFP4 (E8M0 in 1×32) and NVFP4 (UE4M3 in 1×16): groups of 16 products are summed exactly, multiplied by the
+    /// significands of their two scales, and aligned at the scales' exponents.
+    Fp4,
+}
+
+/// A tensor core's truncated fused dot product.
+///
+/// One step sums L products a·b and the accumulator c:
+///
+/// d = RZ( Σ_t ⌊t⌋₀ ),  ⌊t⌋₀ = t truncated toward zero to a multiple of 2^(e_max − F)
+///
+/// where e_max is the largest exponent among the terms, a product of operands with exponents ea and eb has exponent
+/// ea + eb (it is not renormalised), and a zero term has exponent [`zero_exponent`](TensorCore::zero_exponent). RZ
+/// rounds toward zero to [`result`](TensorCore::result). Longer K chains steps in ascending k.
+///
+/// Sources: MMA-Sim (mmasim 2.1.1) and the GPU measurements it was validated with.
+///
+/// ```
+/// use finegrain::gemm::TensorCore;
+/// for core in TensorCore::ALL {
+///     println!("{:14} L {:2}  F {:2}  {:?}", core.name(), core.step(), core.fraction_bits(), core.result());
+/// }
+/// assert_eq!(TensorCore::by_name("hopper")?, TensorCore::HOPPER);
+/// # Ok::<(), finegrain::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TensorCore {
+    name: &'static str,
+    step: usize,
+    fraction_bits: u32,
+    result: StepResult,
+    zero_exponent: i32,
+    addend: Addend,
+    scales: BlockScales,
+    operands: &'static [Format],
+}
+
+const F16: &[Format] = &[Format::F16];
+const F16_BF16: &[Format] = &[Format::F16, Format::Bf16];
+const FP8: &[Format] = &[Format::E4M3, Format::E5M2];
+const FP8_FP6_FP4: &[Format] = &[Format::E4M3, Format::E5M2, Format::E3M2, Format::E2M3, Format::E2M1];
+const FP4: &[Format] = &[Format::E2M1];
+
+impl TensorCore {
+    /// Ada (sm_89), FP8 `mma.sync`.
+    pub const ADA: TensorCore = TensorCore::early("ada", FP8, 16, 13, StepResult::E8M13, -132);
+    /// Hopper (sm_90a), FP8 `wgmma`: the tensor core DeepSeek-V3 was trained on (report 3.5.2).
+    pub const HOPPER: TensorCore = TensorCore::early("hopper", FP8, 32, 13, StepResult::E8M13, -133);
+    /// Hopper, FP16 and BF16.
+    pub const HOPPER_F16: TensorCore =
+        TensorCore::early("hopper-f16", F16_BF16, 16, 25, StepResult::F32, -133);
+    /// Blackwell (sm_100), `tcgen05.mma` on FP8, FP6 and FP4 operands without block scales.
+    pub const BLACKWELL: TensorCore =
+        TensorCore::early("blackwell", FP8_FP6_FP4, 32, 25, StepResult::F32, -133);
+    /// Blackwell (B200), FP8 `mma.sync`: the accumulator is added late.
+    pub const BLACKWELL_MMA: TensorCore = TensorCore {
+        addend: Addend::Late,
+        ..TensorCore::early("blackwell-mma", FP8, 32, 25, StepResult::F32, -133)
+    };
+    /// Blackwell, `tcgen05.mma` with MX block scales (`mxf8f6f4`).
+    pub const BLACKWELL_MX: TensorCore = TensorCore {
+        scales: BlockScales::Mx,
+        ..TensorCore::early("blackwell-mx", FP8_FP6_FP4, 32, 25, StepResult::F32, -133)
+    };
+    /// Blackwell, `tcgen05.mma` on MXFP4 and NVFP4.
+    pub const BLACKWELL_FP4: TensorCore = TensorCore {
+        scales: BlockScales::Fp4,
+        ..TensorCore::early("blackwell-fp4", FP4, 64, 35, StepResult::F32, -139)
+    };
+    /// Volta (sm_70), FP16.
+    pub const VOLTA: TensorCore = TensorCore::early("volta", F16, 4, 23, StepResult::F32, -131);
+    /// Turing (sm_75), FP16.
+    pub const TURING: TensorCore = TensorCore::early("turing", F16, 8, 24, StepResult::F32, -132);
+    /// Ampere and Ada (sm_80 … sm_89), FP16 and BF16.
+    pub const AMPERE: TensorCore = TensorCore::early("ampere", F16_BF16, 8, 24, StepResult::F32, -132);
+
+    /// Every tensor core with a name.
+    pub const ALL: &[TensorCore] = &[
+        TensorCore::ADA,
+        TensorCore::HOPPER,
+        TensorCore::HOPPER_F16,
+        TensorCore::BLACKWELL,
+        TensorCore::BLACKWELL_MMA,
+        TensorCore::BLACKWELL_MX,
+        TensorCore::BLACKWELL_FP4,
+        TensorCore::VOLTA,
+        TensorCore::TURING,
+        TensorCore::AMPERE,
+    ];
+
+    /// Products of one group of [`BlockScales::Fp4`].
+    pub const FP4_GROUP: usize = 16;
+
+    /// The most products a step may sum, and the most fraction bits its terms may keep: bounds under which every sum
+    /// of a step is exact in 64 bits. Significands have at most 24 bits, so that F more fit a word; cut, a product is
+    /// below 2^(F + 2), an FP4 group below 2^(F + 12).
+    const MAX_STEP: usize = 1024;
+    const MAX_FRACTION_BITS: u32 = 38;
+
+    const fn early(
+        name: &'static str,
+        operands: &'static [Format],
+        step: usize,
+        fraction_bits: u32,
+        result: StepResult,
+        zero_exponent: i32,
+    ) -> TensorCore {
+        let (addend, scales) = (Addend::Early, BlockScales::None);
+        TensorCore { name, step, fraction_bits, result, zero_exponent, addend, scales, operands }
+    }
+
+    /// Looks a tensor core up by name.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] with the list of names.
+    pub fn by_name(name: &str) -> Result<Self> {
+        let found = TensorCore::ALL.iter().find(|core| core.name == name);
+        found
+            .copied()
+            .ok_or_else(|| Error::unknown("tensor core", name, TensorCore::ALL.iter().map(|c| c.name)))
+    }
+
+    /// A tensor core that never was: this one with another step L, number of fraction bits F and result. Addend,
+    /// block scales, operand formats and the exponent of zero stay.
+    ///
+    /// ```
+    /// use finegrain::gemm::{StepResult, TensorCore};
+    /// // What would Hopper lose with full FP32 registers but the same aligner?
+    /// let wide = TensorCore::HOPPER.customised("hopper-f32-result", 32, 13, StepResult::F32)?;
+    /// assert_eq!(wide.operands(), TensorCore::HOPPER.operands());
+    /// # Ok::<(), finegrain::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if L is not 1 … 1024 (with [`BlockScales::Fp4`]: a multiple of 16) or F above 38, where sums
+    /// would no longer be exact in 64 bits.
+    pub fn customised(
+        self,
+        name: &'static str,
+        step: usize,
+        fraction_bits: u32,
+        result: StepResult,
+    ) -> Result<Self> {
+        if !(1..=Self::MAX_STEP).contains(&step) {
+            return Err(Error::Invalid(format!(
+                "a step of {step} products: expected 1 to {}",
+                Self::MAX_STEP
+            )));
+        }
+        if self.scales == BlockScales::Fp4 && !step.is_multiple_of(Self::FP4_GROUP) {
+            return Err(Error::Invalid(format!(
+                "a step of {step} products: expected a multiple of the {} that {} sums as a group",
+                Self::FP4_GROUP,
+                self.name
+            )));
+        }
+        if fraction_bits > Self::MAX_FRACTION_BITS {
+            return Err(Error::Invalid(format!(
+                "{fraction_bits} fraction bits: expected at most {}",
+                Self::MAX_FRACTION_BITS
+            )));
+        }
+        Ok(TensorCore { name, step, fraction_bits, result, ..self })
+    }
+
+    /// The name, as the command line takes it.
+    pub const fn name(self) -> &'static str {
+        self.name
+    }
+
+    /// L: products summed in one step.
+    pub const fn step(self) -> usize {
+        self.step
+    }
+
+    /// F: terms are truncated to multiples of 2^(e_max − F).
+    pub const fn fraction_bits(self) -> u32 {
+        self.fraction_bits
+    }
+
+    /// What the sum of a step is rounded to.
+    pub const fn result(self) -> StepResult {
+        self.result
+    }
+
+    /// The exponent of a zero term: a floor of e_max.
+    pub const fn zero_exponent(self) -> i32 {
+        self.zero_exponent
+    }
+
+    /// When the accumulator enters.
+    pub const fn addend(self) -> Addend {
+        self.addend
+    }
+
+    /// Which scales the tensor core applies itself.
+    pub const fn scales(self) -> BlockScales {
+        self.scales
+    }
+
+    /// The formats it multiplies; A and B may differ.
+    pub const fn operands(self) -> &'static [Format] {
+        self.operands
+    }
+}
+
+/// How the products of one promotion interval become a partial sum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Model {
+    /// partial = fma(a, b, partial) in f32, to nearest even, k ascending.
+    F32,
+    /// The exact sum, rounded once to f32, to nearest even.
+    Exact,
+    /// A tensor core's truncated fused dot product.
+    TensorCore(TensorCore),
+}
+
+impl Model {
+    /// Looks a model up by name: `f32`, `exact`, or a tensor core's.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] with the list of names.
+    pub fn by_name(name: &str) -> Result<Self> {
+        match name {
+            "f32" => Ok(Model::F32),
+            "exact" => Ok(Model::Exact),
+            _ => TensorCore::by_name(name).map(Model::TensorCore).map_err(|_| {
+                let cores = TensorCore::ALL.iter().map(|c| c.name);
+                Error::unknown("accumulation model", name, ["f32", "exact"].into_iter().chain(cores))
+            }),
+        }
+    }
+
+    /// Whether the model applies block scales itself.
+    pub const fn takes_block_scales(self) -> bool {
+        matches!(self, Model::TensorCore(TensorCore { scales: BlockScales::Mx | BlockScales::Fp4, .. }))
+    }
+
+    /// The name, as the command line takes it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Model::F32 => "f32",
+            Model::Exact => "exact",
+            Model::TensorCore(core) => core.name,
+        }
+    }
+}
+
+impl std::fmt::Display for Model {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// The order in which a partial sum p, its scales sa and sb and the accumulator meet; fl is one f32 rounding. With
+/// scales that are powers of two all three agree, but for under- and overflow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Promotion {
+    /// acc = fma(fl(sa·sb), p, acc): DeepGEMM.
+    #[default]
+    ScalesFirst,
+    /// acc = fma(fl(p·sa), sb, acc): TransformerEngine's reference for cuBLAS.
+    PartialFirst,
+    /// acc = fl(acc + fl(fl(p·sa)·sb)): the Triton kernel of DeepSeek-V3's inference code.
+    Unfused,
+}
+
+impl Promotion {
+    /// Every order.
+    pub const ALL: &[Promotion] = &[Promotion::ScalesFirst, Promotion::PartialFirst, Promotion::Unfused];
+
+    /// The name, as the command line takes it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Promotion::ScalesFirst => "scales-first",
+            Promotion::PartialFirst => "partial-first",
+            Promotion::Unfused => "deepseek-v3",
+        }
+    }
+
+    /// Looks an order up by name.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] with the list of names.
+    pub fn by_name(name: &str) -> Result<Self> {
+        let found = Promotion::ALL.iter().find(|p| p.name() == name);
+        found
+            .copied()
+            .ok_or_else(|| Error::unknown("promotion", name, Promotion::ALL.iter().map(|p| p.name())))
+    }
+
+    /// One promotion: the accumulator after the partial sum `partial` with scales `sa` and `sb`.
+    ///
+    /// ```
+    /// use finegrain::gemm::Promotion;
+    /// assert_eq!(Promotion::ScalesFirst.promote(1.0, 3.0, 0.5, 4.0), 7.0);
+    /// ```
+    #[inline]
+    pub fn promote(self, acc: f32, partial: f32, sa: f32, sb: f32) -> f32 {
+        match self {
+            Promotion::ScalesFirst => (sa * sb).mul_add(partial, acc),
+            Promotion::PartialFirst => (partial * sa).mul_add(sb, acc),
+            Promotion::Unfused => acc + partial * sa * sb,
+        }
+    }
+}
+
+impl std::fmt::Display for Promotion {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// The arithmetic of a GEMM: model, promotion interval, promotion order.
+///
+/// ```
+/// use finegrain::gemm::{Accumulation, Promotion};
+/// let deepseek = Accumulation::HOPPER.promote_every(128)?;
+/// assert_eq!(deepseek.to_string(), "hopper/128");
+/// assert_eq!(Accumulation::HOPPER.to_string(), "hopper/none");
+/// assert_eq!(Accumulation::F32.with_promotion(Promotion::PartialFirst).to_string(), "f32/128/partial-first");
+/// # Ok::<(), finegrain::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Accumulation {
+    model: Model,
+    interval: Option<NonZeroUsize>,
+    promotion: Promotion,
+}
+
+/// DeepSeek-V3's N_C (report 3.3.2): 4 WGMMA instructions of K = 32.
+pub(crate) const DEEPSEEK_INTERVAL: NonZeroUsize = NonZeroUsize::new(128).unwrap();
+
+impl Accumulation {
+    /// f32, promoted every 128: the everyday model, and the default.
+    pub const F32: Accumulation =
+        Accumulation { interval: Some(DEEPSEEK_INTERVAL), ..Accumulation::new(Model::F32) };
+    /// Exact sums, promoted every 128.
+    pub const EXACT: Accumulation =
+        Accumulation { interval: Some(DEEPSEEK_INTERVAL), ..Accumulation::new(Model::Exact) };
+    /// [`TensorCore::ADA`], one chain over K.
+    pub const ADA: Accumulation = Accumulation::new(Model::TensorCore(TensorCore::ADA));
+    /// [`TensorCore::HOPPER`], one chain over K.
+    pub const HOPPER: Accumulation = Accumulation::new(Model::TensorCore(TensorCore::HOPPER));
+    /// [`TensorCore::HOPPER_F16`], one chain over K.
+    pub const HOPPER_F16: Accumulation = Accumulation::new(Model::TensorCore(TensorCore::HOPPER_F16));
+    /// [`TensorCore::BLACKWELL`], one chain over K.
+    pub const BLACKWELL: Accumulation = Accumulation::new(Model::TensorCore(TensorCore::BLACKWELL));
+    /// [`TensorCore::BLACKWELL_MMA`], one chain over K.
+    pub const BLACKWELL_MMA: Accumulation = Accumulation::new(Model::TensorCore(TensorCore::BLACKWELL_MMA));
+    /// [`TensorCore::BLACKWELL_MX`], one chain over K.
+    pub const BLACKWELL_MX: Accumulation = Accumulation::new(Model::TensorCore(TensorCore::BLACKWELL_MX));
+    /// [`TensorCore::BLACKWELL_FP4`], one chain over K.
+    pub const BLACKWELL_FP4: Accumulation = Accumulation::new(Model::TensorCore(TensorCore::BLACKWELL_FP4));
+    /// [`TensorCore::VOLTA`], one chain over K.
+    pub const VOLTA: Accumulation = Accumulation::new(Model::TensorCore(TensorCore::VOLTA));
+    /// [`TensorCore::TURING`], one chain over K.
+    pub const TURING: Accumulation = Accumulation::new(Model::TensorCore(TensorCore::TURING));
+    /// [`TensorCore::AMPERE`], one chain over K.
+    pub const AMPERE: Accumulation = Accumulation::new(Model::TensorCore(TensorCore::AMPERE));
+
+    /// A model without promotion.
+    pub const fn new(model: Model) -> Self {
+        Accumulation { model, interval: None, promotion: Promotion::ScalesFirst }
+    }
+
+    /// The same with partial sums promoted every `n` elements of K.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if `n` is 0; [`Accumulation::without_promotion`] is the way to say "never".
+    pub fn promote_every(self, n: usize) -> Result<Self> {
+        let interval = NonZeroUsize::new(n).ok_or_else(|| {
+            Error::Invalid("a promotion interval of 0 elements: intervals start at 1".to_owned())
+        })?;
+        Ok(self.promoted(interval))
+    }
+
+    pub(super) const fn promoted(self, interval: NonZeroUsize) -> Self {
+        Accumulation { interval: Some(interval), ..self }
+    }
+
+    /// The same without promotion: one chain over K.
+    pub const fn without_promotion(self) -> Self {
+        Accumulation { interval: None, ..self }
+    }
+
+    /// The same with another promotion order.
+    pub const fn with_promotion(self, promotion: Promotion) -> Self {
+        Accumulation { promotion, ..self }
+    }
+
+    /// How an interval is summed.
+    pub const fn model(self) -> Model {
+        self.model
+    }
+
+    /// Elements of K between promotions; `None` for one chain over K.
+    pub const fn interval(self) -> Option<NonZeroUsize> {
+        self.interval
+    }
+
+    /// The order at promotion.
+    pub const fn promotion(self) -> Promotion {
+        self.promotion
+    }
+}
+
+impl From<Model> for Accumulation {
+    fn from(model: Model) -> Self {
+        Accumulation::new(model)
+    }
+}
+
+impl std::fmt::Display for Accumulation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let interval = self.interval.map_or("none".to_owned(), |n| n.to_string());
+        let order = match self.promotion {
+            Promotion::ScalesFirst => String::new(),
+            other => format!("/{other}"),
+        };
+        f.pad(&format!("{}/{interval}{order}", self.model))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The table of the specification, quoted: model, L, F, result, exponent of zero.
+    #[test]
+    fn the_named_models_are_those_of_the_specification() {
+        use StepResult::{E8M13, F32};
+        let table = [
+            ("ada", 16, 13, E8M13, -132),
+            ("hopper", 32, 13, E8M13, -133),
+            ("hopper-f16", 16, 25, F32, -133),
+            ("blackwell", 32, 25, F32, -133),
+            ("blackwell-mma", 32, 25, F32, -133),
+            ("blackwell-mx", 32, 25, F32, -133),
+            ("blackwell-fp4", 64, 35, F32, -139),
+            ("volta", 4, 23, F32, -131),
+            ("turing", 8, 24, F32, -132),
+            ("ampere", 8, 24, F32, -132),
+        ];
+        assert_eq!(table.len(), TensorCore::ALL.len());
+        for (name, step, fraction_bits, result, zero) in table {
+            let core = TensorCore::by_name(name).unwrap();
+            assert_eq!(
+                (core.step(), core.fraction_bits(), core.result(), core.zero_exponent()),
+                (step, fraction_bits, result, zero),
+                "{name}"
+            );
+            assert_eq!(core.customised(name, step, fraction_bits, result).unwrap(), core);
+            assert_eq!(Model::by_name(name).unwrap(), Model::TensorCore(core));
+        }
+    }
+
+    #[test]
+    fn unknown_names_list_the_known_ones() {
+        for message in [
+            TensorCore::by_name("pascal").unwrap_err().to_string(),
+            Model::by_name("pascal").unwrap_err().to_string(),
+        ] {
+            assert!(message.contains("'pascal'") && message.contains("hopper-f16, blackwell,"), "{message}");
+        }
+        let message = Promotion::by_name("last").unwrap_err().to_string();
+        assert_eq!(message, "unknown promotion 'last'; known: scales-first, partial-first, deepseek-v3");
+        for &p in Promotion::ALL {
+            assert_eq!(Promotion::by_name(p.name()).unwrap(), p);
+        }
+    }
+
+    #[test]
+    fn impossible_arithmetic_is_refused() {
+        assert!(Accumulation::F32.promote_every(0).is_err());
+        let custom = |step, f| TensorCore::HOPPER.customised("x", step, f, StepResult::F32);
+        assert!(custom(0, 13).is_err() && custom(1025, 13).is_err() && custom(32, 39).is_err());
+        assert!(custom(1, 0).is_ok() && custom(1024, 38).is_ok());
+        assert!(TensorCore::BLACKWELL_FP4.customised("x", 24, 35, StepResult::F32).is_err());
+    }
+}

@@ -1,0 +1,72 @@
+//! Matrix products with named, reproducible arithmetic.
+//!
+//! # The contract
+//!
+//! It defines the bits of D. The reference ([`Reference`]) is this text as code; every other backend gives the same
+//! bits or says that it does not support the problem.
+//!
+//! 1. **Shapes.** D [M, N] = A [M, K] · Bᵀ with B [N, K]; both operands are contiguous along K ("NT"). The value of an
+//!    element is code × scale, times the tensor scale where there are two levels. Other layouts are views or
+//!    transposed copies.
+//! 2. **Steps.** In the model [`Model::F32`] each step is partial = fma(a, b, partial) in f32 on the decoded codes, k
+//!    ascending. Products of FP8 codes, in any mix, and of BF16 with FP8 are exact in f32, and so are BF16 × BF16 that
+//!    neither under- nor overflow: there, fused and unfused give the same bits.
+//! 3. **Intervals.** K is cut into promotion intervals, the last one shorter where need be. A partial sum starts each
+//!    at +0.
+//! 4. **The model is part of the problem.** [`Model`] says how an interval is summed: in f32, exactly, or as a tensor
+//!    core does. A backend gives the bits of that model; there is no "approximately".
+//! 5. **Promotion.** After each interval, in ascending order, the partial sum joins an f32 accumulator that starts at
+//!    +0, in one of the orders of [`Promotion`]. Scales that the model itself applies (MX, FP4) are 1 here. After the
+//!    last interval a second level of scales, where there is one, gives acc = fl(fl(ta·tb)·acc). Without promotion all
+//!    of K is one interval; if there are no scales outside the model, D is that chain itself.
+//! 6. **Addend and store.** With promotion the addend C is added once, D = fl(acc + c), after everything in clause 5.
+//!    Without promotion it is the chain's initial accumulator, the C operand of an MMA instruction; that needs a D
+//!    that is the chain itself, so with scales outside the model it is refused. D is stored as f32, or rounded once to
+//!    BF16, to nearest even. Scales that change inside a promotion interval are refused, but for those that the model
+//!    applies.
+//! 7. **Edges.** Subnormals are honoured and −0 is kept; the exact model and the tensor cores have no −0 but by
+//!    rounding ([`Model::Exact`]) or as the addend of an empty chain. NaN has one pattern: 7FC00000, or 7FFFFFFF where
+//!    D is a tensor core's chain itself; in BF16 7FC0.
+//! 8. **Parallelism.** Work is split over M and N only, never over K: D does not depend on threads, on the instruction
+//!    set or on the machine.
+//!
+//! # Parts
+//!
+//! [`Accumulation`] is the arithmetic as data, [`Arithmetic`] what a user asks for (with the interval left open or not),
+//! [`GemmProblem`] joins it with two operands and checks once that all of
+//! it is legal, [`GroupedProblem`] is several of them in one output; [`GemmBackend`] is what computes them.
+//!
+//! ```
+//! use finegrain::formats::Format;
+//! use finegrain::gemm::{Accumulation, GemmProblem};
+//! use finegrain::matrix::MatRef;
+//! use finegrain::scaled::{CodesRef, ScaledRef};
+//! let (ones, twos) = ([0x38u8; 4 * 256], [0x40u8; 3 * 256]); // E4M3 codes of 1 and 2
+//! let a = ScaledRef::new(Format::E4M3, CodesRef::Bytes(MatRef::new(&ones, 4, 256)?), None)?;
+//! let b = ScaledRef::new(Format::E4M3, CodesRef::Bytes(MatRef::new(&twos, 3, 256)?), None)?;
+//! let d = GemmProblem::nt(a, b)?.with_accumulation(Accumulation::HOPPER.promote_every(128)?)?.run()?;
+//! assert_eq!(d.shape(), (4, 3));
+//! assert!(d.as_slice().iter().all(|&x| x == 512.0));
+//! # Ok::<(), finegrain::Error>(())
+//! ```
+//!
+//! Sources: DeepSeek-V3 report (arXiv 2412.19437) 3.3 and 3.5.2; DeepGEMM, TransformerEngine and DeepSeek-V3's
+//! inference code for the promotion orders; MMA-Sim for the tensor cores.
+#![forbid(unsafe_code)]
+
+mod accumulation;
+mod arithmetic;
+mod backend;
+mod exact;
+mod grouped;
+mod operand;
+mod problem;
+mod reference;
+mod tensor_core;
+
+pub use accumulation::{Accumulation, Addend, BlockScales, Model, Promotion, StepResult, TensorCore};
+pub use arithmetic::Arithmetic;
+pub use backend::{Execution, GemmBackend, Output};
+pub use grouped::{GroupedPart, GroupedProblem};
+pub use problem::GemmProblem;
+pub use reference::Reference;

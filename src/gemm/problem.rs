@@ -1,0 +1,261 @@
+//! A dense GEMM and its legality, checked once.
+
+use std::num::NonZeroUsize;
+
+use super::accumulation::{Accumulation, BlockScales, DEEPSEEK_INTERVAL, Model, TensorCore};
+use super::arithmetic::Arithmetic;
+use crate::error::{Error, Result};
+use crate::formats::Format;
+use crate::matrix::MatRef;
+use crate::scaled::{Granule, ScaleGridRef, ScaledRef};
+
+/// D [M, N] = A [M, K] · B [N, K]ᵀ (+ C [M, N]) with its arithmetic. A problem that exists is legal.
+///
+/// ```
+/// use finegrain::formats::Format;
+/// use finegrain::gemm::{Accumulation, GemmProblem};
+/// use finegrain::matrix::{MatRef, Matrix};
+/// use finegrain::scaled::{CodesRef, Granule, ScaleGridRef, ScaledRef, ScalesRef};
+/// let codes = [0x38u8; 2 * 256]; // 1.0 in E4M3
+/// let scales = Matrix::from_vec(2, 2, vec![1.0f32, 2.0, 3.0, 4.0])?;
+/// let tiles = ScalesRef { granule: Granule::TILE_1X128, grid: ScaleGridRef::F32(scales.view()), tensor: 1.0 };
+/// let codes = CodesRef::Bytes(MatRef::new(&codes, 2, 256)?);
+/// let x = ScaledRef::new(Format::E4M3, codes, Some(tiles))?;
+/// let w = ScaledRef::new(Format::E4M3, codes, None)?;
+/// let problem = GemmProblem::nt(x, w)?;
+/// assert_eq!(problem.run()?.row(1), [896.0, 896.0]); // 128·3 + 128·4
+///
+/// // The scales of x change every 128 elements of K, so intervals of 256 would need two scales.
+/// let refused = problem.with_accumulation(Accumulation::F32.promote_every(256)?);
+/// assert!(refused.unwrap_err().to_string().contains("128"));
+/// # Ok::<(), finegrain::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct GemmProblem<'a> {
+    a: ScaledRef<'a>,
+    b: ScaledRef<'a>,
+    accumulation: Accumulation,
+    addend: Option<MatRef<'a, f32>>,
+}
+
+impl<'a> GemmProblem<'a> {
+    /// A problem in the everyday model: f32, promoted every 128, or as much more often as scales that are finer along
+    /// K ask for (the greatest common divisor of 128 and the granules' columns).
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if A and B differ in K.
+    pub fn nt(a: ScaledRef<'a>, b: ScaledRef<'a>) -> Result<Self> {
+        let ((m, k), (n, kb)) = (a.shape(), b.shape());
+        if k != kb {
+            return Err(Error::Shape(format!(
+                "A is {m}×{k} [M, K] and B is {n}×{kb} [N, K]: they differ in K"
+            )));
+        }
+        let accumulation = Arithmetic::Fitting(Model::F32).fit(fitting_interval(&[a, b], k));
+        GemmProblem { a, b, accumulation, addend: None }.checked()
+    }
+
+    /// The same problem in another arithmetic.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] if the model does not multiply these formats or does not take these scales, if scales
+    /// change inside a promotion interval, or if there is an addend, no promotion, and scales outside the model
+    /// (contract, clause 6).
+    pub fn with_accumulation(self, accumulation: Accumulation) -> Result<Self> {
+        GemmProblem { accumulation, ..self }.checked()
+    }
+
+    /// The same problem in another arithmetic, with an interval that fits where it leaves that open.
+    ///
+    /// # Errors
+    /// As [`GemmProblem::with_accumulation`].
+    pub fn with_arithmetic(self, arithmetic: &Arithmetic) -> Result<Self> {
+        self.with_accumulation(arithmetic.fit(fitting_interval(&[self.a, self.b], self.k())))
+    }
+
+    /// The same problem with C [M, N] added.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if C is not M × N; [`Error::Unsupported`] as in [`GemmProblem::with_accumulation`].
+    pub fn with_addend(self, c: MatRef<'a, f32>) -> Result<Self> {
+        let (m, n) = (self.m(), self.n());
+        if c.shape() != (m, n) {
+            let (rows, cols) = c.shape();
+            return Err(Error::Shape(format!("the addend is {rows}×{cols}, the output {m}×{n}")));
+        }
+        GemmProblem { addend: Some(c), ..self }.checked()
+    }
+
+    /// A [M, K].
+    pub fn a(&self) -> &ScaledRef<'a> {
+        &self.a
+    }
+
+    /// B [N, K].
+    pub fn b(&self) -> &ScaledRef<'a> {
+        &self.b
+    }
+
+    /// Rows of A and D.
+    pub fn m(&self) -> usize {
+        self.a.shape().0
+    }
+
+    /// Rows of B, columns of D.
+    pub fn n(&self) -> usize {
+        self.b.shape().0
+    }
+
+    /// Columns of A and B.
+    pub fn k(&self) -> usize {
+        self.a.shape().1
+    }
+
+    /// (M, N).
+    pub fn output_shape(&self) -> (usize, usize) {
+        (self.m(), self.n())
+    }
+
+    /// The arithmetic.
+    pub fn accumulation(&self) -> Accumulation {
+        self.accumulation
+    }
+
+    /// C [M, N], if there is one.
+    pub fn addend(&self) -> Option<MatRef<'a, f32>> {
+        self.addend
+    }
+
+    /// Elements of K in an interval: the promotion interval, or all of K (at least 1).
+    pub fn interval(&self) -> usize {
+        self.accumulation.interval().map_or(self.k().max(1), |n| n.get())
+    }
+
+    /// Whether the model applies the first-level scales itself, so that promotion takes them as 1.
+    pub fn scales_in_model(&self) -> bool {
+        self.accumulation.model().takes_block_scales()
+    }
+
+    /// fl(ta·tb), the second level of scales; `None` if both are 1.
+    pub fn tensor_scale(&self) -> Option<f32> {
+        let (ta, tb) = (self.a.tensor_scale(), self.b.tensor_scale());
+        (ta != 1.0 || tb != 1.0).then_some(ta * tb)
+    }
+
+    /// Whether D is the model's chain itself: no promotion, and no scales outside the model (contract, clause 5).
+    pub fn is_bare_chain(&self) -> bool {
+        let scaled = self.a.scales().is_some() || self.b.scales().is_some();
+        let outside = scaled && !self.scales_in_model();
+        self.accumulation.interval().is_none() && !outside && self.tensor_scale().is_none()
+    }
+
+    fn checked(self) -> Result<Self> {
+        if let Model::TensorCore(core) = self.accumulation.model() {
+            for (name, x) in [("A", &self.a), ("B", &self.b)] {
+                check_format(core, name, x.format())?;
+            }
+            check_block_scales(core, &self.a, &self.b)?;
+        }
+        for (name, x) in [("A", &self.a), ("B", &self.b)] {
+            self.check_interval(name, x)?;
+        }
+        self.check_addend()?;
+        Ok(self)
+    }
+
+    /// Every interval lies within one granule; where the model applies the scales, whole granules make an interval.
+    fn check_interval(&self, name: &str, x: &ScaledRef<'_>) -> Result<()> {
+        let Some(scales) = x.scales() else { return Ok(()) };
+        let (cols, k) = (scales.granule.cols(), self.k());
+        if cols >= k {
+            return Ok(());
+        }
+        let problem = match self.accumulation.interval().map(|n| n.get()) {
+            Some(n) if self.scales_in_model() && !n.is_multiple_of(cols) && n < k => {
+                format!("the promotion interval {n} is no multiple of {cols}")
+            }
+            _ if self.scales_in_model() => return Ok(()),
+            Some(n) if cols.is_multiple_of(n) => return Ok(()),
+            Some(n) => format!("the promotion interval {n} does not divide {cols}"),
+            None => {
+                format!("without promotion they would have to be constant over K = {k}; promote every {cols}")
+            }
+        };
+        Err(Error::Unsupported(format!("the scales of {name} change every {cols} elements of K: {problem}")))
+    }
+
+    fn check_addend(&self) -> Result<()> {
+        if self.addend.is_none() || self.accumulation.interval().is_some() || self.is_bare_chain() {
+            return Ok(());
+        }
+        Err(Error::Unsupported(format!(
+            "{} has no promotion, so the addend is the initial accumulator of the chain, and the scales that are \
+             applied after the chain would scale it too: promote the partial sums (every {}), or add afterwards",
+            self.accumulation,
+            self.k().clamp(1, DEEPSEEK_INTERVAL.get())
+        )))
+    }
+}
+
+/// The promotion interval that fits the operands: 128, or the largest divisor of it over which all scales are constant.
+pub(super) fn fitting_interval(operands: &[ScaledRef<'_>], k: usize) -> NonZeroUsize {
+    let gcd = |mut x: usize, mut y: usize| {
+        while y != 0 {
+            (x, y) = (y, x % y);
+        }
+        x
+    };
+    let columns = operands.iter().filter_map(|x| x.scales()).map(|s| s.granule.cols());
+    let interval = columns.filter(|&cols| cols < k).fold(DEEPSEEK_INTERVAL.get(), gcd);
+    NonZeroUsize::new(interval).unwrap_or(DEEPSEEK_INTERVAL)
+}
+
+fn check_format(core: TensorCore, name: &str, format: Format) -> Result<()> {
+    if core.operands().contains(&format) {
+        return Ok(());
+    }
+    let known = core.operands().iter().map(|f| f.name()).collect::<Vec<_>>().join(", ");
+    Err(Error::Unsupported(format!("{} multiplies {known}; {name} is {format}", core.name())))
+}
+
+/// The scales that a tensor core applies are of the kinds it knows, on both operands.
+fn check_block_scales(core: TensorCore, a: &ScaledRef<'_>, b: &ScaledRef<'_>) -> Result<()> {
+    let kind = |x: &ScaledRef<'_>| {
+        x.scales().map(|s| match (s.grid, s.granule) {
+            (ScaleGridRef::E8M0(_), Granule::MX_1X32) => BlockKind::Mx,
+            (ScaleGridRef::E4M3(_), Granule::NVFP4_1X16) => BlockKind::Nvfp4,
+            _ => BlockKind::Other,
+        })
+    };
+    let (expected, legal) = match (core.scales(), kind(a), kind(b)) {
+        (BlockScales::None, ..) => return Ok(()),
+        (BlockScales::Mx, ka, kb) => (
+            "e8m0 scales in 1x32 on both operands, or none on either",
+            ka == kb && matches!(ka, None | Some(BlockKind::Mx)),
+        ),
+        (BlockScales::Fp4, ka, kb) => (
+            "e8m0 scales in 1x32 or e4m3 scales in 1x16, the same on both operands",
+            ka == kb && matches!(ka, Some(BlockKind::Mx | BlockKind::Nvfp4)),
+        ),
+    };
+    let describe = |x: &ScaledRef<'_>| match x.scales() {
+        Some(s) => format!("{} in {}", s.grid.format(), s.granule),
+        None => "none".to_owned(),
+    };
+    if legal {
+        return Ok(());
+    }
+    Err(Error::Unsupported(format!(
+        "{} applies block scales itself and takes {expected}; A has {}, B has {}",
+        core.name(),
+        describe(a),
+        describe(b)
+    )))
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum BlockKind {
+    Mx,
+    Nvfp4,
+    Other,
+}

@@ -1,0 +1,159 @@
+//! The reference: the contract as code, plain and complete. It defines the bits that every backend gives.
+
+use std::ops::Range;
+
+use half::bf16;
+use rayon::prelude::*;
+
+use super::accumulation::Model;
+use super::backend::{Execution, GemmBackend, Output};
+use super::exact::ExactChain;
+use super::problem::GemmProblem;
+use super::tensor_core::FusedChain;
+use crate::error::Result;
+use crate::matrix::Matrix;
+use crate::scaled::{Granule, ScaledRef};
+
+/// The NaN of f32 arithmetic.
+pub(super) const NAN: f32 = f32::from_bits(0x7FC0_0000);
+
+/// The backend that defines the result; it supports every problem.
+///
+/// For each element of D: intervals ascending; in each the model's sum; promotion; second-level scale; addend; store.
+/// Rows of D are computed in parallel.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reference;
+
+impl GemmBackend for Reference {
+    fn name(&self) -> &'static str {
+        "reference"
+    }
+
+    fn supports(&self, _: &GemmProblem<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    fn run(&self, problem: &GemmProblem<'_>, out: Output<'_>, execution: &Execution<'_>) -> Result<()> {
+        let (a, b) = (problem.a(), problem.b());
+        match problem.accumulation().model() {
+            Model::F32 => run(problem, &F32Chain, out, execution),
+            Model::Exact => run(problem, &ExactChain::new(a, b), out, execution),
+            Model::TensorCore(core) => run(problem, &FusedChain::new(core, a, b), out, execution),
+        }
+        Ok(())
+    }
+}
+
+/// How an accumulation model sums: what tells the models apart.
+pub(super) trait Chain: Sync {
+    /// A row of an operand, decoded once as the model needs it.
+    type Row: Send + Sync;
+
+    /// The NaN of a D that is the chain itself.
+    const NAN: f32;
+
+    /// Decodes all rows of an operand.
+    fn rows(&self, x: &ScaledRef<'_>) -> Vec<Self::Row>;
+
+    /// c + Σ a[k]·b[k] for k in `range`, ascending. NaN may have any pattern.
+    fn sum(&self, a: &Self::Row, b: &Self::Row, range: Range<usize>, c: f32) -> f32;
+}
+
+/// [`Model::F32`].
+struct F32Chain;
+
+impl Chain for F32Chain {
+    type Row = Vec<f32>;
+
+    const NAN: f32 = NAN;
+
+    fn rows(&self, x: &ScaledRef<'_>) -> Vec<Vec<f32>> {
+        let (rows, k) = x.shape();
+        let row = |i| {
+            let mut row = vec![0.0; k];
+            x.decode_row(i, &mut row);
+            row
+        };
+        (0..rows).into_par_iter().map(row).collect()
+    }
+
+    #[inline]
+    fn sum(&self, a: &Vec<f32>, b: &Vec<f32>, range: Range<usize>, c: f32) -> f32 {
+        a[range.clone()].iter().zip(&b[range]).fold(c, |partial, (&x, &y)| x.mul_add(y, partial))
+    }
+}
+
+/// An operand decoded, with the scales that promotion applies: those of row i and interval t at (i, t).
+struct Operand<R> {
+    rows: Vec<R>,
+    scales: Matrix<f32>,
+}
+
+impl<R> Operand<R> {
+    fn new<C: Chain<Row = R>>(problem: &GemmProblem<'_>, chain: &C, x: &ScaledRef<'_>) -> Self {
+        let (rows, k) = x.shape();
+        let interval = problem.interval();
+        let scales = Matrix::from_fn(rows, k.div_ceil(interval), |i, t| {
+            if problem.scales_in_model() { 1.0 } else { x.scale_at(i, t * interval) }
+        });
+        Operand { rows: chain.rows(x), scales }
+    }
+}
+
+fn run<C: Chain>(problem: &GemmProblem<'_>, chain: &C, out: Output<'_>, execution: &Execution<'_>) {
+    let a = Operand::new(problem, chain, problem.a());
+    let b = Operand::new(problem, chain, problem.b());
+    let element = |i: usize, j: usize| element(problem, chain, &a, &b, i, j);
+    match out {
+        Output::F32(m) => fill(problem, m.into_rows(), execution, element),
+        Output::Bf16(m) => fill(problem, m.into_rows(), execution, |i, j| to_bf16(element(i, j))),
+    }
+}
+
+fn fill<T: Send>(
+    problem: &GemmProblem<'_>,
+    rows: Vec<&mut [T]>,
+    execution: &Execution<'_>,
+    element: impl Fn(usize, usize) -> T + Sync,
+) {
+    rows.into_par_iter().enumerate().for_each(|(i, row)| {
+        row.iter_mut().enumerate().for_each(|(j, d)| *d = element(i, j));
+        execution.report(problem.n() as u64 * problem.k() as u64);
+    });
+}
+
+/// D[i, j].
+fn element<C: Chain>(
+    problem: &GemmProblem<'_>,
+    chain: &C,
+    a: &Operand<C::Row>,
+    b: &Operand<C::Row>,
+    i: usize,
+    j: usize,
+) -> f32 {
+    let (row_a, row_b) = (&a.rows[i], &b.rows[j]);
+    let addend = problem.addend().map(|c| c.at(i, j));
+    if problem.is_bare_chain() {
+        let d = chain.sum(row_a, row_b, 0..problem.k(), addend.unwrap_or(0.0));
+        return if d.is_nan() { C::NAN } else { d };
+    }
+    let promotion = problem.accumulation().promotion();
+    let mut acc = 0.0f32;
+    for (t, (&sa, &sb)) in a.scales.row(i).iter().zip(b.scales.row(j)).enumerate() {
+        let interval = Granule::span(problem.k(), problem.interval(), t);
+        let partial = chain.sum(row_a, row_b, interval, 0.0);
+        acc = promotion.promote(acc, partial, sa, sb);
+    }
+    if let Some(tensor) = problem.tensor_scale() {
+        acc *= tensor;
+    }
+    if let Some(c) = addend {
+        acc += c;
+    }
+    if acc.is_nan() { NAN } else { acc }
+}
+
+/// One rounding to nearest even; NaN is 7FC0.
+fn to_bf16(d: f32) -> bf16 {
+    if d.is_nan() { bf16::from_bits(0x7FC0) } else { bf16::from_f32(d) }
+}

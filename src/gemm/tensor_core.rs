@@ -1,0 +1,271 @@
+//! The step of a tensor core: a truncated fused dot product, in integers.
+//!
+//! With F, L, result and zero exponent from [`TensorCore`], for one step of at most L products and the accumulator c:
+//!
+//! 1. Each operand is significand · 2^exponent; subnormals keep their format's smallest exponent, unnormalised.
+//! 2. A product is the exact product of significands, in [0, 4), with the sum of the exponents. It is not normalised.
+//!    A zero term has the zero exponent, and so has a product that is missing in a ragged last step.
+//! 3. e_max is the largest exponent over all terms.
+//! 4. Every term is truncated toward zero to a multiple of 2^(e_max − F).
+//! 5. They are summed exactly.
+//! 6. The sum is rounded toward zero to the result format; from 2^128 on it is infinite. NaN, ∞·0 and ∞ − ∞ give
+//!    7FFFFFFF. Zero is +0, whatever the signs of what was summed.
+//! 7. The next step takes the result as its c.
+//!
+//! MX scales are powers of two and enter as exponents of the operands. FP4 tensor cores do not align products but
+//! groups of 16: term = Σ products · significands of the two scales, exact, with the sum of the scales' exponents.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::accumulation::{Addend, BlockScales, StepResult, TensorCore};
+use super::operand::{self, Number, NumberRow};
+use super::reference::Chain;
+use crate::formats::{Format, Overflow, Rounding, Unpacked};
+use crate::scaled::{ScaleGridRef, ScaledRef, ScalesRef};
+
+/// What a tensor core answers where there is no number.
+pub(crate) const NAN: f32 = f32::from_bits(0x7FFF_FFFF);
+
+/// ± significand · 2^(exponent − fraction bits), the fraction bits being those of all terms of its kind.
+#[derive(Clone, Copy)]
+struct Term {
+    significand: i64,
+    exponent: i32,
+}
+
+impl Term {
+    /// The accumulator as a term; finite.
+    fn of_f32(c: f32, zero_exponent: i32) -> Term {
+        match Unpacked::from_f32(c) {
+            Unpacked::Finite { negative, significand, exponent } => {
+                let significand = if negative { -(significand as i64) } else { significand as i64 };
+                Term { significand, exponent: exponent + Format::F32.spec().mantissa_bits as i32 }
+            }
+            _ => Term { significand: 0, exponent: zero_exponent },
+        }
+    }
+
+    /// The term in units of 2^(e_max − f), truncated toward zero.
+    #[inline]
+    fn truncated(self, term_fraction: u32, e_max: i32, f: u32) -> i64 {
+        // At most 24 + 38 bits (`TensorCore::MAX_FRACTION_BITS`); a shift of 63 leaves nothing of them.
+        let fine = self.significand.unsigned_abs() << f;
+        let cut = (fine >> (e_max - self.exponent + term_fraction as i32).min(63)) as i64;
+        if self.significand < 0 { -cut } else { cut }
+    }
+}
+
+/// Steps 3 to 6 over the products and, if it takes part, the accumulator.
+#[inline]
+fn fused_sum(
+    core: TensorCore,
+    terms: impl Iterator<Item = Term> + Clone,
+    fraction: u32,
+    c: Option<f32>,
+) -> f32 {
+    let f = core.fraction_bits();
+    let c = c.map(|c| Term::of_f32(c, core.zero_exponent()));
+    // The zero exponent as the floor of e_max is step 2: an addend is either zero or of exponent −126 and more.
+    let floor = c.map_or(core.zero_exponent(), |c| c.exponent.max(core.zero_exponent()));
+    let e_max = terms.clone().map(|t| t.exponent).fold(floor, i32::max);
+    let products: i64 = terms.map(|t| t.truncated(fraction, e_max, f)).sum();
+    let addend = c.map_or(0, |c| c.truncated(Format::F32.spec().mantissa_bits, e_max, f));
+    round_toward_zero(products + addend, e_max - f as i32, core.result())
+}
+
+/// sum · 2^exponent in the result format.
+fn round_toward_zero(sum: i64, exponent: i32, result: StepResult) -> f32 {
+    if sum == 0 {
+        return 0.0;
+    }
+    let (spec, negative) = (result.spec(), sum < 0);
+    let value = Unpacked::Finite { negative, significand: sum.unsigned_abs(), exponent };
+    if value.exponent().is_some_and(|e| e > spec.emax()) {
+        return if negative { f32::NEG_INFINITY } else { f32::INFINITY };
+    }
+    let rounded = spec.round(value, Rounding::TowardZero, Overflow::Saturate).value.to_f32();
+    // What truncation leaves of a tiny negative sum is +0 too.
+    if rounded == 0.0 { 0.0 } else { rounded }
+}
+
+/// The chain of steps over one promotion interval.
+pub(super) struct FusedChain {
+    core: TensorCore,
+    /// Fraction bits of a term: those of A's and B's elements, and of their scales where the core multiplies by them.
+    fraction: u32,
+}
+
+/// One row of an operand as the tensor core sees it.
+pub(super) struct FusedRow {
+    elements: NumberRow,
+    /// [`BlockScales::Fp4`]: the scale of each group of 16.
+    group_scales: Vec<Number>,
+}
+
+impl FusedChain {
+    pub(super) fn new(core: TensorCore, a: &ScaledRef<'_>, b: &ScaledRef<'_>) -> Self {
+        let element_bits = |x: &ScaledRef<'_>| x.format().spec().mantissa_bits;
+        let scale_bits = |x: &ScaledRef<'_>| match (core.scales(), x.scales()) {
+            (BlockScales::Fp4, Some(s)) => s.grid.format().spec().mantissa_bits,
+            _ => 0,
+        };
+        let fraction = [a, b].map(|x| element_bits(x) + scale_bits(x)).iter().sum();
+        FusedChain { core, fraction }
+    }
+
+    fn products<'a>(
+        a: &'a FusedRow,
+        b: &'a FusedRow,
+        range: Range<usize>,
+    ) -> impl Iterator<Item = Term> + Clone + 'a {
+        let (a, b) = (&a.elements.numbers[range.clone()], &b.elements.numbers[range]);
+        a.iter().zip(b).map(|(x, y)| Term {
+            significand: i64::from(i32::from(x.significand) * i32::from(y.significand)),
+            exponent: i32::from(x.exponent) + i32::from(y.exponent),
+        })
+    }
+
+    /// The groups of 16 that `range`, which starts with one, holds.
+    fn groups<'a>(
+        &self,
+        a: &'a FusedRow,
+        b: &'a FusedRow,
+        range: Range<usize>,
+    ) -> impl Iterator<Item = Term> + Clone + 'a {
+        let zero_exponent = self.core.zero_exponent();
+        range.clone().step_by(TensorCore::FP4_GROUP).map(move |start| {
+            let end = (start + TensorCore::FP4_GROUP).min(range.end);
+            let (sa, sb) = (
+                a.group_scales[start / TensorCore::FP4_GROUP],
+                b.group_scales[start / TensorCore::FP4_GROUP],
+            );
+            let scale = i64::from(sa.significand) * i64::from(sb.significand);
+            let mut products = Self::products(a, b, start..end).filter(|p| p.significand != 0).peekable();
+            if scale == 0 || products.peek().is_none() {
+                return Term { significand: 0, exponent: zero_exponent };
+            }
+            // E2M1 has no exponent below 0, so every product is an integer in units of the common last bit. Products
+            // that cancel leave a zero with the exponent of the scales.
+            let sum: i64 = products.map(|p| p.significand << p.exponent).sum();
+            Term { significand: sum * scale, exponent: i32::from(sa.exponent) + i32::from(sb.exponent) }
+        })
+    }
+
+    fn step(&self, a: &FusedRow, b: &FusedRow, range: Range<usize>, c: f32) -> f32 {
+        let (early, late) = match self.core.addend() {
+            Addend::Early => (Some(c), None),
+            Addend::Late => (None, Some(c)),
+        };
+        let non_finite =
+            operand::non_finite_sum(&a.elements, &b.elements, range.clone(), early.unwrap_or(0.0));
+        let sum = match (non_finite, self.core.scales()) {
+            (Some(sum), _) => sum,
+            (None, BlockScales::Fp4) => fused_sum(self.core, self.groups(a, b, range), self.fraction, early),
+            (None, _) => fused_sum(self.core, Self::products(a, b, range), self.fraction, early),
+        };
+        let d = late.map_or(sum, |c| sum + c);
+        if d.is_nan() { NAN } else { d }
+    }
+}
+
+impl Chain for FusedChain {
+    type Row = FusedRow;
+
+    const NAN: f32 = NAN;
+
+    fn rows(&self, x: &ScaledRef<'_>) -> Vec<FusedRow> {
+        let table = operand::table(x.format());
+        let row = |i| {
+            let mut row = FusedRow { elements: NumberRow::new(x, i, &table), group_scales: Vec::new() };
+            match (self.core.scales(), x.scales()) {
+                (BlockScales::None, _) | (_, None) => {}
+                (BlockScales::Mx, Some(scales)) => {
+                    for (block, scale) in block_scales(&scales, i, x.shape().1) {
+                        row.elements.scale(block, scale.exponent());
+                    }
+                }
+                (BlockScales::Fp4, Some(scales)) => {
+                    let fraction = scales.grid.format().spec().mantissa_bits;
+                    for (block, scale) in block_scales(&scales, i, x.shape().1) {
+                        if matches!(scale, Unpacked::Nan { .. }) {
+                            row.elements.scale(block.clone(), None);
+                        }
+                        let groups = block.len().div_ceil(TensorCore::FP4_GROUP);
+                        row.group_scales.extend(vec![Number::of(scale, fraction); groups]);
+                    }
+                }
+            }
+            row
+        };
+        (0..x.shape().0).into_par_iter().map(row).collect()
+    }
+
+    fn sum(&self, a: &FusedRow, b: &FusedRow, range: Range<usize>, c: f32) -> f32 {
+        let step = self.core.step();
+        let mut c = c;
+        for start in range.clone().step_by(step) {
+            c = self.step(a, b, start..(start + step).min(range.end), c);
+        }
+        c
+    }
+}
+
+/// The blocks of row `i` with their scales; granules of one row, as every model that takes scales has them.
+fn block_scales<'a>(
+    scales: &ScalesRef<'a>,
+    i: usize,
+    k: usize,
+) -> impl Iterator<Item = (Range<usize>, Unpacked)> + 'a {
+    let (grid, cols) = (scales.grid, scales.granule.cols());
+    (0..k.div_ceil(cols)).map(move |block| {
+        let scale = match grid {
+            ScaleGridRef::E8M0(m) => Format::E8M0.spec().decode(u64::from(m.at(i, block))),
+            // UE4M3: the sign bit does not count.
+            ScaleGridRef::E4M3(m) => Format::E4M3.spec().decode(u64::from(m.at(i, block) & 0x7F)),
+            ScaleGridRef::F32(_) => unreachable!("no tensor core takes f32 scales: GemmProblem refuses them"),
+        };
+        (block * cols..k.min((block + 1) * cols), scale)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sum(core: TensorCore, products: &[f32], c: f32) -> f32 {
+        let terms = products.iter().map(|&p| Term::of_f32(p, core.zero_exponent()));
+        fused_sum(core, terms, 23, Some(c))
+    }
+
+    /// numerics.md 4.3: c = 2^23 with products −2^23, −0.5, −0.25, −0.125.
+    #[test]
+    fn check_vector_tells_the_generations_apart() {
+        let products = [-8_388_608.0, -0.5, -0.25, -0.125];
+        for (core, expected) in [
+            (TensorCore::VOLTA, 0.0),
+            (TensorCore::AMPERE, -0.5),
+            (TensorCore::TURING, -0.5),
+            (TensorCore::HOPPER_F16, -0.75),
+            (TensorCore::BLACKWELL, -0.75),
+            (TensorCore::ADA, 0.0),
+            (TensorCore::HOPPER, 0.0),
+            (TensorCore::BLACKWELL_FP4, -0.875),
+        ] {
+            let d = sum(core, &products, 8_388_608.0);
+            assert_eq!(d.to_bits(), f32::to_bits(expected), "{}", core.name());
+        }
+    }
+
+    #[test]
+    fn results_are_truncated_and_overflow_to_infinity() {
+        // 1 + 2^-14 does not fit 13 fraction bits; terms are cut before they are summed.
+        assert_eq!(sum(TensorCore::HOPPER, &[1.0, 2f32.powi(-14), 2f32.powi(-14)], 0.0), 1.0);
+        assert_eq!(sum(TensorCore::HOPPER, &[1.0, 2f32.powi(-13)], 0.0), 1.0 + 2f32.powi(-13));
+        let huge = 2f32.powi(127);
+        assert_eq!(sum(TensorCore::HOPPER, &[-huge, -huge], 0.0), f32::NEG_INFINITY);
+        assert_eq!(sum(TensorCore::BLACKWELL, &[huge, huge.next_down()], 0.0), f32::MAX);
+        assert_eq!(sum(TensorCore::BLACKWELL, &[-0.0, -0.0], -0.0).to_bits(), 0);
+    }
+}
