@@ -5,7 +5,7 @@
 //!     println!("{}", backend.name());
 //! }
 //! let refusal = finegrain::backends::by_name("abacus").err().unwrap();
-//! assert_eq!(refusal.to_string(), "unknown backend 'abacus'; known: reference");
+//! assert!(refusal.to_string().starts_with("unknown backend 'abacus'; known: "));
 //! ```
 #![forbid(unsafe_code)]
 

@@ -1,87 +1,22 @@
-//! The dense GEMM: golden values, the contract's clauses one by one, and every refusal.
+//! The dense GEMM: golden values, and the contract's clauses one by one.
 
 mod common;
+#[path = "common/operands.rs"]
+mod operands;
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::{Score, bits, exact, oracle, tensor};
 use finegrain::checkpoint::TensorFile;
-use finegrain::formats::{Format, Unpacked};
+use finegrain::formats::Format;
 use finegrain::gemm::{Accumulation, Execution, GemmProblem, Model, Output, Promotion};
 use finegrain::matrix::{MatRef, Matrix};
 use finegrain::scaled::{Codes, Granule, ScaleGrid, ScaledMatrix, Scales};
+use operands::{codes, e8m0, nvfp4, of_values, scaled, unscaled};
 
 fn bits_of(d: &Matrix<f32>) -> Vec<u64> {
     d.as_slice().iter().map(|x| u64::from(x.to_bits())).collect()
-}
-
-/// Pseudorandom numbers of the test's own.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        // xorshift64* (Marsaglia; Vigna 2016)
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 11
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-}
-
-/// Random codes that `keep` accepts.
-fn codes(format: Format, rows: usize, cols: usize, seed: u64, keep: impl Fn(f32) -> bool) -> Codes {
-    let mut random = Random(seed | 1);
-    let code = |_, _| loop {
-        let code = (random.next() & format.spec().code_mask()) as u16;
-        if keep(format.decode_f32(code)) {
-            return code;
-        }
-    };
-    let codes = Matrix::from_fn(rows, cols, code);
-    if format.spec().bits() > 8 { Codes::Words(codes) } else { Codes::Bytes(codes.map(|&c| c as u8)) }
-}
-
-fn unscaled(format: Format, rows: usize, cols: usize, seed: u64) -> ScaledMatrix {
-    ScaledMatrix::new(format, codes(format, rows, cols, seed, f32::is_finite), None).unwrap()
-}
-
-/// Random codes and random scales in [2^-4, 2^4).
-fn scaled(format: Format, rows: usize, cols: usize, granule: Granule, seed: u64) -> ScaledMatrix {
-    let mut random = Random(seed ^ 0x5CA1E);
-    let (grid_rows, grid_cols) = granule.grid(rows, cols);
-    let scale = |_, _| f32::from_bits((123 << 23) + random.below(8 << 23) as u32);
-    let grid = ScaleGrid::F32(Matrix::from_fn(grid_rows, grid_cols, scale));
-    let scales = Scales { granule, grid, tensor: 1.0 };
-    ScaledMatrix::new(format, codes(format, rows, cols, seed, f32::is_finite), Some(scales)).unwrap()
-}
-
-fn e8m0(format: Format, rows: usize, cols: usize, seed: u64) -> ScaledMatrix {
-    let mut random = Random(seed ^ 0xE8);
-    let (grid_rows, grid_cols) = Granule::MX_1X32.grid(rows, cols);
-    let grid = ScaleGrid::E8M0(Matrix::from_fn(grid_rows, grid_cols, |_, _| 120 + random.below(15) as u8));
-    let scales = Scales { granule: Granule::MX_1X32, grid, tensor: 1.0 };
-    ScaledMatrix::new(format, codes(format, rows, cols, seed, f32::is_finite), Some(scales)).unwrap()
-}
-
-fn nvfp4(rows: usize, cols: usize, seed: u64, tensor: f32) -> ScaledMatrix {
-    let mut random = Random(seed ^ 0xF4);
-    let (grid_rows, grid_cols) = Granule::NVFP4_1X16.grid(rows, cols);
-    let grid = ScaleGrid::E4M3(Matrix::from_fn(grid_rows, grid_cols, |_, _| random.below(0x7F) as u8));
-    let scales = Scales { granule: Granule::NVFP4_1X16, grid, tensor };
-    ScaledMatrix::new(Format::E2M1, codes(Format::E2M1, rows, cols, seed, |_| true), Some(scales)).unwrap()
-}
-
-fn of_values(format: Format, rows: usize, cols: usize, values: &[f32]) -> ScaledMatrix {
-    let code = |&x: &f32| format.spec().encode(Unpacked::from_f32(x)).unwrap() as u16;
-    let codes = Matrix::from_vec(rows, cols, values.iter().map(code).collect()).unwrap();
-    let wide = format.spec().bits() > 8;
-    let codes = if wide { Codes::Words(codes) } else { Codes::Bytes(codes.map(|&c| c as u8)) };
-    ScaledMatrix::new(format, codes, None).unwrap()
 }
 
 fn run(a: &ScaledMatrix, b: &ScaledMatrix, accumulation: Accumulation) -> Matrix<f32> {
@@ -515,7 +450,9 @@ fn results_do_not_depend_on_threads() {
         let want = problem.run().unwrap();
         for threads in [1, 2, 5] {
             let macs = AtomicU64::new(0);
-            let count = |n| drop(macs.fetch_add(n, Ordering::Relaxed));
+            let count = |n| {
+                macs.fetch_add(n, Ordering::Relaxed);
+            };
             let execution = Execution {
                 threads: NonZeroUsize::new(threads),
                 backend: Some("reference"),
@@ -537,86 +474,6 @@ fn bf16_output_is_the_f32_result_rounded_once() {
         let want = Format::Bf16.cast_f32(*w, finegrain::formats::Overflow::NonSaturating).code;
         assert_eq!(u64::from(n.to_bits()), want);
     }
-}
-
-// ------------------------------------------------------------------------------------------------------- refusals
-
-#[test]
-fn refusals_say_what_does_not_fit() {
-    let refuse = |result: finegrain::Result<GemmProblem<'_>>, text: &str| {
-        let message = result.expect_err(text).to_string();
-        assert_eq!(message, text);
-    };
-    let every = |accumulation: Accumulation, n| accumulation.promote_every(n).unwrap();
-    let (x, y) = (unscaled(Format::E4M3, 4, 256, 1), unscaled(Format::E4M3, 5, 255, 2));
-    refuse(GemmProblem::nt(x.view(), y.view()), "A is 4×256 [M, K] and B is 5×255 [N, K]: they differ in K");
-
-    let a = scaled(Format::E4M3, 4, 256, Granule::TILE_1X128, 1);
-    let b = unscaled(Format::E4M3, 5, 256, 2);
-    let problem = GemmProblem::nt(a.view(), b.view()).unwrap();
-    refuse(
-        problem.with_accumulation(every(Accumulation::F32, 96)),
-        "the scales of A change every 128 elements of K: the promotion interval 96 does not divide 128",
-    );
-    refuse(
-        problem.with_accumulation(every(Accumulation::F32, 256)),
-        "the scales of A change every 128 elements of K: the promotion interval 256 does not divide 128",
-    );
-    refuse(
-        problem.with_accumulation(Accumulation::HOPPER),
-        "the scales of A change every 128 elements of K: without promotion they would have to be constant over \
-         K = 256; promote every 128",
-    );
-    assert!(problem.with_accumulation(every(Accumulation::F32, 64)).is_ok());
-    let c = Matrix::filled(4, 6, 0.0);
-    refuse(problem.with_addend(c.view()), "the addend is 4×6, the output 4×5");
-
-    let bf16 = unscaled(Format::Bf16, 4, 256, 3);
-    let mixed = GemmProblem::nt(b.view(), bf16.view()).unwrap();
-    refuse(mixed.with_accumulation(Accumulation::HOPPER), "hopper multiplies e4m3, e5m2; B is bf16");
-
-    // Scales outside the model, an addend, and no promotion.
-    let rows = scaled(Format::E4M3, 4, 256, Granule::ROW, 4);
-    let c = Matrix::filled(4, 5, 1.0);
-    let problem = GemmProblem::nt(rows.view(), b.view()).unwrap();
-    let text = "f32/none has no promotion, so the addend is the initial accumulator of the chain, and the scales that \
-                are applied after the chain would scale it too: promote the partial sums (every 128), or add afterwards";
-    let bare = Accumulation::F32.without_promotion();
-    refuse(problem.with_accumulation(bare).unwrap().with_addend(c.view()), text);
-    refuse(problem.with_addend(c.view()).unwrap().with_accumulation(bare), text);
-    let (na, nb) = (nvfp4(4, 64, 1, 0.5), nvfp4(5, 64, 2, 1.0));
-    let problem = GemmProblem::nt(na.view(), nb.view()).unwrap();
-    let problem = problem.with_accumulation(Accumulation::BLACKWELL_FP4).unwrap();
-    assert!(problem.with_addend(c.view()).unwrap_err().to_string().contains("no promotion"));
-    let problem = GemmProblem::nt(nb.view(), nb.view()).unwrap();
-    let c = Matrix::filled(5, 5, 1.0);
-    assert!(problem.with_accumulation(Accumulation::BLACKWELL_FP4).unwrap().with_addend(c.view()).is_ok());
-
-    // Scales that the model applies.
-    let (mx, plain) = (e8m0(Format::E4M3, 4, 256, 1), unscaled(Format::E4M3, 5, 256, 2));
-    let problem = GemmProblem::nt(mx.view(), plain.view()).unwrap();
-    refuse(
-        problem.with_accumulation(Accumulation::BLACKWELL_MX),
-        "blackwell-mx applies block scales itself and takes e8m0 scales in 1x32 on both operands, or none on either; \
-         A has e8m0 in 1x32, B has none",
-    );
-    let problem = GemmProblem::nt(a.view(), a.view()).unwrap();
-    assert!(problem.with_accumulation(every(Accumulation::BLACKWELL_MX, 128)).is_err());
-    let e2m1 = unscaled(Format::E2M1, 5, 64, 2);
-    refuse(
-        GemmProblem::nt(e2m1.view(), e2m1.view()).unwrap().with_accumulation(Accumulation::BLACKWELL_FP4),
-        "blackwell-fp4 applies block scales itself and takes e8m0 scales in 1x32 or e4m3 scales in 1x16, the same on \
-         both operands; A has none, B has none",
-    );
-    let mixed = e8m0(Format::E2M1, 4, 64, 3);
-    let problem = GemmProblem::nt(mixed.view(), nb.view()).unwrap();
-    assert!(problem.with_accumulation(Accumulation::BLACKWELL_FP4).is_err());
-    let problem = GemmProblem::nt(mixed.view(), mixed.view()).unwrap();
-    refuse(
-        problem.with_accumulation(every(Accumulation::BLACKWELL_FP4, 16)),
-        "the scales of A change every 32 elements of K: the promotion interval 16 is no multiple of 32",
-    );
-    assert!(problem.with_accumulation(every(Accumulation::BLACKWELL_FP4, 32)).is_ok());
 }
 
 #[test]

@@ -192,7 +192,7 @@ fn refusals_name_both_numbers() {
     let b: Vec<_> = (0..2).map(|g| operand(5, 128, Granule::TILE_1X128, g)).collect();
     let b = views(&b);
     let refuse = |result: finegrain::Result<GroupedProblem<'_>>, text: &str| {
-        assert_eq!(result.err().expect(text).to_string(), text);
+        assert_eq!(result.expect_err(text).to_string(), text);
     };
     refuse(GroupedProblem::contiguous(a.view(), &[0; 3], &b), "3 group indices for the 4 rows of A");
     refuse(

@@ -51,7 +51,7 @@ impl Wide {
     }
 
     /// The nearest f32, ties to even; an exact zero is +0.
-    fn to_f32(mut self) -> f32 {
+    fn round(mut self) -> f32 {
         self.carry();
         let negative = self.limbs[Wide::LIMBS - 1] < 0;
         if negative {
@@ -116,7 +116,7 @@ impl Chain for ExactChain {
             }
             sum.carry();
         }
-        sum.to_f32()
+        sum.round()
     }
 }
 
@@ -127,7 +127,7 @@ mod tests {
     fn sum(terms: &[(i64, i32)]) -> f32 {
         let mut wide = Wide::ZERO;
         terms.iter().for_each(|&(s, e)| wide.add(s, e));
-        wide.to_f32()
+        wide.round()
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::exact::ExactChain;
 use super::problem::GemmProblem;
 use super::tensor_core::FusedChain;
 use crate::error::Result;
+use crate::formats::Format;
 use crate::matrix::Matrix;
 use crate::scaled::{Granule, ScaledRef};
 
@@ -36,7 +37,7 @@ impl GemmBackend for Reference {
     fn run(&self, problem: &GemmProblem<'_>, out: Output<'_>, execution: &Execution<'_>) -> Result<()> {
         let (a, b) = (problem.a(), problem.b());
         match problem.accumulation().model() {
-            Model::F32 => run(problem, &F32Chain, out, execution),
+            Model::F32 => run(problem, &F32Chain::new(a.format(), b.format()), out, execution),
             Model::Exact => run(problem, &ExactChain::new(a, b), out, execution),
             Model::TensorCore(core) => run(problem, &FusedChain::new(core, a, b), out, execution),
         }
@@ -60,7 +61,20 @@ pub(super) trait Chain: Sync {
 }
 
 /// [`Model::F32`].
-struct F32Chain;
+struct F32Chain {
+    /// Whether every product of two finite elements is an f32.
+    exact_products: bool,
+}
+
+impl F32Chain {
+    fn new(a: Format, b: Format) -> Self {
+        let (a, b, f32) = (a.spec(), b.spec(), Format::F32.spec());
+        let exact_products = a.mantissa_bits + b.mantissa_bits < f32.mantissa_bits
+            && a.quantum_floor() + b.quantum_floor() >= f32.quantum_floor()
+            && a.emax() + b.emax() < f32.emax();
+        F32Chain { exact_products }
+    }
+}
 
 impl Chain for F32Chain {
     type Row = Vec<f32>;
@@ -79,7 +93,13 @@ impl Chain for F32Chain {
 
     #[inline]
     fn sum(&self, a: &Vec<f32>, b: &Vec<f32>, range: Range<usize>, c: f32) -> f32 {
-        a[range.clone()].iter().zip(&b[range]).fold(c, |partial, (&x, &y)| x.mul_add(y, partial))
+        let products = a[range.clone()].iter().zip(&b[range]);
+        if self.exact_products {
+            // The same bits (contract, clause 2) without a call of the fused operation, which not every CPU has.
+            products.fold(c, |partial, (&x, &y)| partial + x * y)
+        } else {
+            products.fold(c, |partial, (&x, &y)| x.mul_add(y, partial))
+        }
     }
 }
 

@@ -22,8 +22,10 @@ use rayon::prelude::*;
 use super::accumulation::{Addend, BlockScales, StepResult, TensorCore};
 use super::operand::{self, Number, NumberRow};
 use super::reference::Chain;
-use crate::formats::{Format, Overflow, Rounding, Unpacked};
+use crate::formats::{Format, FormatSpec, Unpacked};
 use crate::scaled::{ScaleGridRef, ScaledRef, ScalesRef};
+
+const F32: &FormatSpec = Format::F32.spec();
 
 /// What a tensor core answers where there is no number.
 pub(crate) const NAN: f32 = f32::from_bits(0x7FFF_FFFF);
@@ -36,14 +38,16 @@ struct Term {
 }
 
 impl Term {
-    /// The accumulator as a term; finite.
+    /// The accumulator, which is finite, as a term.
+    #[inline]
     fn of_f32(c: f32, zero_exponent: i32) -> Term {
-        match Unpacked::from_f32(c) {
-            Unpacked::Finite { negative, significand, exponent } => {
-                let significand = if negative { -(significand as i64) } else { significand as i64 };
-                Term { significand, exponent: exponent + Format::F32.spec().mantissa_bits as i32 }
-            }
-            _ => Term { significand: 0, exponent: zero_exponent },
+        let bits = c.to_bits();
+        let field = (bits >> F32.mantissa_bits & 0xFF) as i32;
+        let fraction = i64::from(bits & ((1 << F32.mantissa_bits) - 1));
+        let magnitude = fraction | i64::from(field != 0) << F32.mantissa_bits;
+        Term {
+            significand: if c.is_sign_negative() { -magnitude } else { magnitude },
+            exponent: if magnitude == 0 { zero_exponent } else { field.max(1) - F32.bias },
         }
     }
 
@@ -53,7 +57,8 @@ impl Term {
         // At most 24 + 38 bits (`TensorCore::MAX_FRACTION_BITS`); a shift of 63 leaves nothing of them.
         let fine = self.significand.unsigned_abs() << f;
         let cut = (fine >> (e_max - self.exponent + term_fraction as i32).min(63)) as i64;
-        if self.significand < 0 { -cut } else { cut }
+        // A product and no branch: signs are as good as random, and a misprediction costs more than all the rest.
+        cut * self.significand.signum()
     }
 }
 
@@ -71,23 +76,33 @@ fn fused_sum(
     let floor = c.map_or(core.zero_exponent(), |c| c.exponent.max(core.zero_exponent()));
     let e_max = terms.clone().map(|t| t.exponent).fold(floor, i32::max);
     let products: i64 = terms.map(|t| t.truncated(fraction, e_max, f)).sum();
-    let addend = c.map_or(0, |c| c.truncated(Format::F32.spec().mantissa_bits, e_max, f));
+    let addend = c.map_or(0, |c| c.truncated(F32.mantissa_bits, e_max, f));
     round_toward_zero(products + addend, e_max - f as i32, core.result())
 }
 
-/// sum · 2^exponent in the result format.
+/// sum · 2^exponent in the result format, which has the exponents of f32.
+///
+/// The same as [`FormatSpec::round`] toward zero but for overflow, which is infinite
+/// here, and −0; in place because every step ends with it.
+#[inline]
 fn round_toward_zero(sum: i64, exponent: i32, result: StepResult) -> f32 {
     if sum == 0 {
         return 0.0;
     }
-    let (spec, negative) = (result.spec(), sum < 0);
-    let value = Unpacked::Finite { negative, significand: sum.unsigned_abs(), exponent };
-    if value.exponent().is_some_and(|e| e > spec.emax()) {
-        return if negative { f32::NEG_INFINITY } else { f32::INFINITY };
+    let (magnitude, spec) = (sum.unsigned_abs(), result.spec());
+    let e = exponent + magnitude.ilog2() as i32;
+    let sign = if sum < 0 { -1.0 } else { 1.0 };
+    if e > F32.emax() {
+        return f32::INFINITY * sign;
     }
-    let rounded = spec.round(value, Rounding::TowardZero, Overflow::Saturate).value.to_f32();
-    // What truncation leaves of a tiny negative sum is +0 too.
-    if rounded == 0.0 { 0.0 } else { rounded }
+    let e = e.max(F32.emin());
+    // The last bit that is kept has the exponent e − mantissa bits. Short sums move up to it, by 23 bits at most.
+    let shift = e - spec.mantissa_bits as i32 - exponent;
+    let kept = if shift >= 0 { magnitude >> shift.min(63) } else { magnitude << -shift } as u32;
+    // The hidden bit, where there is one, adds 1 to the exponent field.
+    let bits = ((e - F32.emin()) as u32) << F32.mantissa_bits;
+    let rounded = f32::from_bits(bits + (kept << (F32.mantissa_bits - spec.mantissa_bits)));
+    if rounded == 0.0 { 0.0 } else { rounded * sign }
 }
 
 /// The chain of steps over one promotion interval.
@@ -255,6 +270,31 @@ mod tests {
         ] {
             let d = sum(core, &products, 8_388_608.0);
             assert_eq!(d.to_bits(), f32::to_bits(expected), "{}", core.name());
+        }
+    }
+
+    #[test]
+    fn rounding_is_that_of_the_formats() {
+        use crate::formats::{Overflow, Rounding};
+        for result in [StepResult::E8M13, StepResult::F32] {
+            for exponent in -200..130 {
+                for sum in
+                    [1i64, 3, -5, 0x1FFF, 0x3FFF, -0x7FFF, 0xFF_FFFF, 0x1FF_FFFF, -0x12_3456_789A, 1 << 57]
+                {
+                    let value =
+                        Unpacked::Finite { negative: sum < 0, significand: sum.unsigned_abs(), exponent };
+                    let want = match value.exponent() {
+                        Some(128..) => f32::INFINITY.copysign(sum as f32),
+                        _ => result
+                            .spec()
+                            .round(value, Rounding::TowardZero, Overflow::Saturate)
+                            .value
+                            .to_f32(),
+                    };
+                    let got = round_toward_zero(sum, exponent, result);
+                    assert_eq!(got.to_bits(), (want + 0.0).to_bits(), "{sum} · 2^{exponent} in {result:?}");
+                }
+            }
         }
     }
 
