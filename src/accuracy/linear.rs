@@ -133,7 +133,7 @@ impl Linear {
         Ok(exact_product(a.view(), b.view()))
     }
 
-    /// The operands of a pass as the GEMM reads them (A [M,K], B [N,K]) and what quantising them did.
+    /// The operands of a pass as the GEMM reads them (`A [M, K]`, `B [N, K]`) and what quantising them did.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a backward pass without dy.

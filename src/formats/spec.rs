@@ -24,8 +24,8 @@ pub enum Specials {
 /// A binary floating-point format.
 ///
 /// The value of a code with sign s, exponent field f and fraction m (of `mantissa_bits` bits) is
-/// (−1)^s · 2^(max(f,1) − bias) · ([f > 0] + m / 2^mantissa_bits), but for the codes that [`Specials`] names; E8M0 is
-/// 2^(f − bias).
+/// (−1)^s · 2^(max(f, 1) − bias) · (h + m / 2^mantissa_bits), where the hidden bit h is 0 for f = 0 and 1 otherwise, but
+/// for the codes that [`Specials`] names; E8M0 is 2^(f − bias).
 ///
 /// ```
 /// use finegrain::formats::Format;

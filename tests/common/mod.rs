@@ -1,5 +1,5 @@
 //! What the integration tests share: golden values, and counting what was compared.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 use std::path::PathBuf;
 

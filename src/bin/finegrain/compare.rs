@@ -96,7 +96,7 @@ pub(crate) fn run(args: Args, json: bool) -> Outcome {
     let layers = layers(&args)?;
     // Combinations that the defaults happen to contain but no arithmetic has are not worth a line.
     let all_asked_for = !args.recipe.is_empty() && !args.accumulate.is_empty();
-    let schemes = or_default(&args.recipe, SCHEMES, |name| Scheme::by_name(name))?;
+    let schemes = or_default(&args.recipe, SCHEMES, Scheme::by_name)?;
     let arithmetics = or_default(&args.accumulate, ARITHMETICS, |name| name.parse())?;
     let execution = Execution { threads: args.threads, ..Execution::default() };
 

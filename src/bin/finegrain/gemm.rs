@@ -116,7 +116,7 @@ enum Grouped {
 
 /// Either kind of problem; a grouped one with the shape of d as it is stored.
 enum Problem<'a> {
-    Dense(GemmProblem<'a>),
+    Dense(Box<GemmProblem<'a>>),
     Grouped(GroupedProblem<'a>, Vec<usize>),
 }
 
@@ -212,10 +212,10 @@ fn problem<'a>(
     let Some(groups) = groups else {
         let dense = GemmProblem::nt(a.whole()?, b.whole()?)?.with_arithmetic(&arithmetic)?;
         let dense = dense.with_accumulation(dense.accumulation().with_promotion(args.promotion))?;
-        return Ok(Problem::Dense(match c {
+        return Ok(Problem::Dense(Box::new(match c {
             Some(c) => dense.with_addend(c.view())?,
             None => dense,
-        }));
+        })));
     };
     let (grouped, count) = match args.grouped.unwrap_or(Grouped::Contiguous) {
         Grouped::Contiguous => (GroupedProblem::contiguous(a.whole()?, groups, &b.groups()?)?, None),
