@@ -18,15 +18,15 @@ use crate::progress::Progress;
 use crate::{Failure, Outcome};
 
 const EXAMPLE: &str = "\
-Y = x w^T, and with dy also dX = dy w and dW = dy^T x, each quantised by every recipe and summed by every
-accumulation, against the exact product. Best first.
+Y = x w^T, and with dy also dX = dy w and dW = dy^T x, each quantised by every recipe and
+summed by every accumulation, against the exact product. Best first.
 
-An accumulation is a model (f32, exact, hopper, ada, blackwell ...), alone for the interval that fits the scales,
-or with one: hopper/128, hopper/none.
+An accumulation is a model (f32, exact, hopper, ada, blackwell ...), alone for the interval
+that fits the scales, or with one: hopper/128, hopper/none.
 
 Examples:
   finegrain compare
-  finegrain compare layers.safetensors --x q.x --w q.w --dy q.dy --recipe te --recipe te-current --accumulate f32
+  finegrain compare layers.safetensors --x q.x --w q.w --dy q.dy --recipe te
   finegrain compare layers.safetensors --layer 'layer0\\..*' --plot errors.svg";
 
 /// Compare recipes and accumulations on a Linear layer: the error of Y, dX and dW against exact

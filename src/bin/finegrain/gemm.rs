@@ -17,16 +17,18 @@ use crate::progress::Progress;
 use crate::{Outcome, values};
 
 const EXAMPLE: &str = "\
-IN holds a [M, K] and b [N, K] as F8_*, BF16 or F16, or as U8/U16 codes with --format-a/--format-b; optional scales
-a_scale_inv, b_scale_inv whose shapes say the granule ([1] tensor, [M, 1] row, [M, K/128] tile, [N/128, K/128] block;
-F8_E8M0 in 1x32, F8_E4M3 in 1x16 with a_scale_tensor, b_scale_tensor); optional c [M, N] F32. OUT gets d.
+IN holds a [M, K] and b [N, K] as F8_*, BF16 or F16, or as U8/U16 codes with --format-a and
+--format-b; optional scales a_scale_inv and b_scale_inv whose shapes say the granule ([1]
+tensor, [M, 1] row, [M, K/128] tile, [N/128, K/128] block; F8_E8M0 in 1x32; F8_E4M3 in 1x16
+with a_scale_tensor and b_scale_tensor); optional c [M, N] F32. OUT gets d.
 
-Grouped, with a tensor 'groups' (I32): contiguous (the group of each row of a, -1 padding; b [G, N, K]), masked (rows
-valid in each group; a [G, M, K]), k (K of each group; a and b concatenated along K; d [G, M, N]).
+Grouped, with a tensor 'groups' (I32): contiguous (the group of each row of a, -1 padding;
+b [G, N, K]), masked (rows valid in each group; a [G, M, K]), k (K of each group; a and b
+concatenated along K; d [G, M, N]).
 
 Examples:
   finegrain gemm problem.safetensors d.safetensors
-  finegrain gemm problem.safetensors d.safetensors --accumulate hopper --promote 128 --out bf16";
+  finegrain gemm problem.safetensors d.safetensors --accumulate hopper --promote 128";
 
 /// Multiply quantised matrices: D = C + A B^T with named arithmetic
 #[derive(clap::Args)]

@@ -12,13 +12,14 @@ mod output;
 mod plot;
 mod progress;
 mod quantize;
+mod recipe;
 mod values;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-/// FP8 numbers with named, reproducible arithmetic: formats, casts, tensor files.
+/// FP8 with named arithmetic: fine-grained quantisation and GEMM whose bits do not depend on the path.
 #[derive(Parser)]
 #[command(version, max_term_width = 110, arg_required_else_help = true)]
 struct Cli {
@@ -40,6 +41,7 @@ enum Command {
     Gemm(gemm::Args),
     Compare(compare::Args),
     Inspect(inspect::Args),
+    Recipe(recipe::Args),
 }
 
 /// Why a subcommand did not do its work.
@@ -69,6 +71,7 @@ fn main() -> ExitCode {
         Command::Gemm(args) => gemm::run(args, json),
         Command::Compare(args) => compare::run(args, json),
         Command::Inspect(args) => inspect::run(args, json),
+        Command::Recipe(args) => recipe::run(args, json),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -37,7 +37,12 @@ fn draw(
     let positive = || lines.iter().flat_map(|l| l.values.iter().flatten().copied()).filter(|v| *v > 0.0);
     let low = positive().fold(f64::INFINITY, f64::min);
     let high = positive().fold(0.0, f64::max);
-    let (low, high) = if low <= high { (low / 1.3, high * 1.3) } else { (0.1, 10.0) };
+    // Whole decades, so that the axis has ticks at both ends.
+    let (low, high) = if low <= high {
+        (decade(low / 1.05, f64::floor), decade(high * 1.05, f64::ceil))
+    } else {
+        (0.1, 10.0)
+    };
 
     let mut svg = String::new();
     {
@@ -73,19 +78,23 @@ fn draw(
                 .enumerate()
                 .filter_map(|(i, l)| Some((l.values[s].filter(|v| *v > 0.0)?, i as f64 + 0.5)))
                 .collect();
-            let legend = move |(x, y): (i32, i32)| marker(s, (x + 8, y), colour);
-            chart.draw_series(points.into_iter().map(|p| marker(s, p, colour)))?.label(*name).legend(legend);
+            chart.draw_series(points.into_iter().map(|p| marker(s, p, colour)))?;
+            // The legend stands below the labels, where no point can be.
+            let y = height as i32 - 14 - 20 * (series.len() - 1 - s) as i32;
+            root.draw(&marker(s, (22, y), colour))?;
+            let style = ("sans-serif", 13).into_font().color(&BLACK).pos(Pos::new(HPos::Left, VPos::Center));
+            root.draw(&Text::new((*name).to_owned(), (34, y), style))?;
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::LowerRight)
-            .background_style(WHITE.mix(0.85))
-            .border_style(BLACK.mix(0.3))
-            .label_font(("sans-serif", 13))
-            .draw()?;
         root.present()?;
     }
     Ok(svg)
+}
+
+/// The power of ten next to x on the side that `round` says.
+fn decade(x: f64, round: impl Fn(f64) -> f64) -> f64 {
+    // Just past it, or rounding may leave the tick outside the axis.
+    let exponent = round(x.log10());
+    10f64.powf(exponent) * if exponent < x.log10() { 0.9999 } else { 1.0001 }
 }
 
 /// Series differ by shape as well as by colour.
