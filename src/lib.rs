@@ -16,8 +16,8 @@
 //! use finegrain::matrix::Matrix;
 //! use finegrain::quant::{Quantizer, Recipe};
 //!
-//! let x = Matrix::from_fn(4, 512, |t, c| ((t * 71 + c * 13) % 97) as f32 * 0.1 - 4.8);
-//! let w = Matrix::from_fn(256, 512, |o, c| ((o * 29 + c * 7) % 89) as f32 * 0.01 - 0.44);
+//! let x = Matrix::from_fn(4, 512, |t, c| ((t * 71 + c * 13) % 97) as f32 * 0.1 - 2.0);
+//! let w = Matrix::from_fn(256, 512, |o, c| ((o * 29 + c * 7) % 89) as f32 * 0.01 - 0.2);
 //!
 //! let quantizer = Quantizer::new(Recipe::DEEPSEEK_V3);
 //! let xq = quantizer.activation(x.view())?; // E4M3 in 1×128 tiles
@@ -31,7 +31,7 @@
 //! let wide = |m: &Matrix<f32>| m.map(|&v| f64::from(v));
 //! let exact = finegrain::accuracy::exact_product(wide(&x).view(), wide(&w).view());
 //! let error = ErrorMetrics::of(y.view(), exact.view())?;
-//! assert!(error.relative_frobenius < 0.05);
+//! assert!(error.calc_diff < 1e-3); // DeepGEMM's bound for FP8
 //! # Ok::<(), finegrain::Error>(())
 //! ```
 //!

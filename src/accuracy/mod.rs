@@ -2,7 +2,7 @@
 //!
 //! ```
 //! use finegrain::accuracy::{Linear, Pass, Scheme};
-//! //! use finegrain::gemm::{Accumulation, Execution};
+//! use finegrain::gemm::{Accumulation, Execution};
 //! use finegrain::matrix::Matrix;
 //! let x = Matrix::from_fn(8, 256, |t, c| ((t * 37 + c * 11) % 23) as f32 - 11.0);
 //! let w = Matrix::from_fn(16, 256, |o, c| ((o * 13 + c * 7) % 19) as f32 * 0.01 - 0.09);
