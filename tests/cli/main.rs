@@ -2,8 +2,12 @@
 #![cfg(feature = "cli")]
 
 mod cast;
+mod compare;
 mod files;
+mod gemm;
 mod inspect;
+#[path = "../common/operands.rs"]
+mod operands;
 mod quantize;
 
 use std::ffi::OsStr;
@@ -118,7 +122,7 @@ fn formats_lists_all_and_the_codes_of_one() {
 
 #[test]
 fn every_help_ends_with_an_example() {
-    for sub in ["formats", "cast", "quantize", "dequantize", "inspect"] {
+    for sub in ["formats", "recipe", "cast", "quantize", "dequantize", "gemm", "compare", "inspect"] {
         let help = stdout(&finegrain([sub, "--help"]));
         let last = help.trim_end().lines().last().unwrap();
         assert!(last.starts_with(&format!("  finegrain {sub}")), "{sub}: {last}");

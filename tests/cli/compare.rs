@@ -1,0 +1,95 @@
+//! `finegrain compare` and `finegrain recipe`.
+
+use finegrain::quant::Recipe;
+
+use crate::{Folder, f32s, fails, finegrain, json, stdout};
+
+fn layer(folder: &Folder) -> String {
+    let wave =
+        |n: usize, f: f32| (0..n).map(|i| (i as f32 * f).sin() * (1.0 + (i % 7) as f32)).collect::<Vec<_>>();
+    folder.write(
+        "layers",
+        &[
+            ("l0.x", f32s(&[8, 128], &wave(1024, 0.37))),
+            ("l0.w", f32s(&[16, 128], &wave(2048, 0.11))),
+            ("l0.dy", f32s(&[8, 16], &wave(128, 0.71))),
+            ("l1.x", f32s(&[4, 128], &wave(512, 0.23))),
+            ("l1.w", f32s(&[8, 128], &wave(1024, 0.19))),
+        ],
+    )
+}
+
+#[test]
+fn a_layer_is_ranked_best_first() {
+    let folder = Folder::new();
+    let file = layer(&folder);
+    let args = ["compare", &file, "--x", "l0.x", "--w", "l0.w", "--dy", "l0.dy"];
+    let report = json(&args);
+    let rows = report["layers"][0]["rows"].as_array().unwrap();
+    assert_eq!((&rows[0]["scheme"], &rows[0]["accumulation"]), (&"bf16".into(), &"f32/128".into()));
+    assert!(rows.iter().any(|r| r["scheme"] == "te-current" && r["accumulation"] == "hopper/none"));
+    let error = |r: &serde_json::Value| {
+        r["outcome"]["measured"][0][1]["total"]["relative_frobenius"].as_f64().unwrap()
+    };
+    assert!(error(&rows[0]) * 4.0 < error(&rows[1]), "BF16 has four more bits than E4M3");
+    assert_eq!(rows[0]["outcome"]["measured"].as_array().unwrap().len(), 3, "Y, dX and dW");
+
+    let table = stdout(&finegrain(args));
+    assert!(table.is_ascii() && table.starts_with("l0: x 8x128, w 16x128\n"), "{table}");
+    assert_eq!(table.lines().nth(1).unwrap().split("  ").filter(|c| !c.is_empty()).count(), 12);
+}
+
+#[test]
+fn what_is_asked_for_and_does_not_exist_says_why() {
+    let folder = Folder::new();
+    let file = layer(&folder);
+    let args = ["compare", &file, "--x", "l1.x", "--w", "l1.w"];
+    let more =
+        ["--recipe", "mxfp8", "--recipe", "bf16", "--accumulate", "hopper/none", "--accumulate", "exact"];
+    let table = stdout(&finegrain(args.iter().chain(&more)));
+    assert!(table.contains("change every 32 elements of K"), "{table}");
+    assert!(table.contains("hopper multiplies e4m3, e5m2; A is bf16"), "{table}");
+}
+
+#[test]
+fn several_layers_are_summarised_and_plotted() {
+    let folder = Folder::new();
+    let file = layer(&folder);
+    let plot = folder.text("plot.svg");
+    let args =
+        ["compare", &file, "--layer", ".", "--recipe", "te", "--recipe", "bf16", "--accumulate", "f32"];
+    let report = json(&[&args[..], &["--plot", &plot]].concat());
+    assert_eq!(report["layers"].as_array().unwrap().len(), 2);
+    assert_eq!(report["summary"].as_array().unwrap().len(), 2);
+    let svg = std::fs::read_to_string(&plot).unwrap();
+    assert!(svg.contains("<svg") && svg.contains("te  f32/128") && svg.contains("2 layers"));
+    assert_eq!(folder.list(), ["layers", "plot.svg"]);
+}
+
+#[test]
+fn wrong_requests_name_file_tensor_and_numbers() {
+    let folder = Folder::new();
+    let file = layer(&folder);
+    let compare = |args: &[&str], words: &[&str]| fails(["compare", &file].iter().chain(args), words);
+    compare(&["--x", "l0.x", "--w", "nothing"], &["layers", "'nothing'", "l0.w"]);
+    compare(&["--x", "l0.x", "--w", "l0.dy"], &["8×128", "8×16"]);
+    compare(&["--x", "l0.x", "--w", "l0.w", "--dy", "l0.x"], &["8×128", "8×16"]);
+    compare(&["--layer", "l9"], &["l9", "layers"]);
+    compare(&["--x", "l1.x", "--w", "l1.w", "--plot", &folder.text("plot.png")], &[".svg"]);
+    assert_eq!(folder.list(), ["layers"]);
+    for args in [&["--recipe", "nonsense"][..], &["--accumulate", "volta9"], &["--accumulate", "f32/x"], &[]]
+    {
+        let output = finegrain(["compare", &file].iter().chain(args));
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(stderr.contains("error") && output.stdout.is_empty(), "{stderr}");
+    }
+}
+
+#[test]
+fn recipes_are_listed() {
+    let list = json(&["recipe", "list"]);
+    assert_eq!(list.as_array().unwrap().len(), Recipe::ALL.len());
+    assert_eq!(list[0]["name"], "deepseek-v3");
+    assert_eq!(stdout(&finegrain(["recipe", "list"])).lines().count(), 1 + Recipe::ALL.len());
+}
