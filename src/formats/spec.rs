@@ -46,9 +46,27 @@ pub struct FormatSpec {
     pub bias: i32,
     /// Meaning of the codes at the edge.
     pub specials: Specials,
+    /// The largest finite number, computed once: rounding asks for it at every value.
+    max: (u64, i32),
 }
 
 impl FormatSpec {
+    /// A format from its facts.
+    const fn define(
+        name: &'static str,
+        exponent_bits: u32,
+        mantissa_bits: u32,
+        bias: i32,
+        specials: Specials,
+    ) -> FormatSpec {
+        let mut spec = FormatSpec { name, exponent_bits, mantissa_bits, bias, specials, max: (0, 0) };
+        spec.max = match spec.decode(spec.max_code()) {
+            Unpacked::Finite { significand, exponent, .. } => (significand, exponent),
+            _ => unreachable!(),
+        };
+        spec
+    }
+
     /// Whether the topmost bit is a sign.
     pub const fn signed(&self) -> bool {
         !matches!(self.specials, Specials::Scale)
@@ -126,10 +144,7 @@ impl FormatSpec {
 
     /// Significand and exponent of the largest finite number: its value is `significand · 2^exponent`.
     pub const fn max_parts(&self) -> (u64, i32) {
-        match self.decode(self.max_code()) {
-            Unpacked::Finite { significand, exponent, .. } => (significand, exponent),
-            _ => unreachable!(),
-        }
+        self.max
     }
 
     /// The largest finite number. Exact for every format here.
@@ -247,9 +262,7 @@ macro_rules! formats {
             /// The format's facts.
             pub const fn spec(self) -> &'static FormatSpec {
                 match self {
-                    $(Format::$variant => &FormatSpec {
-                        name: $name, exponent_bits: $e, mantissa_bits: $m, bias: $bias, specials: Specials::$specials,
-                    },)*
+                    $(Format::$variant => const { &FormatSpec::define($name, $e, $m, $bias, Specials::$specials) },)*
                 }
             }
         }
