@@ -3,7 +3,7 @@
 mod common;
 
 use approx::assert_relative_eq;
-use finegrain::accuracy::{Linear, Pass, Scheme, compare, sample};
+use finegrain::accuracy::{Budget, Linear, OutputFormat, Pass, Scheme, Stage, compare, sample};
 use finegrain::checkpoint::TensorFile;
 use finegrain::gemm::{Accumulation, Arithmetic, Execution};
 use finegrain::matrix::Matrix;
@@ -77,6 +77,47 @@ fn comparisons_are_ranked_and_say_what_does_not_exist() {
         report.quantisation.relative_frobenius,
         max_relative = 1e-3
     );
+}
+
+/// The stages of a budget add up, and each is where its cause is.
+#[test]
+fn budgets_add_up_and_blame_the_cause() {
+    let budget = |layer: &Linear, pass, name: &str, arithmetic: &str, output| {
+        let exact = layer.exact(pass).unwrap();
+        let quantized = layer.quantized(pass, &scheme(name), &exact).unwrap();
+        let arithmetic = arithmetic.parse().unwrap();
+        let budget = quantized.budget(&arithmetic, output, &Execution::default()).unwrap();
+        let (_, report) = quantized.accumulate(&arithmetic, &Execution::default()).unwrap();
+        if output == OutputFormat::F32 {
+            assert_relative_eq!(budget.total, report.total.relative_frobenius, max_relative = 1e-9);
+        }
+        assert_relative_eq!(budget.stages.iter().map(|s| s.share).sum::<f64>(), 1.0, max_relative = 1e-9);
+        budget
+    };
+    let share = |b: &Budget, stages: &[Stage]| stages.iter().map(|&s| b.share(s).unwrap_or(0.0)).sum::<f64>();
+    let (codes, scales) = ([Stage::QuantiseA, Stage::QuantiseB], [Stage::RoundScalesA, Stage::RoundScalesB]);
+    let transformer = sample::transformer_linear().unwrap();
+    for pass in Pass::ALL {
+        let plain = budget(&transformer, pass, "deepseek-v3", "f32", OutputFormat::F32);
+        assert_eq!(plain.stages.len(), 3);
+        assert!(share(&plain, &codes) > 0.999, "{plain:?}");
+        // Powers of two leave up to one bit of the range unused: a part of the error, not all of it.
+        let power_of_two = budget(&transformer, pass, "te", "f32", OutputFormat::Bf16);
+        assert_eq!(power_of_two.stages.len(), 6);
+        assert!((0.0..0.6).contains(&share(&power_of_two, &scales)), "{power_of_two:?}");
+        assert!(power_of_two.share(Stage::RoundOutput).unwrap() > 0.0);
+    }
+    // Scales rounded down clip: they cost more than those rounded up.
+    let scale_share = |name| {
+        let b = budget(&transformer, Pass::Fprop, name, "f32", OutputFormat::F32);
+        share(&b, &scales) * b.total * b.total
+    };
+    assert!(scale_share("mxfp8") > 2.0 * scale_share("mxfp8-rceil"));
+    // One-signed data in a raw Hopper chain: the sums are to blame, nothing else.
+    let one_signed = sample::one_signed_linear().unwrap();
+    let raw = budget(&one_signed, Pass::Fprop, "te-current", "hopper/none", OutputFormat::F32);
+    assert!(share(&raw, &[Stage::Accumulate]) > 0.99, "{raw:?}");
+    assert_eq!(raw.tiles.len(), 1);
 }
 
 /// Each pass is the product its formula says, whatever the layout of its operands.

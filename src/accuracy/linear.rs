@@ -7,6 +7,7 @@
 
 use serde::Serialize;
 
+use super::budget::{Budget, Stage};
 use super::metrics::ErrorMetrics;
 use super::product::exact_product;
 use crate::error::{Error, Result};
@@ -38,6 +39,15 @@ impl Pass {
             Pass::Wgrad => "dW",
         }
     }
+}
+
+/// How a result is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OutputFormat {
+    /// As computed.
+    F32,
+    /// Rounded once, to nearest even.
+    Bf16,
 }
 
 /// How operands are represented.
@@ -123,14 +133,19 @@ impl Linear {
     /// # Errors
     /// [`Error::Invalid`] for a backward pass without dy.
     pub fn exact(&self, pass: Pass) -> Result<Matrix<f64>> {
+        let (a, b) = self.originals(pass)?;
+        Ok(exact_product(a.view(), b.view()))
+    }
+
+    /// The unquantised operands of a pass as the GEMM reads them.
+    fn originals(&self, pass: Pass) -> Result<(Matrix<f64>, Matrix<f64>)> {
         let wide = |m: &Matrix<f32>| m.map(|&v| f64::from(v));
         let wide_t = |m: &Matrix<f32>| wide(m).view().transposed();
-        let (a, b) = match pass {
+        Ok(match pass {
             Pass::Fprop => (wide(&self.x), wide(&self.w)),
             Pass::Dgrad => (wide(self.dy()?), wide_t(&self.w)),
             Pass::Wgrad => (wide_t(self.dy()?), wide_t(&self.x)),
-        };
-        Ok(exact_product(a.view(), b.view()))
+        })
     }
 
     /// The operands of a pass as the GEMM reads them (`A [M, K]`, `B [N, K]`) and what quantising them did.
@@ -176,21 +191,25 @@ impl Linear {
     /// # Errors
     /// As [`Linear::operands`]; [`Error::Shape`] if `exact` is not of the pass' shape.
     pub fn quantized<'e>(
-        &self,
+        &'e self,
         pass: Pass,
         scheme: &Scheme,
         exact: &'e Matrix<f64>,
     ) -> Result<QuantizedPass<'e>> {
         let (a, b, stats) = self.operands(pass, scheme)?;
+        let (layer, scheme) = (self, *scheme);
         let product = exact_product(a.view().to_f64().view(), b.view().to_f64().view());
         let error = ErrorMetrics::of(product.view(), exact.view())?;
-        Ok(QuantizedPass { a, b, stats, exact, product, error })
+        Ok(QuantizedPass { layer, pass, scheme, a, b, stats, exact, product, error })
     }
 }
 
 /// The quantised operands of one pass, with their exact product.
 #[derive(Clone, Debug)]
 pub struct QuantizedPass<'e> {
+    layer: &'e Linear,
+    pass: Pass,
+    scheme: Scheme,
     a: ScaledMatrix,
     b: ScaledMatrix,
     stats: QuantStats,
@@ -233,5 +252,44 @@ impl QuantizedPass<'_> {
             stats: self.stats,
         };
         Ok((problem.accumulation(), report))
+    }
+
+    /// Where the error comes from: the stages from the exact product to the computed one. `output` says whether the
+    /// result is stored in bf16.
+    ///
+    /// # Errors
+    /// As [`QuantizedPass::accumulate`].
+    pub fn budget(
+        &self,
+        arithmetic: &Arithmetic,
+        output: OutputFormat,
+        execution: &Execution<'_>,
+    ) -> Result<Budget> {
+        let (_, b) = self.layer.originals(self.pass)?;
+        let qa = self.a.view().to_f64();
+        let mut after = Vec::new();
+        let exact_scales = match self.scheme {
+            Scheme::Recipe(recipe) => recipe.with_exact_scales(),
+            Scheme::Bf16 => None,
+        };
+        match exact_scales {
+            None => after.push((Stage::QuantiseA, exact_product(qa.view(), b.view()))),
+            Some(recipe) => {
+                let (ea, eb, _) = self.layer.operands(self.pass, &Scheme::Recipe(recipe))?;
+                after.push((Stage::QuantiseA, exact_product(ea.view().to_f64().view(), b.view())));
+                after.push((Stage::RoundScalesA, exact_product(qa.view(), b.view())));
+                after.push((Stage::QuantiseB, exact_product(qa.view(), eb.view().to_f64().view())));
+            }
+        }
+        let last = if exact_scales.is_some() { Stage::RoundScalesB } else { Stage::QuantiseB };
+        after.push((last, self.product.clone()));
+        let d = GemmProblem::nt(self.a.view(), self.b.view())?
+            .with_arithmetic(arithmetic)?
+            .run_with(execution)?;
+        after.push((Stage::Accumulate, d.map(|&v| f64::from(v))));
+        if output == OutputFormat::Bf16 {
+            after.push((Stage::RoundOutput, d.map(|&v| half::bf16::from_f32(v).to_f64())));
+        }
+        Ok(Budget::of(self.exact, &after))
     }
 }

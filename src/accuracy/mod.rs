@@ -16,13 +16,15 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod budget;
 mod comparison;
 mod linear;
 mod metrics;
 mod product;
 pub mod sample;
 
+pub use budget::{Budget, Stage, StageError, TILE, TileError};
 pub use comparison::{ComparisonRow, Outcome, compare};
-pub use linear::{Linear, Pass, PassReport, QuantizedPass, Scheme};
+pub use linear::{Linear, OutputFormat, Pass, PassReport, QuantizedPass, Scheme};
 pub use metrics::ErrorMetrics;
 pub use product::exact_product;

@@ -211,6 +211,34 @@ impl Recipe {
         Recipe { element: self.gradient, ..*self }
     }
 
+    /// The same recipe with scales of full precision: what rounding them to powers of two or to E4M3 costs is the
+    /// difference to this. `None` where scales are plain f32 already.
+    pub const fn with_exact_scales(&self) -> Option<Recipe> {
+        let scaling = match self.scaling {
+            Scaling::Scale { power_of_two: PowerOfTwo::No, .. }
+            | Scaling::Multiplier { power_of_two: false, .. } => {
+                return None;
+            }
+            Scaling::Scale { form, payload, zero, .. } => {
+                let payload = match payload {
+                    PayloadForm::NegatedExponent => PayloadForm::Inverse,
+                    other => other,
+                };
+                Scaling::Scale { form, power_of_two: PowerOfTwo::No, payload, zero }
+            }
+            Scaling::Multiplier { form, overflow, zero, infinite, nan, .. } => {
+                Scaling::Multiplier { form, overflow, power_of_two: false, zero, infinite, nan }
+            }
+            Scaling::Mx(_) | Scaling::Nvfp4(_) => Scaling::Scale {
+                form: ScaleForm::Quotient,
+                power_of_two: PowerOfTwo::No,
+                payload: PayloadForm::Quotient,
+                zero: Some(1.0),
+            },
+        };
+        Some(Recipe { scaling, ..*self })
+    }
+
     /// How the recipe stores its scales.
     pub const fn scale_format(&self) -> ScaleFormat {
         match self.scaling {

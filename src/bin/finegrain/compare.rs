@@ -4,7 +4,8 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use finegrain::accuracy::{
-    ComparisonRow, Linear, Outcome as Combination, Pass, PassReport, Scheme, compare, sample,
+    Budget, ComparisonRow, Linear, Outcome as Combination, OutputFormat, Pass, PassReport, Scheme, Stage,
+    TILE, compare, sample,
 };
 use finegrain::checkpoint::TensorFile;
 use finegrain::gemm::{Arithmetic, Execution};
@@ -60,6 +61,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "MODEL")]
     accumulate: Vec<Arithmetic>,
 
+    /// Show the error budget for several layers too; a single layer has it anyway
+    #[arg(long)]
+    budget: bool,
+
     /// Write a plot of the errors
     #[arg(long, value_name = "OUT.svg")]
     plot: Option<PathBuf>,
@@ -90,6 +95,16 @@ struct Layer {
     r#in: usize,
     out: usize,
     rows: Vec<ComparisonRow>,
+    budgets: Vec<BudgetLine>,
+}
+
+/// Where one result's error comes from, for the best accumulation of each recipe.
+#[derive(Serialize)]
+struct BudgetLine {
+    recipe: String,
+    accumulation: String,
+    pass: Pass,
+    budget: Budget,
 }
 
 pub(crate) fn run(args: Args, json: bool) -> Outcome {
@@ -110,7 +125,9 @@ pub(crate) fn run(args: Args, json: bool) -> Outcome {
         let mut rows = compare(linear, &schemes, &arithmetics, &execution, finished)?;
         rows.retain(|row| all_asked_for || matches!(row.outcome, Combination::Measured(_)));
         let (tokens, input, output) = linear.sizes();
-        done.push(Layer { name: name.clone(), tokens, r#in: input, out: output, rows });
+        let budgets =
+            if args.budget || layers.len() == 1 { budgets(linear, &rows, &execution)? } else { Vec::new() };
+        done.push(Layer { name: name.clone(), tokens, r#in: input, out: output, rows, budgets });
     }
     drop(progress);
     if let Some(path) = &args.plot {
@@ -120,6 +137,34 @@ pub(crate) fn run(args: Args, json: bool) -> Outcome {
         return print_json(&serde_json::json!({ "layers": done, "summary": summary(&done) }));
     }
     print(&report(&done))
+}
+
+/// The budgets of every recipe with the accumulation that served it best.
+fn budgets(
+    linear: &Linear,
+    rows: &[ComparisonRow],
+    execution: &Execution<'_>,
+) -> finegrain::Result<Vec<BudgetLine>> {
+    let mut best: Vec<&ComparisonRow> = Vec::new();
+    for row in rows.iter().filter(|r| !r.passes().is_empty()) {
+        if best.iter().all(|b| b.scheme != row.scheme) {
+            best.push(row);
+        }
+    }
+    let mut lines = Vec::new();
+    for &pass in linear.passes() {
+        let exact = linear.exact(pass)?;
+        for row in &best {
+            let quantized = linear.quantized(pass, &Scheme::by_name(&row.scheme)?, &exact)?;
+            let budget = quantized.budget(&row.accumulation.parse()?, OutputFormat::Bf16, execution)?;
+            let (recipe, accumulation) = (row.scheme.clone(), row.accumulation.clone());
+            lines.push(BudgetLine { recipe, accumulation, pass, budget });
+        }
+    }
+    // One block for each recipe, the passes below one another.
+    let place = |line: &BudgetLine| best.iter().position(|b| b.scheme == line.recipe);
+    lines.sort_by_key(place);
+    Ok(lines)
 }
 
 fn or_default<T: Copy>(
@@ -204,6 +249,8 @@ SNR, calc_diff of Y: signal to noise; DeepGEMM's 1 - 2 sum xy / sum (x^2 + y^2)
 accum.         the part that accumulation alone adds, against the exact product of the quantised operands (largest pass)
 bias           sum of signed errors over sum |exact|: below 0 where magnitudes shrink (largest pass)
 flushed        non-zero elements whose code is zero; clipped: elements beyond the largest code (all operands)
+error budget   what each stage adds to the squared error, which adds up to 100 %: codes with exact scales, scales as
+               stored, sums, the result stored in bf16; below 0 where a stage cancels what others did
 ";
 
 fn report(layers: &[Layer]) -> String {
@@ -220,6 +267,10 @@ fn report(layers: &[Layer]) -> String {
             }
         }
         text += "\n";
+        if !layer.budgets.is_empty() {
+            text += &budget_table(&layer.budgets);
+            text += "\n";
+        }
     }
     if layers.len() > 1 {
         text += &format!("all {} layers: geometric mean of the errors, largest of the rest\n", layers.len());
@@ -247,6 +298,35 @@ fn report(layers: &[Layer]) -> String {
         text += "\n";
     }
     text + LEGEND
+}
+
+/// Shares of the error, which add up to 100 %, and the tile of the output that holds most of it.
+fn budget_table(lines: &[BudgetLine]) -> String {
+    let titles = [
+        "<error budget",
+        "<accumulation",
+        "<of",
+        "error %",
+        "codes A %",
+        "scales A %",
+        "codes B %",
+        "scales B %",
+    ];
+    let more = ["sums %", "bf16 out %", "<worst tile (rows, columns): its error, its share"];
+    let mut table = Table::new(&[&titles[..], &more[..]].concat());
+    for line in lines {
+        let tile = line.budget.tiles.first().map_or(String::new(), |t| {
+            let (rows, cols) = (t.row + TILE - 1, t.col + TILE - 1);
+            let (error, share) = (digits(100.0 * t.relative), digits(100.0 * t.share));
+            format!("{}-{rows}, {}-{cols}: {error} %, {share} %", t.row, t.col)
+        });
+        let names = [line.recipe.clone(), line.accumulation.clone(), line.pass.result().to_owned()];
+        // Adding 0 turns a rounded −0.0 into 0.0.
+        let percent = |share: f64| format!("{:.1}", (1000.0 * share).round() / 10.0 + 0.0);
+        let shares = Stage::ALL.map(|s| line.budget.share(s).map_or("-".to_owned(), percent));
+        table.row(names.into_iter().chain([digits(100.0 * line.budget.total)]).chain(shares).chain([tile]));
+    }
+    table.render()
 }
 
 fn cells(row: &ComparisonRow) -> Vec<String> {
