@@ -11,7 +11,10 @@ use crate::gemm::{Arithmetic, Execution};
 pub struct ComparisonRow {
     /// `bf16` or a recipe's name.
     pub scheme: String,
-    /// The arithmetic as it ran, such as `hopper/128`; as it was asked for where it did not.
+    /// The arithmetic as it was asked for.
+    #[serde(skip)]
+    pub arithmetic: Arithmetic,
+    /// The arithmetic as it ran in the first pass, such as `hopper/128`; as it was asked for where it did not.
     pub accumulation: String,
     /// The passes in the order Fprop, Dgrad, Wgrad, or why this combination does not exist.
     pub outcome: Outcome,
@@ -70,6 +73,7 @@ pub fn compare(
     let mut done = 0;
     let row = |scheme: &Scheme, arithmetic: &Arithmetic| ComparisonRow {
         scheme: scheme.name().to_owned(),
+        arithmetic: *arithmetic,
         accumulation: arithmetic.to_string(),
         outcome: Outcome::Measured(Vec::new()),
     };
@@ -83,7 +87,9 @@ pub fn compare(
                 match (&mut row.outcome, quantized.accumulate(arithmetic, execution)) {
                     (Outcome::Unsupported(_), _) => {}
                     (Outcome::Measured(passes), Ok((accumulation, report))) => {
-                        row.accumulation = accumulation.to_string();
+                        if passes.is_empty() {
+                            row.accumulation = accumulation.to_string();
+                        }
                         passes.push((pass, report));
                     }
                     (outcome, Err(reason)) => *outcome = Outcome::Unsupported(reason.to_string()),

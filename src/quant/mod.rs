@@ -20,12 +20,14 @@
 mod catalog;
 mod delayed;
 mod derive;
+mod diff;
 mod recipe;
 mod reference;
 mod stats;
 
 pub use delayed::DelayedScaling;
 pub use derive::{GranuleScale, Payload, StoredScale, TensorScale};
+pub use diff::{Cause, CauseDifferences, Differences, RecipeDiff, diff_recipes};
 pub use recipe::{
     Amax, ElementCast, MultiplierForm, MxRule, NanAmax, Nvfp4Rule, PayloadForm, PowerOfTwo, Recipe,
     ScaleForm, ScaleFormat, Scaling,

@@ -93,3 +93,21 @@ fn recipes_are_listed() {
     assert_eq!(list[0]["name"], "deepseek-v3");
     assert_eq!(stdout(&finegrain(["recipe", "list"])).lines().count(), 1 + Recipe::ALL.len());
 }
+
+#[test]
+fn recipes_are_compared_on_a_file() {
+    let folder = Folder::new();
+    let file = layer(&folder);
+    let report = json(&["recipe", "diff", "deepseek-v3", "te", &file, "--tensor", "w$", "--as", "weight"]);
+    let tensors = report["tensors"].as_array().unwrap();
+    assert_eq!(tensors.len(), 2);
+    assert_eq!((&tensors[0]["elements"], &tensors[0]["granules"]), (&2048.into(), &1.into()));
+    assert_eq!(tensors[0]["scales"].as_u64(), None, "differences lie under total");
+    assert_eq!(tensors[0]["total"]["scales"], 1);
+    let causes: Vec<&str> =
+        tensors[0]["causes"].as_array().unwrap().iter().map(|c| c["cause"].as_str().unwrap()).collect();
+    assert_eq!(causes, ["floor", "nan-amax", "arithmetic", "power-of-two"]);
+    assert!(stdout(&finegrain(["recipe", "diff", "deepgemm", "vllm", &file])).contains("l0.x"));
+    fails(["recipe", "diff", "te", "mxfp8", &file], &["layers", "1x128", "1x32"]);
+    fails(["recipe", "diff", "te", "vllm", &file, "--tensor", "nothing"], &["layers", "nothing"]);
+}

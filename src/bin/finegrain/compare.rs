@@ -156,7 +156,7 @@ fn budgets(
         let exact = linear.exact(pass)?;
         for row in &best {
             let quantized = linear.quantized(pass, &Scheme::by_name(&row.scheme)?, &exact)?;
-            let budget = quantized.budget(&row.accumulation.parse()?, OutputFormat::Bf16, execution)?;
+            let budget = quantized.budget(&row.arithmetic, OutputFormat::Bf16, execution)?;
             let (recipe, accumulation) = (row.scheme.clone(), row.accumulation.clone());
             lines.push(BudgetLine { recipe, accumulation, pass, budget });
         }

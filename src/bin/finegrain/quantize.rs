@@ -2,19 +2,18 @@
 
 use std::path::PathBuf;
 
-use clap::ValueEnum;
 use finegrain::checkpoint::{
     QuantizedLayout, SCALE_SUFFIX, TENSOR_SCALE_SUFFIX, Tensor, TensorFile, TensorWriter, quantize_tensor,
     refuse_same_file,
 };
-use finegrain::quant::{QuantStats, Recipe, Role};
+use finegrain::quant::{QuantStats, Recipe};
 use regex::Regex;
 use serde::Serialize;
 
 use crate::Outcome;
 use crate::output::{Table, print, print_json, printable, shape};
 use crate::progress::Progress;
-use crate::values;
+use crate::values::{self, RoleWord};
 
 const EXAMPLE: &str = "\
 Tensor T becomes T (codes) and T_scale_inv (the factors that dequantise), with NVFP4 also T_scale_tensor. \
@@ -44,26 +43,6 @@ pub(crate) struct Args {
     /// Quantise only float tensors whose name matches
     #[arg(long, value_name = "REGEX", value_parser = values::regex)]
     tensor: Option<Regex>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum RoleWord {
-    /// In the recipe's weight granule, 128x128 for most
-    Weight,
-    /// Along the last dimension, 1x128 for most
-    Activation,
-    /// Along the first dimension; stored as the transposed matrix
-    Transposed,
-}
-
-impl From<RoleWord> for Role {
-    fn from(word: RoleWord) -> Role {
-        match word {
-            RoleWord::Weight => Role::Weight,
-            RoleWord::Activation => Role::Activation,
-            RoleWord::Transposed => Role::Transposed,
-        }
-    }
 }
 
 #[derive(Serialize)]

@@ -1,17 +1,24 @@
-//! `finegrain recipe list`: every recipe and where its arithmetic comes from.
+//! `finegrain recipe`: every recipe and where its arithmetic comes from; what differs between two of them.
+
+use std::path::PathBuf;
 
 use clap::Subcommand;
-use finegrain::quant::{ElementCast, NanAmax, Recipe, ScaleFormat};
+use finegrain::checkpoint::{Tensor, TensorFile};
+use finegrain::quant::{ElementCast, NanAmax, Recipe, RecipeDiff, Role, ScaleFormat, diff_recipes};
+use regex::Regex;
 use serde::Serialize;
 
-use crate::Outcome;
-use crate::output::{Table, print, print_json};
+use crate::output::{Table, percent, print, print_json};
+use crate::progress::Progress;
+use crate::values::RoleWord;
+use crate::{Failure, Outcome};
 
 const EXAMPLE: &str = "\
-Example:
+Examples:
+  finegrain recipe diff deepgemm deepgemm-cuda model.safetensors --as weight
   finegrain recipe list";
 
-/// Show the recipes
+/// Show the recipes, or what differs between two of them on your tensors
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub(crate) struct Args {
@@ -23,6 +30,31 @@ pub(crate) struct Args {
 enum Command {
     /// Every recipe: formats, granules, amax floor, and the source of its arithmetic
     List,
+
+    /// Codes and scales that differ between two recipes on the float tensors of a file, and why
+    Diff(DiffArgs),
+}
+
+#[derive(clap::Args)]
+struct DiffArgs {
+    /// First recipe
+    #[arg(value_parser = Recipe::by_name)]
+    a: &'static Recipe,
+
+    /// Second recipe
+    #[arg(value_parser = Recipe::by_name)]
+    b: &'static Recipe,
+
+    /// safetensors file
+    file: PathBuf,
+
+    /// How tensors are grouped
+    #[arg(long = "as", value_enum, default_value_t = RoleWord::Activation)]
+    role: RoleWord,
+
+    /// Only tensors whose name matches
+    #[arg(long, value_name = "REGEX")]
+    tensor: Option<Regex>,
 }
 
 #[derive(Serialize)]
@@ -40,7 +72,70 @@ struct Line {
 }
 
 pub(crate) fn run(args: Args, json: bool) -> Outcome {
-    let Command::List = args.command;
+    match args.command {
+        Command::List => list(json),
+        Command::Diff(args) => diff(&args, json),
+    }
+}
+
+#[derive(Serialize)]
+struct TensorDiff {
+    tensor: String,
+    #[serde(flatten)]
+    diff: RecipeDiff,
+}
+
+fn diff(args: &DiffArgs, json: bool) -> Outcome {
+    let file = TensorFile::open(&args.file)?;
+    let usable = |name: &&String| {
+        let info = file.info(name).ok();
+        let float = info.is_some_and(|i| Tensor::is_float(i.dtype) && i.shape.len() >= 2 && i.elements() > 0);
+        float && args.tensor.as_ref().is_none_or(|regex| regex.is_match(name))
+    };
+    let names: Vec<&String> = file.names().iter().filter(usable).collect();
+    if names.is_empty() {
+        let message = "no float tensor with two dimensions and such a name: nothing to compare";
+        return Err(Failure::Failed(finegrain::Error::file(&args.file, message).to_string()));
+    }
+    let bytes = |name: &&&String| file.info(name).map_or(0, |i| i.bytes() as u64);
+    let progress = Progress::bytes(names.iter().map(|n| bytes(&n)).sum());
+    let role: Role = args.role.into();
+    let mut diffs = Vec::new();
+    for name in names {
+        progress.on(name);
+        let tensor = file.read(name)?;
+        let matrix = tensor.to_matrix().map_err(|e| file.blame(name, e))?;
+        let diff = diff_recipes(matrix.view(), args.a, args.b, role).map_err(|e| file.blame(name, e))?;
+        progress.advance(tensor.data().len() as u64);
+        diffs.push(TensorDiff { tensor: name.clone(), diff });
+    }
+    drop(progress);
+    if json {
+        return print_json(&serde_json::json!({ "a": args.a.name, "b": args.b.name, "tensors": diffs }));
+    }
+    let titles = ["<tensor", "codes", "differ", "%", "scales", "differ", "%", "<of which (codes, scales)"];
+    let mut table = Table::new(&titles);
+    for TensorDiff { tensor, diff } in diffs {
+        let why = |c: &finegrain::quant::CauseDifferences| {
+            format!("{} ({}, {})", c.cause.describe(), c.differences.codes, c.differences.scales)
+        };
+        let changed = diff.causes.iter().filter(|c| c.differences != Default::default());
+        let why: Vec<String> = changed.map(why).collect();
+        table.row([
+            tensor,
+            diff.elements.to_string(),
+            diff.total.codes.to_string(),
+            percent(diff.total.codes, diff.elements),
+            diff.granules.to_string(),
+            diff.total.scales.to_string(),
+            percent(diff.total.scales, diff.granules),
+            why.join("; "),
+        ]);
+    }
+    print(&table.render())
+}
+
+fn list(json: bool) -> Outcome {
     let lines: Vec<Line> = Recipe::ALL.iter().map(line).collect();
     if json {
         return print_json(&lines);

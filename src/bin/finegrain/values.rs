@@ -3,6 +3,7 @@
 use clap::ValueEnum;
 use finegrain::formats::{Format, Overflow, Rounding};
 use finegrain::quant::Recipe;
+use finegrain::quant::Role;
 use finegrain::scaled::Granule;
 use regex::Regex;
 
@@ -80,4 +81,25 @@ impl From<OverflowMode> for Overflow {
 /// The word for an argument's value, as it is typed.
 pub(crate) fn word(value: &impl ValueEnum) -> String {
     value.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned())
+}
+
+/// How tensors are grouped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RoleWord {
+    /// In the recipe's weight granule, 128x128 for most
+    Weight,
+    /// Along the last dimension, 1x128 for most
+    Activation,
+    /// Along the first dimension; stored as the transposed matrix
+    Transposed,
+}
+
+impl From<RoleWord> for Role {
+    fn from(word: RoleWord) -> Role {
+        match word {
+            RoleWord::Weight => Role::Weight,
+            RoleWord::Activation => Role::Activation,
+            RoleWord::Transposed => Role::Transposed,
+        }
+    }
 }

@@ -1,0 +1,260 @@
+//! Two recipes on one matrix: which codes and scales differ, and why.
+//!
+//! The way from recipe A to recipe B is walked in steps that change one fact of the recipe each. What a step changes in
+//! codes and scales is that fact's doing, so the causes are found by running them, not guessed. Steps act one after the
+//! other: a code that two steps change, there and back, counts for both and is equal in the end.
+
+use serde::Serialize;
+
+use super::recipe::{PowerOfTwo, Recipe, Scaling};
+use super::{Quantized, Quantizer, Role};
+use crate::error::{Error, Result};
+use crate::matrix::MatRef;
+use crate::quant::Element;
+use crate::scaled::{Codes, ScaleGrid};
+
+/// A fact in which recipes differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cause {
+    /// The least amax.
+    Floor,
+    /// What NaN does to amax.
+    NanAmax,
+    /// How scale and payload are computed: division, multiplication by a rounded reciprocal, in which order.
+    Arithmetic,
+    /// Whether and how scales become powers of two.
+    PowerOfTwo,
+    /// Overflow and signed zero of the cast.
+    Cast,
+}
+
+impl Cause {
+    /// The fact in a few words.
+    pub const fn describe(self) -> &'static str {
+        match self {
+            Cause::Floor => "amax floor",
+            Cause::NanAmax => "NaN in amax",
+            Cause::Arithmetic => "division or reciprocal, of scale or payload",
+            Cause::PowerOfTwo => "power-of-two scales",
+            Cause::Cast => "overflow or zero in the cast",
+        }
+    }
+}
+
+/// How many codes and scales differ. NaN codes and scales are equal to each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Differences {
+    /// Codes that differ.
+    pub codes: u64,
+    /// Scales that differ.
+    pub scales: u64,
+}
+
+/// What one step changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct CauseDifferences {
+    /// The fact that changed.
+    pub cause: Cause,
+    /// What it did.
+    #[serde(flatten)]
+    pub differences: Differences,
+}
+
+/// The comparison of two recipes on a matrix.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RecipeDiff {
+    /// Elements compared.
+    pub elements: u64,
+    /// Scales compared.
+    pub granules: u64,
+    /// What differs between the two.
+    pub total: Differences,
+    /// The facts in which the recipes differ, in the order of the steps, and what each did.
+    pub causes: Vec<CauseDifferences>,
+}
+
+/// Compares two recipes on `x`.
+///
+/// ```
+/// use finegrain::matrix::Matrix;
+/// use finegrain::quant::{diff_recipes, Cause, Recipe, Role};
+/// let x = Matrix::from_fn(8, 256, |i, j| ((i * 37 + j * 11) % 101) as f32 * 1e-6);
+/// let diff = diff_recipes(x.view(), Recipe::by_name("deepseek-v3")?, Recipe::by_name("vllm")?, Role::Activation)?;
+/// assert_eq!(diff.causes[0].cause, Cause::Floor);
+/// assert_eq!(diff.total.scales, 16); // every tile lies under 1e-4
+/// # Ok::<(), finegrain::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::Unsupported`] if the recipes differ in element format, granule or kind of scale: then nothing lies side by
+/// side.
+pub fn diff_recipes<T: Element>(x: MatRef<'_, T>, a: &Recipe, b: &Recipe, role: Role) -> Result<RecipeDiff> {
+    let layout = |r: &Recipe| {
+        let granule = if role == Role::Weight { r.weight } else { r.activation };
+        format!("{} codes in {granule} with {:?} scales", r.element, stored(r))
+    };
+    if layout(a) != layout(b) {
+        return Err(Error::Unsupported(format!(
+            "{} gives {}, {} gives {}: they do not lie side by side",
+            a.name,
+            layout(a),
+            b.name,
+            layout(b)
+        )));
+    }
+    let quantize = |recipe: &Recipe| Quantizer::new(*recipe).quantize(x, role);
+    let first = quantize(a)?;
+    let mut before = first.clone();
+    let mut causes = Vec::new();
+    for (cause, recipe) in steps(a, b) {
+        let after = quantize(&recipe)?;
+        causes.push(CauseDifferences { cause, differences: differences(&before, &after) });
+        before = after;
+    }
+    let total = differences(&first, &before);
+    Ok(RecipeDiff { elements: first.stats.elements, granules: first.stats.granules, total, causes })
+}
+
+/// How scales are stored; power-of-two scales in f32 lie beside f32.
+fn stored(recipe: &Recipe) -> &'static str {
+    match recipe.scaling {
+        Scaling::Mx(_) => "E8M0",
+        Scaling::Nvfp4(_) => "E4M3",
+        Scaling::Scale { .. } | Scaling::Multiplier { .. } => "f32",
+    }
+}
+
+/// The recipes on the way from `a` to `b`: each differs from the one before in the fact named; the last is `b`.
+fn steps(a: &Recipe, b: &Recipe) -> Vec<(Cause, Recipe)> {
+    let mut steps: Vec<(Cause, Recipe)> = Vec::new();
+    let mut now = *a;
+    let mut step = |now: &mut Recipe, cause, next: Recipe| {
+        if (next.amax, next.scaling, next.cast) != (now.amax, now.scaling, now.cast) {
+            *now = next;
+            steps.push((cause, next));
+        }
+    };
+    let mut amax = now.amax;
+    amax.floor = b.amax.floor;
+    let next = Recipe { amax, ..now };
+    step(&mut now, Cause::Floor, next);
+    let next = Recipe { amax: b.amax, ..now };
+    step(&mut now, Cause::NanAmax, next);
+    // The arithmetic of B with the power-of-two rule of A, if B's kind of scaling has such a rule; then B's rule.
+    let next = Recipe { scaling: with_power_of_two_of(b.scaling, now.scaling), ..now };
+    step(&mut now, Cause::Arithmetic, next);
+    let next = Recipe { scaling: b.scaling, ..now };
+    step(&mut now, Cause::PowerOfTwo, next);
+    let next = Recipe { cast: b.cast, ..now };
+    step(&mut now, Cause::Cast, next);
+    steps
+}
+
+/// `scaling` with the power-of-two rule of `rule`, where the two are of one kind; where they are not, without one if
+/// `rule` has none.
+fn with_power_of_two_of(scaling: Scaling, rule: Scaling) -> Scaling {
+    match (scaling, rule) {
+        (Scaling::Scale { form, payload, zero, .. }, Scaling::Scale { power_of_two, .. }) => {
+            Scaling::Scale { form, power_of_two, payload, zero }
+        }
+        (
+            Scaling::Multiplier { form, overflow, zero, infinite, nan, .. },
+            Scaling::Multiplier { power_of_two, .. },
+        ) => Scaling::Multiplier { form, overflow, power_of_two, zero, infinite, nan },
+        (
+            Scaling::Multiplier { form, overflow, zero, infinite, nan, .. },
+            Scaling::Scale { power_of_two: PowerOfTwo::No, .. },
+        ) => Scaling::Multiplier { form, overflow, power_of_two: false, zero, infinite, nan },
+        (Scaling::Scale { form, payload, zero, .. }, Scaling::Multiplier { power_of_two: false, .. }) => {
+            Scaling::Scale { form, power_of_two: PowerOfTwo::No, payload, zero }
+        }
+        _ => scaling,
+    }
+}
+
+fn differences(a: &Quantized, b: &Quantized) -> Differences {
+    let format = a.matrix.format();
+    let nan = |code: u16| format.decode_f32(code).is_nan();
+    let differ = |x: u16, y: u16| x != y && !(nan(x) && nan(y));
+    let count = |different: usize| different as u64;
+    let codes = match (a.matrix.codes(), b.matrix.codes()) {
+        (Codes::Bytes(x), Codes::Bytes(y)) => {
+            let pairs = x.as_slice().iter().zip(y.as_slice());
+            count(pairs.filter(|(x, y)| differ(u16::from(**x), u16::from(**y))).count())
+        }
+        (Codes::Words(x), Codes::Words(y)) => {
+            count(x.as_slice().iter().zip(y.as_slice()).filter(|(x, y)| differ(**x, **y)).count())
+        }
+        _ => unreachable!("one element format is stored in one width"),
+    };
+    let grids = [a, b].map(|q| &q.matrix.scales().expect("quantisers give scales").grid);
+    let scales = match grids {
+        [ScaleGrid::F32(x), ScaleGrid::F32(y)] => {
+            let same = |x: f32, y: f32| x.to_bits() == y.to_bits() || x.is_nan() && y.is_nan();
+            count(x.as_slice().iter().zip(y.as_slice()).filter(|(x, y)| !same(**x, **y)).count())
+        }
+        [ScaleGrid::E8M0(x) | ScaleGrid::E4M3(x), ScaleGrid::E8M0(y) | ScaleGrid::E4M3(y)] => {
+            count(x.as_slice().iter().zip(y.as_slice()).filter(|(x, y)| x != y).count())
+        }
+        _ => unreachable!("the kinds of scales were compared"),
+    };
+    Differences { codes, scales }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::formats::counter_hash;
+    use crate::matrix::Matrix;
+
+    fn sample() -> Matrix<f32> {
+        Matrix::from_fn(64, 512, |i, j| {
+            let h = counter_hash(3, (i * 512 + j) as u64);
+            let magnitude = f32::from_bits(((h >> 40) as u32 & 0x007F_FFFF) | 0x3F80_0000)
+                * 2f32.powi(i as i32 % 20 - 10);
+            if h & 1 == 0 { magnitude } else { -magnitude }
+        })
+    }
+
+    fn diff(a: &str, b: &str) -> RecipeDiff {
+        let (a, b) = (Recipe::by_name(a).unwrap(), Recipe::by_name(b).unwrap());
+        diff_recipes(sample().view(), a, b, Role::Activation).unwrap()
+    }
+
+    #[test]
+    fn a_recipe_is_equal_to_itself() {
+        let d = diff("te", "te");
+        assert_eq!(
+            (d.total, d.causes.len(), d.elements, d.granules),
+            (Differences::default(), 0, 32_768, 256)
+        );
+    }
+
+    /// Reciprocal instead of division: few codes differ, scales by a last bit; the sources' own finding.
+    #[test]
+    fn a_reciprocal_moves_a_few_codes() {
+        let d = diff("deepgemm", "deepgemm-cuda");
+        assert_eq!(d.causes.iter().map(|c| c.cause).collect::<Vec<_>>(), [Cause::Arithmetic]);
+        assert_eq!(d.causes[0].differences, d.total);
+        assert!(d.total.scales > 10 && d.total.codes < d.elements / 200, "{d:?}");
+    }
+
+    #[test]
+    fn causes_are_told_apart() {
+        let d = diff("vllm", "tilekernels-pow2");
+        let causes: Vec<Cause> = d.causes.iter().map(|c| c.cause).collect();
+        assert_eq!(causes, [Cause::Floor, Cause::Arithmetic, Cause::PowerOfTwo]);
+        assert_eq!(d.causes[0].differences, Differences::default(), "no tile lies under the floor");
+        assert!(d.causes[2].differences.scales > 200, "{d:?}");
+        let nan = diff("te", "te-kernel");
+        assert_eq!(nan.total, Differences::default(), "they differ on infinities and NaN only");
+    }
+
+    #[test]
+    fn what_does_not_lie_side_by_side_is_refused() {
+        let (a, b) = (Recipe::by_name("te").unwrap(), Recipe::by_name("mxfp8").unwrap());
+        let message = diff_recipes(sample().view(), a, b, Role::Activation).unwrap_err().to_string();
+        assert!(message.contains("1x128") && message.contains("1x32"), "{message}");
+    }
+}
