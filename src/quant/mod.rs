@@ -24,6 +24,7 @@ mod diff;
 mod recipe;
 mod reference;
 mod stats;
+mod swiglu;
 
 pub use delayed::DelayedScaling;
 pub use derive::{GranuleScale, Payload, StoredScale, TensorScale};
@@ -34,6 +35,7 @@ pub use recipe::{
 };
 pub use reference::Element;
 pub use stats::QuantStats;
+pub use swiglu::{silu, swiglu};
 
 use crate::error::Result;
 use crate::matrix::MatRef;
