@@ -9,13 +9,11 @@
 // | gemm_f32_reference_contiguous  | ⌈n/32⌉, ⌈m/4⌉                 | 32 × 4 | 0              | ≤ 64      | 8       |
 // | gemm_f32_reference_masked      | ⌈n/32⌉, ⌈m/4⌉, groups         | 32 × 4 | 0              | ≤ 64      | 8       |
 // | gemm_f32_reference_k_grouped   | ⌈n/32⌉, ⌈m/4⌉, groups         | 32 × 4 | 0              | ≤ 64      | 8       |
-#include "common/epilogue.cuh"
-#include "common/problem.cuh"
-#include "common/types.cuh"
+#include "gemm_epilogue.cuh"
+#include "gemm_problem.cuh"
+#include "ptx.cuh"
 
-namespace fg {
-
-/// The value of a code of a format with `MANTISSA` mantissa bits, by moving bits: no rounding can come in.
+// The value of a code of a format with `MANTISSA` mantissa bits, by moving bits: no rounding can come in.
 template <u32 MANTISSA, u32 BIAS, bool INFINITE>
 __device__ float decode(u32 code) {
     constexpr u32 F32_MANTISSA = 23, F32_BIAS = 127, F32_SPECIAL = 0x7F800000, F32_NAN = 0x7FC00000;
@@ -43,14 +41,14 @@ __device__ __forceinline__ float decode(u32 code, i32 format) {
     return format == E4M3 ? decode<3, 7, false>(code) : decode<2, 15, true>(code);
 }
 
-/// What the reference is told besides the parameters of every GEMM.
+// What the reference is told besides the parameters of every GEMM.
 struct Reference {
     u32 granule_k;           // elements of K that share a scale
     u32 interval;            // elements of K in a promotion interval; 0: D is the chain itself, without scales
-    i32 format_a, format_b;  // Format
+    i32 format_a, format_b;  // Fp8
 };
 
-/// c + Σ a[k]·b[k] over `from` ≤ k < `to`, ascending.
+// c + Σ a[k]·b[k] over `from` ≤ k < `to`, ascending.
 __device__ __forceinline__ float chain(
     const Reference& r, const u8* row_a, const u8* row_b, u32 from, u32 to, float c
 ) {
@@ -60,7 +58,7 @@ __device__ __forceinline__ float chain(
     return c;
 }
 
-/// D[i, j] for the element of this thread; `live` as in the epilogue.
+// D[i, j] for the element of this thread; `live` as in the epilogue.
 __device__ void element(const Problem& p, const Reference& r, u32 i, u32 j, bool live) {
     const Store& s = p.store;
     float acc = 0.0f;
@@ -93,46 +91,44 @@ __device__ void element(const Problem& p, const Reference& r, u32 i, u32 j, bool
     }
 }
 
-}  // namespace fg
-
-/// After the parameters of every GEMM: elements of K that share a scale, elements of K in a promotion interval (0: no promotion and
-/// no scales), formats of A and of B (0 E4M3, 1 E5M2). The granules may be any number of rows.
-#define FG_REFERENCE_PARAMETERS fg::u32 granule_k, fg::u32 interval, fg::i32 format_a, fg::i32 format_b
-#define FG_REFERENCE \
-    fg::Reference { granule_k, interval, format_a, format_b }
+// After the parameters of every GEMM: elements of K that share a scale, elements of K in a promotion interval (0: no promotion and
+// no scales), formats of A and of B (0 E4M3, 1 E5M2). The granules may be any number of rows.
+#define REFERENCE_PARAMETERS u32 granule_k, u32 interval, i32 format_a, i32 format_b
+#define REFERENCE_ARGUMENTS                                                                                           \
+    Reference { granule_k, interval, format_a, format_b }
 
 constexpr unsigned REFERENCE_THREADS = 128, REFERENCE_CTAS = 8;
 
 extern "C" __global__ void __launch_bounds__(REFERENCE_THREADS, REFERENCE_CTAS)
-    gemm_f32_reference(FG_GEMM_PARAMETERS, FG_REFERENCE_PARAMETERS) {
-    fg::u32 i = blockIdx.y * blockDim.y + threadIdx.y, j = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < m && j < n) fg::element(FG_GEMM_PROBLEM, FG_REFERENCE, i, j, true);
+    gemm_f32_reference(GEMM_PARAMETERS, REFERENCE_PARAMETERS) {
+    u32 i = blockIdx.y * blockDim.y + threadIdx.y, j = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < m && j < n) element(GEMM_PROBLEM, REFERENCE_ARGUMENTS, i, j, true);
 }
 
 extern "C" __global__ void __launch_bounds__(REFERENCE_THREADS, REFERENCE_CTAS)
-    gemm_f32_reference_contiguous(FG_GEMM_PARAMETERS, FG_GROUP_PARAMETERS, FG_REFERENCE_PARAMETERS) {
-    fg::u32 i = blockIdx.y * blockDim.y + threadIdx.y, j = blockIdx.x * blockDim.x + threadIdx.x;
+    gemm_f32_reference_contiguous(GEMM_PARAMETERS, GEMM_GROUP_PARAMETERS, REFERENCE_PARAMETERS) {
+    u32 i = blockIdx.y * blockDim.y + threadIdx.y, j = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= m || j >= n) return;
-    fg::Problem p = FG_GEMM_PROBLEM;
-    fg::i32 g = groups[i];
-    if (g >= 0) fg::skip_groups(p.b, g, b_group, scale_b_group);
-    fg::element(p, FG_REFERENCE, i, j, g >= 0);
+    Problem p = GEMM_PROBLEM;
+    i32 g = groups[i];
+    if (g >= 0) skip_groups(p.b, g, b_group, scale_b_group);
+    element(p, REFERENCE_ARGUMENTS, i, j, g >= 0);
 }
 
 extern "C" __global__ void __launch_bounds__(REFERENCE_THREADS, REFERENCE_CTAS)
-    gemm_f32_reference_masked(FG_GEMM_PARAMETERS, FG_GROUP_PARAMETERS, FG_REFERENCE_PARAMETERS) {
-    fg::u32 i = blockIdx.y * blockDim.y + threadIdx.y, j = blockIdx.x * blockDim.x + threadIdx.x;
+    gemm_f32_reference_masked(GEMM_PARAMETERS, GEMM_GROUP_PARAMETERS, REFERENCE_PARAMETERS) {
+    u32 i = blockIdx.y * blockDim.y + threadIdx.y, j = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= m || j >= n) return;
-    fg::Problem p = FG_GEMM_PROBLEM;
-    fg::select_masked(p, blockIdx.z, groups, a_group, b_group, scale_a_group, scale_b_group);
-    fg::element(p, FG_REFERENCE, i, j, i < p.a.rows);
+    Problem p = GEMM_PROBLEM;
+    select_masked(p, blockIdx.z, groups, a_group, b_group, scale_a_group, scale_b_group);
+    element(p, REFERENCE_ARGUMENTS, i, j, i < p.a.rows);
 }
 
 extern "C" __global__ void __launch_bounds__(REFERENCE_THREADS, REFERENCE_CTAS)
-    gemm_f32_reference_k_grouped(FG_GEMM_PARAMETERS, FG_GROUP_PARAMETERS, FG_REFERENCE_PARAMETERS) {
-    fg::u32 i = blockIdx.y * blockDim.y + threadIdx.y, j = blockIdx.x * blockDim.x + threadIdx.x;
+    gemm_f32_reference_k_grouped(GEMM_PARAMETERS, GEMM_GROUP_PARAMETERS, REFERENCE_PARAMETERS) {
+    u32 i = blockIdx.y * blockDim.y + threadIdx.y, j = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= m || j >= n) return;
-    fg::Problem p = FG_GEMM_PROBLEM;
-    fg::select_k_group(p, blockIdx.z, groups);
-    fg::element(p, FG_REFERENCE, i, j, true);
+    Problem p = GEMM_PROBLEM;
+    select_k_group(p, blockIdx.z, groups);
+    element(p, REFERENCE_ARGUMENTS, i, j, true);
 }

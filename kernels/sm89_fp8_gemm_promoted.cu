@@ -2,19 +2,17 @@
 // side.
 //
 // Targets: sm_89 (accumulation model `ada`) and sm_120a, where mma.sync on FP8 is native.
-#include "common/mainloop.cuh"
+#include "gemm_mainloop.cuh"
 
-namespace fg {
-
-/// One interval by mma.sync: warp w computes the rows 64 (w mod 2) … and the columns 32 (w / 2) … of the tile.
-///
-///        32   32   32   32          a warp's 64×32, by fragments of 16×8:
-///      +----+----+----+----+
-///   64 | w0 | w2 | w4 | w6 |        4 down × 4 across × 4 sums = 64 accumulators and 64 partial sums a thread
-///      +----+----+----+----+        each step of 32 along K: 4 + 2 ldmatrix.x4 for 16 mma
-///   64 | w1 | w3 | w5 | w7 |
-///      +----+----+----+----+
-template <Format A, Format B>
+// One interval by mma.sync: warp w computes the rows 64 (w mod 2) … and the columns 32 (w / 2) … of the tile.
+//
+//        32   32   32   32          a warp's 64×32, by fragments of 16×8:
+//      +----+----+----+----+
+//   64 | w0 | w2 | w4 | w6 |        4 down × 4 across × 4 sums = 64 accumulators and 64 partial sums a thread
+//      +----+----+----+----+        each step of 32 along K: 4 + 2 ldmatrix.x4 for 16 mma
+//   64 | w1 | w3 | w5 | w7 |
+//      +----+----+----+----+
+template <Fp8 A, Fp8 B>
 struct MmaSync {
     static constexpr u32 DOWN = 4, ACROSS = 4, WARP_M = DOWN * 16, WARP_N = ACROSS * 8, WARPS_M = TILE_M / WARP_M;
     static constexpr u32 SUMS = DOWN * ACROSS * 4;
@@ -34,7 +32,7 @@ struct MmaSync {
 
     static __device__ __forceinline__ void before_barrier() {}
 
-    /// partial = A·Bᵀ over the stage's 128 elements of K, ascending, from +0.
+    // partial = A·Bᵀ over the stage's 128 elements of K, ascending, from +0.
     static __device__ __forceinline__ void interval(float (&partial)[SUMS], u32 tile_a, u32 tile_b) {
         float(&sums)[DOWN][ACROSS][4] = reinterpret_cast<float(&)[DOWN][ACROSS][4]>(partial);
 #pragma unroll
@@ -49,37 +47,35 @@ struct MmaSync {
             u32 a[DOWN][4], b[ACROSS / 2][4];
 #pragma unroll
             for (u32 i = 0; i < DOWN; i++) {
-                ptx::ldmatrix_x4(a[i], tile_a + i * 16 * TILE_K + swizzled(row_a, chunk_a + step * CHUNKS_IN_STEP));
+                ldmatrix_x4(a[i], tile_a + i * 16 * TILE_K + swizzled(row_a, chunk_a + step * CHUNKS_IN_STEP));
             }
 #pragma unroll
             for (u32 j = 0; j < ACROSS / 2; j++) {
-                ptx::ldmatrix_x4(b[j], tile_b + j * 16 * TILE_K + swizzled(row_b, chunk_b + step * CHUNKS_IN_STEP));
+                ldmatrix_x4(b[j], tile_b + j * 16 * TILE_K + swizzled(row_b, chunk_b + step * CHUNKS_IN_STEP));
             }
 #pragma unroll
             for (u32 i = 0; i < DOWN; i++) {
 #pragma unroll
                 for (u32 j = 0; j < ACROSS; j++) {
-                    ptx::mma_m16n8k32<A, B>(sums[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+                    mma_m16n8k32<A, B>(sums[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
                 }
             }
         }
     }
 };
 
-/// Three stages of 33 KiB: the 99 KiB that a CTA may have on sm_89 and sm_120.
+// Three stages of 33 KiB: the 99 KiB that a CTA may have on sm_89 and sm_120.
 constexpr u32 MMA_STAGES = 3;
 
-}  // namespace fg
+extern __shared__ __align__(1024) u8 stages[];
 
-extern __shared__ __align__(1024) fg::u8 stages[];
+using E4M3_E4M3 = MmaSync<E4M3, E4M3>;
+using E4M3_E5M2 = MmaSync<E4M3, E5M2>;
+using E5M2_E4M3 = MmaSync<E5M2, E4M3>;
+using E5M2_E5M2 = MmaSync<E5M2, E5M2>;
 
-using E4M3_E4M3 = fg::MmaSync<fg::E4M3, fg::E4M3>;
-using E4M3_E5M2 = fg::MmaSync<fg::E4M3, fg::E5M2>;
-using E5M2_E4M3 = fg::MmaSync<fg::E5M2, fg::E4M3>;
-using E5M2_E5M2 = fg::MmaSync<fg::E5M2, fg::E5M2>;
-
-FG_GEMM_DENSE(sm89_e4m3_e4m3_gemm_promoted, E4M3_E4M3, fg::MMA_STAGES)
-FG_GEMM_DENSE(sm89_e4m3_e5m2_gemm_promoted, E4M3_E5M2, fg::MMA_STAGES)
-FG_GEMM_DENSE(sm89_e5m2_e4m3_gemm_promoted, E5M2_E4M3, fg::MMA_STAGES)
-FG_GEMM_DENSE(sm89_e5m2_e5m2_gemm_promoted, E5M2_E5M2, fg::MMA_STAGES)
-FG_GEMM_GROUPED(sm89_e4m3_e4m3_gemm_promoted, E4M3_E4M3, fg::MMA_STAGES)
+GEMM_DENSE(sm89_e4m3_e4m3_gemm_promoted, E4M3_E4M3, MMA_STAGES)
+GEMM_DENSE(sm89_e4m3_e5m2_gemm_promoted, E4M3_E5M2, MMA_STAGES)
+GEMM_DENSE(sm89_e5m2_e4m3_gemm_promoted, E5M2_E4M3, MMA_STAGES)
+GEMM_DENSE(sm89_e5m2_e5m2_gemm_promoted, E5M2_E5M2, MMA_STAGES)
+GEMM_GROUPED(sm89_e4m3_e4m3_gemm_promoted, E4M3_E4M3, MMA_STAGES)

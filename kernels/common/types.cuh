@@ -1,21 +1,23 @@
-// Names of the machine's integers; no header of the host's C++ is needed to compile a kernel.
+// Names for the integers of device code: NVRTC has no <cstdint>.
 #pragma once
 
-namespace fg {
-
 using u8 = unsigned char;
+using u16 = unsigned short;
 using u32 = unsigned int;
-using u64 = unsigned long long;
 using i32 = int;
 using i64 = long long;
+using u64 = unsigned long long;
 
-/// The element formats that the tensor cores multiply here. Their numbers are those that the launcher passes.
-enum Format : i32 { E4M3 = 0, E5M2 = 1 };
+constexpr u32 ALL_LANES = 0xFFFFFFFFu;
+constexpr i32 LANES = 32;
 
-/// How a partial sum joins the accumulator; the contract's `Promotion`, by the same numbers.
-enum Promotion : i32 { SCALES_FIRST = 0, PARTIAL_FIRST = 1, UNFUSED = 2 };
+constexpr u32 F32_ABS = 0x7FFFFFFFu;
+constexpr u32 F32_INFINITY = 0x7F800000u;
+// The only NaN that kernels write.
+constexpr u32 F32_NAN = 0x7FC00000u;
 
-/// How D is stored.
-enum Output : i32 { OUT_F32 = 0, OUT_BF16 = 1 };
+__device__ __forceinline__ bool is_nan_bits(u32 bits) { return (bits & F32_ABS) > F32_INFINITY; }
 
-}  // namespace fg
+__device__ __forceinline__ float canonical(float x) {
+    return is_nan_bits(__float_as_uint(x)) ? __uint_as_float(F32_NAN) : x;
+}

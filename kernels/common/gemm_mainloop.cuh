@@ -2,18 +2,16 @@
 // tensor core to the f32 accumulator. What multiplies (mma.sync or wgmma) is a parameter; all else is here once.
 #pragma once
 
-#include "common/epilogue.cuh"
-#include "common/problem.cuh"
-#include "common/ptx.cuh"
-#include "common/tile.cuh"
-#include "common/types.cuh"
+#include "gemm_epilogue.cuh"
+#include "gemm_problem.cuh"
+#include "ptx.cuh"
+#include "gemm_tile.cuh"
+#include "types.cuh"
 
-namespace fg {
-
-/// One operand's way into a stage: which chunks and which scale this thread copies.
-///
-/// Thread t copies chunk t mod 8 of rows t/8, t/8 + 32, t/8 + 64, t/8 + 96: eight successive threads read 128 successive
-/// bytes of a row.
+// One operand's way into a stage: which chunks and which scale this thread copies.
+//
+// Thread t copies chunk t mod 8 of rows t/8, t/8 + 32, t/8 + 64, t/8 + 96: eight successive threads read 128 successive
+// bytes of a row.
 struct Loader {
     static constexpr u32 ROW_STEP = THREADS / CHUNKS_IN_ROW, ROWS = TILE_M / ROW_STEP;
 
@@ -25,7 +23,7 @@ struct Loader {
     u32 granule;
     bool vector_codes, vector_scales;
 
-    /// For the tile that starts at row `row` of `x`.
+    // For the tile that starts at row `row` of `x`.
     __device__ __forceinline__ Loader(const Operand& x, u32 row) {
         u32 first = threadIdx.x / CHUNKS_IN_ROW, chunk = threadIdx.x % CHUNKS_IN_ROW;
         rows = x.rows > row ? min(x.rows - row, TILE_M) : 0;
@@ -40,10 +38,10 @@ struct Loader {
         vector_scales = scale_row == 1 && (reinterpret_cast<u64>(x.scales) | static_cast<u64>(scale_interval) * 4) % CHUNK == 0;
     }
 
-    /// Starts the copies of the interval that has `k_left` elements, 1 … 128 or more, to `tile` and `tile_scales`, and moves
-    /// on to the next one. Codes past the end of K, and rows past the end, become 0.
-    ///
-    /// `lane` is this thread's number among those that copy scales, which are not the same for A and B.
+    // Starts the copies of the interval that has `k_left` elements, 1 … 128 or more, to `tile` and `tile_scales`, and moves
+    // on to the next one. Codes past the end of K, and rows past the end, become 0.
+    //
+    // `lane` is this thread's number among those that copy scales, which are not the same for A and B.
     __device__ __forceinline__ void load(u32 tile, u32 tile_scales, u32 k_left, u32 lane) {
         u32 first = threadIdx.x / CHUNKS_IN_ROW, chunk = threadIdx.x % CHUNKS_IN_ROW;
         u32 begin = chunk * CHUNK;
@@ -54,7 +52,7 @@ struct Loader {
         for (u32 i = 0; i < ROWS; i++) {
             // A copy of 0 bytes reads nothing, wherever it points.
             u32 here = first + i * ROW_STEP < rows ? bytes : 0;
-            if (vector_codes) ptx::cp_async_16(to + i * ROW_STEP * TILE_K, codes + i * row_step, here);
+            if (vector_codes) cp_async_16(to + i * ROW_STEP * TILE_K, codes + i * row_step, here);
         }
         if (!vector_codes) {
 #pragma unroll 1
@@ -69,33 +67,33 @@ struct Loader {
     }
 
    private:
-    /// The same for rows that do not start at multiples of 16 bytes: byte by byte, and at once.
+    // The same for rows that do not start at multiples of 16 bytes: byte by byte, and at once.
     static __device__ __forceinline__ void copy_bytes(u32 to, const u8* from, u32 bytes) {
         u32 words[4] = {0, 0, 0, 0};
 #pragma unroll
         for (u32 i = 0; i < CHUNK; i++) {
             if (i < bytes) words[i / 4] |= static_cast<u32>(from[i]) << i % 4 * 8;
         }
-        ptx::store_shared_16(to, words);
+        store_shared_16(to, words);
     }
 
-    /// One scale for each row that exists, or the one of the block.
+    // One scale for each row that exists, or the one of the block.
     __device__ __forceinline__ void load_scales(u32 to, u32 lane) {
         if (granule != 1) {
-            if (lane == 0) ptx::cp_async_4(to, scales, 4);
+            if (lane == 0) cp_async_4(to, scales, 4);
         } else if (vector_scales) {
             u32 row = lane * 4;
             if (row < TILE_M) {
                 u32 here = rows > row ? min(rows - row, 4u) * 4 : 0;
-                ptx::cp_async_16(to + row * 4, scales + row, here);
+                cp_async_16(to + row * 4, scales + row, here);
             }
         } else if (lane < TILE_M) {
-            ptx::cp_async_4(to + lane * 4, scales + lane * scale_row, lane < rows ? 4 : 0);
+            cp_async_4(to + lane * 4, scales + lane * scale_row, lane < rows ? 4 : 0);
         }
     }
 };
 
-/// Adds a partial sum to the accumulator. `Multiply::row`, `col` say which elements a thread holds.
+// Adds a partial sum to the accumulator. `Multiply::row`, `col` say which elements a thread holds.
 template <Promotion ORDER, class Multiply>
 __device__ __forceinline__ void promote_all(
     float (&acc)[Multiply::SUMS], const float (&partial)[Multiply::SUMS], const float* scales_a, const float* scales_b,
@@ -115,18 +113,18 @@ __device__ __forceinline__ void promote_all(
     }
 }
 
-/// Computes the tile at (`row`, `col`) of D. All threads of the CTA call it; `live(i)` says whether row i of D belongs to a
-/// group.
-///
-///   stage s of STAGES:  | A 128×128 | B 128×128 | scales of A | scales of B |
-///
-///   interval t:   wait for stage t ─ barrier ─ start copies of interval t + STAGES − 1 ─ multiply stage t ─ promote
-///
-/// The one barrier of an interval says two things: that all threads' copies of stage t have arrived, and that all threads have
-/// multiplied the interval t − 1, whose stage the copies then overwrite.
+// Computes the tile at (`row`, `col`) of D. All threads of the CTA call it; `live(i)` says whether row i of D belongs to a
+// group.
+//
+//   stage s of STAGES:  | A 128×128 | B 128×128 | scales of A | scales of B |
+//
+//   interval t:   wait for stage t ─ barrier ─ start copies of interval t + STAGES − 1 ─ multiply stage t ─ promote
+//
+// The one barrier of an interval says two things: that all threads' copies of stage t have arrived, and that all threads have
+// multiplied the interval t − 1, whose stage the copies then overwrite.
 template <class Multiply, u32 STAGES, class Live>
 __device__ __forceinline__ void compute_tile(const Problem& p, u32 row, u32 col, u8* shared, Live live) {
-    u32 base = ptx::shared_address(shared);
+    u32 base = shared_address(shared);
     Loader load_a(p.a, row), load_b(p.b, col);
     u32 intervals = load_a.rows == 0 ? 0 : (p.k + TILE_K - 1) / TILE_K;
     // Scales of A are copied by the first half of the threads, those of B by the second; the others' lanes are too high.
@@ -139,7 +137,7 @@ __device__ __forceinline__ void compute_tile(const Problem& p, u32 row, u32 col,
             load_a.load(stage, stage + STAGE_SCALES_A, k_left, lane_a);
             load_b.load(stage + STAGE_B, stage + STAGE_SCALES_B, k_left, lane_b);
         }
-        ptx::cp_async_commit();
+        cp_async_commit();
         loaded++;
         stage_in = stage_in + 1 == STAGES ? 0 : stage_in + 1;
     };
@@ -152,7 +150,7 @@ __device__ __forceinline__ void compute_tile(const Problem& p, u32 row, u32 col,
     u32 mask_a = p.a.granule == 1 ? ~0u : 0, mask_b = p.b.granule == 1 ? ~0u : 0;
 
     for (u32 t = 0, stage = 0; t < intervals; t++) {
-        ptx::cp_async_wait<STAGES - 2>();
+        cp_async_wait<STAGES - 2>();
         Multiply::before_barrier();
         __syncthreads();
         start_copies();
@@ -170,7 +168,7 @@ __device__ __forceinline__ void compute_tile(const Problem& p, u32 row, u32 col,
         }
         stage = stage + 1 == STAGES ? 0 : stage + 1;
     }
-    ptx::cp_async_wait<0>();
+    cp_async_wait<0>();
 
     bool pairs = stores_pairs(p.store);
 #pragma unroll
@@ -189,14 +187,14 @@ __device__ __forceinline__ void compute_tile(const Problem& p, u32 row, u32 col,
 // ---- the forms -------------------------------------------------------------------------------------------------------
 // blockIdx.x is the tile's row, so that CTAs that run together share columns of B, blockIdx.y its column, blockIdx.z the group.
 
-/// The dense form.
+// The dense form.
 template <class Multiply, u32 STAGES>
 __device__ __forceinline__ void gemm_dense(const Problem& p, u8* shared) {
     compute_tile<Multiply, STAGES>(p, blockIdx.x * TILE_M, blockIdx.y * TILE_N, shared, [](u32) { return true; });
 }
 
-/// m-grouped contiguous. Rows that lie in one tile belong to one group, its rows of padding come last; a tile whose first row is
-/// padding is all padding.
+// m-grouped contiguous. Rows that lie in one tile belong to one group, its rows of padding come last; a tile whose first row is
+// padding is all padding.
 template <class Multiply, u32 STAGES>
 __device__ __forceinline__ void gemm_contiguous(
     Problem& p, u8* shared, const i32* groups, i64 b_group, i64 scale_b_group
@@ -211,7 +209,7 @@ __device__ __forceinline__ void gemm_contiguous(
     compute_tile<Multiply, STAGES>(p, row, blockIdx.y * TILE_N, shared, [=](u32 i) { return groups[i] >= 0; });
 }
 
-/// m-grouped masked.
+// m-grouped masked.
 template <class Multiply, u32 STAGES>
 __device__ __forceinline__ void gemm_masked(
     Problem& p, u8* shared, const i32* valid, i64 a_group, i64 b_group, i64 scale_a_group, i64 scale_b_group
@@ -223,38 +221,36 @@ __device__ __forceinline__ void gemm_masked(
     );
 }
 
-/// k-grouped.
+// k-grouped.
 template <class Multiply, u32 STAGES>
 __device__ __forceinline__ void gemm_k_grouped(Problem& p, u8* shared, const i32* groups) {
     select_k_group(p, blockIdx.z, groups);
     gemm_dense<Multiply, STAGES>(p, shared);
 }
 
-}  // namespace fg
-
-/// The dense form of one pair of formats as a kernel.
-#define FG_GEMM_DENSE(NAME, MULTIPLY, STAGES)                                                                         \
-    extern "C" __global__ void __launch_bounds__(fg::THREADS, 1) NAME(FG_GEMM_PARAMETERS) {                          \
-        fg::Problem p = FG_GEMM_PROBLEM;                                                                             \
-        fg::gemm_dense<MULTIPLY, STAGES>(p, stages);                                                                 \
+// The dense form of one pair of formats as a kernel.
+#define GEMM_DENSE(NAME, MULTIPLY, STAGES)                                                                            \
+    extern "C" __global__ void __launch_bounds__(THREADS, 1) NAME(GEMM_PARAMETERS) {                                  \
+        Problem p = GEMM_PROBLEM;                                                                                     \
+        gemm_dense<MULTIPLY, STAGES>(p, stages);                                                                      \
     }
 
-/// The grouped forms as kernels NAME_contiguous, NAME_masked and NAME_k_grouped.
-#define FG_GEMM_GROUPED(NAME, MULTIPLY, STAGES)                                                                       \
-    extern "C" __global__ void __launch_bounds__(fg::THREADS, 1)                                                     \
-        NAME##_contiguous(FG_GEMM_PARAMETERS, FG_GROUP_PARAMETERS) {                                                 \
-        fg::Problem p = FG_GEMM_PROBLEM;                                                                             \
-        fg::gemm_contiguous<MULTIPLY, STAGES>(p, stages, groups, b_group, scale_b_group);                            \
-    }                                                                                                                \
-    extern "C" __global__ void __launch_bounds__(fg::THREADS, 1)                                                     \
-        NAME##_masked(FG_GEMM_PARAMETERS, FG_GROUP_PARAMETERS) {                                                     \
-        fg::Problem p = FG_GEMM_PROBLEM;                                                                             \
-        fg::gemm_masked<MULTIPLY, STAGES>(                                                                           \
-            p, stages, groups, a_group, b_group, scale_a_group, scale_b_group                                        \
-        );                                                                                                           \
-    }                                                                                                                \
-    extern "C" __global__ void __launch_bounds__(fg::THREADS, 1)                                                     \
-        NAME##_k_grouped(FG_GEMM_PARAMETERS, FG_GROUP_PARAMETERS) {                                                  \
-        fg::Problem p = FG_GEMM_PROBLEM;                                                                             \
-        fg::gemm_k_grouped<MULTIPLY, STAGES>(p, stages, groups);                                                     \
+// The grouped forms as kernels NAME_contiguous, NAME_masked and NAME_k_grouped.
+#define GEMM_GROUPED(NAME, MULTIPLY, STAGES)                                                                          \
+    extern "C" __global__ void __launch_bounds__(THREADS, 1)                                                          \
+        NAME##_contiguous(GEMM_PARAMETERS, GEMM_GROUP_PARAMETERS) {                                                   \
+        Problem p = GEMM_PROBLEM;                                                                                     \
+        gemm_contiguous<MULTIPLY, STAGES>(p, stages, groups, b_group, scale_b_group);                                 \
+    }                                                                                                                 \
+    extern "C" __global__ void __launch_bounds__(THREADS, 1)                                                          \
+        NAME##_masked(GEMM_PARAMETERS, GEMM_GROUP_PARAMETERS) {                                                       \
+        Problem p = GEMM_PROBLEM;                                                                                     \
+        gemm_masked<MULTIPLY, STAGES>(                                                                                \
+            p, stages, groups, a_group, b_group, scale_a_group, scale_b_group                                         \
+        );                                                                                                            \
+    }                                                                                                                 \
+    extern "C" __global__ void __launch_bounds__(THREADS, 1)                                                          \
+        NAME##_k_grouped(GEMM_PARAMETERS, GEMM_GROUP_PARAMETERS) {                                                    \
+        Problem p = GEMM_PROBLEM;                                                                                     \
+        gemm_k_grouped<MULTIPLY, STAGES>(p, stages, groups);                                                          \
     }
