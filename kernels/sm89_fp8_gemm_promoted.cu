@@ -66,6 +66,7 @@ struct MmaSync {
 
 // Three stages of 33 KiB: the 99 KiB that a CTA may have on sm_89 and sm_120.
 constexpr u32 MMA_STAGES = 3;
+static_assert(SUMS_BYTES <= MMA_STAGES * STAGE_BYTES, "the sums fit where the stages were");
 
 extern __shared__ __align__(1024) u8 stages[];
 

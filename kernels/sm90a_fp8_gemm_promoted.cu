@@ -42,6 +42,7 @@ struct Wgmma {
 
 // Four stages of 33 KiB of the 227 KiB that a CTA may have: registers allow one CTA an SM in any case.
 constexpr u32 WGMMA_STAGES = 4;
+static_assert(SUMS_BYTES <= WGMMA_STAGES * STAGE_BYTES, "the sums fit where the stages were");
 
 extern __shared__ __align__(1024) u8 stages[];
 

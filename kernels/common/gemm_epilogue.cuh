@@ -39,44 +39,62 @@ struct Store {
     i32 format;           // OutputFormat
 };
 
-// Stores columns j and j + 1, as far as they are below n, of row i.
-//
-// `pairs` says that both are stored as one access: D's base and row stride are multiples of it. A row that belongs to no
-// group (`live` is false) is +0.
-__device__ __forceinline__ void store_pair(const Store& s, bool pairs, u32 i, u32 j, u32 n, bool live, float x0, float x1) {
-    if (j >= n) return;
-    bool second = j + 1 < n;
-    x0 = __fmul_rn(x0, s.tensor_scale);
-    x1 = __fmul_rn(x1, s.tensor_scale);
-    if (s.addend != nullptr && live) {
-        const float* c = s.addend + i * s.ld_addend + j;
-        x0 = __fadd_rn(x0, c[0]);
-        if (second) x1 = __fadd_rn(x1, c[1]);
-    }
-    x0 = live ? canonical(x0) : 0.0f;
-    x1 = live ? canonical(x1) : 0.0f;
-    if (s.format == OUT_F32) {
-        float* d = static_cast<float*>(s.d) + i * s.ld_d + j;
-        if (pairs && second) {
-            *reinterpret_cast<float2*>(d) = make_float2(x0, x1);
-        } else {
-            d[0] = x0;
-            if (second) d[1] = x1;
-        }
-    } else {
-        unsigned short* d = static_cast<unsigned short*>(s.d) + i * s.ld_d + j;
-        u32 y0 = bf16_bits(x0), y1 = bf16_bits(x1);
-        if (pairs && second) {
-            *reinterpret_cast<u32*>(d) = y0 | y1 << 16;
-        } else {
-            d[0] = static_cast<unsigned short>(y0);
-            if (second) d[1] = static_cast<unsigned short>(y1);
-        }
-    }
+// Elements of a row that a thread finishes at once: 16 bytes of f32.
+constexpr u32 QUAD = 4;
+
+// Whether rows start where QUAD elements of `bytes` each are one access.
+__device__ __forceinline__ bool rows_of_quads(const void* base, i64 ld, u32 bytes) {
+    return ld % QUAD == 0 && reinterpret_cast<u64>(base) % (QUAD * bytes) == 0;
 }
 
-// Whether pairs of columns can be stored, and loaded, as one access.
-__device__ __forceinline__ bool stores_pairs(const Store& s) {
-    u64 base = reinterpret_cast<u64>(s.d);
-    return s.ld_d % 2 == 0 && base % (s.format == OUT_F32 ? 8 : 4) == 0;
+// Finishes and stores the `count` sums, 1 … QUAD, of row i from column j on. A row that belongs to no group (`live` is
+// false) is +0. `whole` says that QUAD elements of D are one access, `whole_addend` the same of the addend.
+__device__ __forceinline__ void store_quad(
+    const Store& s, u32 i, u32 j, u32 count, bool live, bool whole, bool whole_addend, float (&x)[QUAD]
+) {
+    float c[QUAD] = {0.0f, 0.0f, 0.0f, 0.0f};
+    bool adds = s.addend != nullptr && live;
+    if (adds) {
+        const float* from = s.addend + i * s.ld_addend + j;
+        if (whole_addend && count == QUAD) {
+            float4 v = *reinterpret_cast<const float4*>(from);
+            c[0] = v.x, c[1] = v.y, c[2] = v.z, c[3] = v.w;
+        } else {
+#pragma unroll
+            for (u32 e = 0; e < QUAD; e++) {
+                if (e < count) c[e] = from[e];
+            }
+        }
+    }
+#pragma unroll
+    for (u32 e = 0; e < QUAD; e++) {
+        x[e] = __fmul_rn(x[e], s.tensor_scale);
+        // Not without an addend: −0 + 0 is +0.
+        if (adds) x[e] = __fadd_rn(x[e], c[e]);
+        x[e] = live ? canonical(x[e]) : 0.0f;
+    }
+    if (s.format == OUT_F32) {
+        float* to = static_cast<float*>(s.d) + i * s.ld_d + j;
+        if (whole && count == QUAD) {
+            *reinterpret_cast<float4*>(to) = make_float4(x[0], x[1], x[2], x[3]);
+        } else {
+#pragma unroll
+            for (u32 e = 0; e < QUAD; e++) {
+                if (e < count) to[e] = x[e];
+            }
+        }
+    } else {
+        u16* to = static_cast<u16*>(s.d) + i * s.ld_d + j;
+        u32 y[QUAD];
+#pragma unroll
+        for (u32 e = 0; e < QUAD; e++) y[e] = bf16_bits(x[e]);
+        if (whole && count == QUAD) {
+            *reinterpret_cast<uint2*>(to) = make_uint2(y[0] | y[1] << 16, y[2] | y[3] << 16);
+        } else {
+#pragma unroll
+            for (u32 e = 0; e < QUAD; e++) {
+                if (e < count) to[e] = static_cast<u16>(y[e]);
+            }
+        }
+    }
 }

@@ -113,6 +113,24 @@ __device__ __forceinline__ void promote_all(
     }
 }
 
+// Stores the tile at (`row`, `col`) of D from `sums` [TILE_M, SUMS_PITCH]: a warp a row, QUAD columns a thread.
+template <class Live>
+__device__ __forceinline__ void store_tile(const Problem& p, u32 row, u32 col, const float* sums, Live live) {
+    static_assert(TILE_N == 32 * QUAD, "a warp stores a row");
+    const Store& s = p.store;
+    bool whole = rows_of_quads(s.d, s.ld_d, s.format == OUT_F32 ? 4 : 2);
+    bool whole_addend = rows_of_quads(s.addend, s.ld_addend, 4);
+    u32 left = threadIdx.x % 32 * QUAD, n = p.b.rows;
+    if (col + left >= n) return;
+    u32 count = min(n - (col + left), QUAD), end = min(p.stored_rows - row, TILE_M);
+#pragma unroll 1
+    for (u32 i = threadIdx.x / 32; i < end; i += THREADS / 32) {
+        float4 v = *reinterpret_cast<const float4*>(sums + i * SUMS_PITCH + left);
+        float x[QUAD] = {v.x, v.y, v.z, v.w};
+        store_quad(s, row + i, col + left, count, live(row + i), whole, whole_addend, x);
+    }
+}
+
 // Computes the tile at (`row`, `col`) of D. All threads of the CTA call it; `live(i)` says whether row i of D belongs to a
 // group.
 //
@@ -168,20 +186,21 @@ __device__ __forceinline__ void compute_tile(const Problem& p, u32 row, u32 col,
         }
         stage = stage + 1 == STAGES ? 0 : stage + 1;
     }
+    // The sums go through shared memory, so that a warp stores whole rows of the tile.
     cp_async_wait<0>();
-
-    bool pairs = stores_pairs(p.store);
+    __syncthreads();
+    float* sums = reinterpret_cast<float*>(shared);
 #pragma unroll
     for (u32 mi = 0; mi < Multiply::PAIRS_DOWN; mi++) {
-        u32 i = row + Multiply::row(mi);
-        if (i >= p.stored_rows) continue;
-        bool alive = live(i);
 #pragma unroll
         for (u32 nj = 0; nj < Multiply::PAIRS_ACROSS; nj++) {
             u32 at = Multiply::pair(mi, nj);
-            store_pair(p.store, pairs, i, col + Multiply::col(nj), p.b.rows, alive, acc[at], acc[at + 1]);
+            *reinterpret_cast<float2*>(sums + Multiply::row(mi) * SUMS_PITCH + Multiply::col(nj)) =
+                make_float2(acc[at], acc[at + 1]);
         }
     }
+    __syncthreads();
+    store_tile(p, row, col, sums, live);
 }
 
 // ---- the forms -------------------------------------------------------------------------------------------------------

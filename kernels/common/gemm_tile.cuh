@@ -47,3 +47,11 @@ static_assert(STAGE_BYTES % 1024 == 0 && STAGE_B % 1024 == 0, "a swizzled tile s
 __device__ __forceinline__ u32 swizzled(u32 row, u32 chunk) {
     return row * TILE_K + ((chunk ^ (row % 8)) * CHUNK);
 }
+
+// Elements from one row of the tile's sums to the next, when they pass through shared memory on their way to D.
+//
+// A warp writes pairs of columns, lane l at row l / 4 and column 2 (l mod 4): 8 bytes a lane, served in phases of 16 lanes.
+// Rows 136 words apart start 8 banks apart, so the 4 rows of a phase fill banks 0–7, 8–15, 16–23 and 24–31. Reads are of
+// whole rows.
+constexpr u32 SUMS_PITCH = TILE_N + 8;
+constexpr u32 SUMS_BYTES = TILE_M * SUMS_PITCH * 4;
