@@ -1,7 +1,7 @@
 // The contract's model `f32` on the device, one thread an element of D: what the fast kernels are compared with where there
 // is no other arithmetic to compare them with. Plain, complete, slow.
 //
-// Targets: every architecture.
+// Targets: every architecture. Compiled by NVRTC 13.5: 30–38 registers on sm_89 and sm_90a, 36–45 on sm_120a; no LDL, no STL.
 //
 // | kernel                         | grid                          | block  | dynamic shared | registers | CTAs/SM |
 // |--------------------------------|-------------------------------|--------|----------------|-----------|---------|

@@ -2,6 +2,19 @@
 // side.
 //
 // Target: sm_90a (accumulation model `hopper`). There mma.sync on FP8 runs as FP16 and has other bits.
+//
+// | kernel                                    | arguments (gemm_problem.cuh)          | grid                        |
+// |-------------------------------------------|---------------------------------------|-----------------------------|
+// | sm90a_{A}_{B}_gemm_promoted               | GEMM_PARAMETERS                       | ⌈m/128⌉, ⌈n/128⌉            |
+// | sm90a_e4m3_e4m3_gemm_promoted_contiguous  | GEMM_PARAMETERS GEMM_GROUP_PARAMETERS | ⌈m/128⌉, ⌈n/128⌉            |
+// | sm90a_e4m3_e4m3_gemm_promoted_masked      | the same                              | ⌈m/128⌉, ⌈n/128⌉, groups    |
+// | sm90a_e4m3_e4m3_gemm_promoted_k_grouped   | the same                              | ⌈m/128⌉, ⌈n/128⌉, groups    |
+//
+// A, B: e4m3 or e5m2, all four pairs. Block 256. Dynamic shared memory 135168 bytes (to be asked for: above 48 KiB).
+// Planned: one CTA an SM, at most 255 registers a thread, no spills. Compiled by NVRTC 13.5: 254–255 registers; four
+// QGMMA.64x128x32 an interval with one wait after the fourth, all loads of the loop LDGSTS; no LDL, no STL.
+//
+// Estimate of the work: as of sm89_fp8_gemm_promoted.cu.
 #include "gemm_mainloop.cuh"
 
 // One interval by wgmma: warpgroup g computes the rows 64 g … 64 g + 63 and all columns of the tile.
