@@ -2,6 +2,7 @@
 // is asked for. NaN is canonical.
 //
 // Grid:   x = ⌈rows · ⌈cols/128⌉ / 32⌉: each of 8 warps takes four row segments of 128, numbered row by row.
+//         rows · ⌈cols/128⌉ < 2^31.
 // Block:  256 threads. Shared memory: none.
 #include "tile.cuh"
 
@@ -30,18 +31,18 @@ __device__ __forceinline__ void dequantize(const u8* data, i64 ld_codes, const S
     const MatrixView<T> out = {y, ld_y, rows, cols};
     const bool aligned = out.aligned();
     const i32 lane = threadIdx.x % LANES;
-    const i32 a_row = (cols + GRANULE - 1) / GRANULE;
-    const i64 segments = (i64)rows * a_row;
-    const i64 first = ((i64)blockIdx.x * WARPS + threadIdx.x / LANES) * SEGMENTS;
+    const u32 a_row = (cols + GRANULE - 1) / GRANULE;
+    const u32 segments = rows * a_row;  // below 2^31: the host sees to it
+    const u32 first = (blockIdx.x * WARPS + threadIdx.x / LANES) * SEGMENTS;
 
-    const i64 mine = first + L::narrow_segment(lane);
+    const u32 mine = first + L::narrow_segment(lane);
     const i32 code_row = mine < segments ? (i32)(mine / a_row) : rows;
     u32 words[L::ROUNDS][L::WORDS];
     split_words(load_codes(codes, codes.aligned(), code_row, (i32)(mine % a_row) * GRANULE + L::narrow_col(lane)), lane,
                 words);
 #pragma unroll
     for (i32 r = 0; r < L::ROUNDS; ++r) {
-        const i64 index = first + L::wide_segment(r, lane);
+        const u32 index = first + L::wide_segment(r, lane);
         if (index >= segments) continue;
         const i32 row = (i32)(index / a_row), segment = (i32)(index % a_row);
         const i32 col = segment * GRANULE + L::wide_col(lane);
@@ -56,7 +57,7 @@ __device__ __forceinline__ void dequantize(const u8* data, i64 ld_codes, const S
             for (i32 i = 0; i < 4; ++i) v[4 * w + i] = canonical(__fmul_rn(x[i], s));
         }
         if (aligned && col + E <= cols) {
-            *(Words4*)out.at(row, col) = pack(v, (T*)nullptr);
+            store_16(out.at(row, col), pack(v, (T*)nullptr));
         } else {
 #pragma unroll
             for (i32 i = 0; i < E; ++i) {

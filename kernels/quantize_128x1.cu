@@ -96,9 +96,9 @@ __device__ __forceinline__ void quantize(const Load& load, i32 rows, i32 cols, u
         const i32 col = index / LANES_A_CODE_ROW, part = index % LANES_A_CODE_ROW;
         const i32 swapped = col >> 2 & 1;
         // The two units of a chunk are neighbours still, in either order.
-        const Words4 pair = *(const Words4*)(transposed + unit_offset(col, 2 * part + swapped));
-        const Words4 words = {{swapped ? pair.w[2] : pair.w[0], swapped ? pair.w[3] : pair.w[1],
-                               swapped ? pair.w[0] : pair.w[2], swapped ? pair.w[1] : pair.w[3]}};
+        const uint4 pair = *(const uint4*)(transposed + unit_offset(col, 2 * part + swapped));
+        const Words4 words = {{swapped ? pair.z : pair.x, swapped ? pair.w : pair.y,
+                               swapped ? pair.x : pair.z, swapped ? pair.y : pair.w}};
         store_codes(codes, aligned, col0 + col, row0 + part * CODES_A_CHUNK, words);
     }
 }

@@ -1,6 +1,7 @@
 // Quantisation in 1×128 tiles: activations. One f32 or E8M0 scale a row and 128 columns.
 //
 // Grid:   x = ⌈rows · ⌈cols/128⌉ / 32⌉: each of 8 warps takes four tiles, numbered row by row.
+//         rows · ⌈cols/128⌉ < 2^31.
 // Block:  256 threads. Shared memory: none.
 // Reads every input element once and writes every code and scale once.
 #include "tile.cuh"
@@ -12,7 +13,7 @@ __device__ __forceinline__ void quantize(const T* x, i64 ld_x, i32 rows, i32 col
                                          const ScaleGrid& scales, const Recipe& recipe) {
     const MatrixView<const T> in = {x, ld_x, rows, cols};
     const bool aligned = in.aligned();
-    const i64 first = ((i64)blockIdx.x * WARPS + threadIdx.x / LANES) * SEGMENTS;
+    const u32 first = (blockIdx.x * WARPS + threadIdx.x / LANES) * SEGMENTS;
     const auto load = [&](i32 row, i32 col, float (&v)[ELEMENTS<T>]) { load_chunk(in, aligned, row, col, v); };
     quantize_tiles<ELEMENTS<T>>(load, {codes, ld_codes, rows, cols}, scales, recipe, first, (cols + GRANULE - 1) / GRANULE);
 }

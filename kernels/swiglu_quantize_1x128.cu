@@ -12,7 +12,7 @@ __device__ __forceinline__ void swiglu_quantize(const T* gate, i64 ld_gate, cons
     constexpr i32 E = ELEMENTS<T>;
     const MatrixView<const T> g = {gate, ld_gate, rows, cols}, u = {up, ld_up, rows, cols};
     const bool g_aligned = g.aligned(), u_aligned = u.aligned();
-    const i64 first = ((i64)blockIdx.x * WARPS + threadIdx.x / LANES) * SEGMENTS;
+    const u32 first = (blockIdx.x * WARPS + threadIdx.x / LANES) * SEGMENTS;
     const auto load = [&](i32 row, i32 col, float (&v)[E]) {
         float factor[E];
         load_chunk(g, g_aligned, row, col, v);

@@ -51,12 +51,15 @@
 //!
 //! # Features
 //!
-//! `cli` (default) builds the `finegrain` binary; a library user turns it off with `default-features = false`.
-#![forbid(unsafe_code)]
+//! `cli` (default) builds the `finegrain` binary; a library user turns it off with `default-features = false`. `cuda`
+//! adds the CUDA kernels; it needs no CUDA to build.
+#![cfg_attr(not(feature = "cuda"), forbid(unsafe_code))]
 
 pub mod accuracy;
 pub mod backends;
 pub mod checkpoint;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod error;
 pub mod formats;
 pub mod gemm;

@@ -19,9 +19,17 @@ constexpr i32 CHUNK_BYTES = 16;        // one global access
 constexpr i32 CODES_A_CHUNK = 16;      // FP8 codes in it
 constexpr i32 LANES_A_CODE_ROW = GRANULE / CODES_A_CHUNK;
 
-struct alignas(16) Words4 {
+struct Words4 {
     u32 w[4];
 };
+
+// One 16-byte access. The built-in vector type keeps the compiler from splitting it; the load takes the read-only path.
+__device__ __forceinline__ Words4 load_16(const void* from) {
+    const uint4 v = __ldg((const uint4*)from);
+    return {{v.x, v.y, v.z, v.w}};
+}
+
+__device__ __forceinline__ void store_16(void* to, const Words4& m) { *(uint4*)to = make_uint4(m.w[0], m.w[1], m.w[2], m.w[3]); }
 
 // A row-major matrix; ld is the distance of its rows in elements.
 template <class T>
@@ -75,7 +83,7 @@ __device__ __forceinline__ void load_chunk(const MatrixView<const T>& m, bool al
                                            float (&v)[ELEMENTS<T>]) {
     constexpr i32 E = ELEMENTS<T>;
     if (row < m.rows && aligned && col + E <= m.cols) {
-        unpack(*(const Words4*)m.at(row, col), v, (const T*)nullptr);
+        unpack(load_16(m.at(row, col)), v, (const T*)nullptr);
     } else {
 #pragma unroll
         for (i32 i = 0; i < E; ++i) {
@@ -86,7 +94,7 @@ __device__ __forceinline__ void load_chunk(const MatrixView<const T>& m, bool al
 
 // The 16 codes at (row, col); zero beyond the matrix.
 __device__ __forceinline__ Words4 load_codes(const MatrixView<const u8>& m, bool aligned, i32 row, i32 col) {
-    if (row < m.rows && aligned && col + CODES_A_CHUNK <= m.cols) return *(const Words4*)m.at(row, col);
+    if (row < m.rows && aligned && col + CODES_A_CHUNK <= m.cols) return load_16(m.at(row, col));
     Words4 words;
 #pragma unroll
     for (i32 w = 0; w < 4; ++w) {
@@ -105,7 +113,7 @@ __device__ __forceinline__ Words4 load_codes(const MatrixView<const u8>& m, bool
 __device__ __forceinline__ void store_codes(const MatrixView<u8>& m, bool aligned, i32 row, i32 col, const Words4& words) {
     if (row >= m.rows) return;
     if (aligned && col + CODES_A_CHUNK <= m.cols) {
-        *(Words4*)m.at(row, col) = words;
+        store_16(m.at(row, col), words);
         return;
     }
 #pragma unroll
@@ -216,16 +224,16 @@ __device__ __forceinline__ u32 amax_of_chunk(const float (&v)[E], const Recipe& 
 // elements at (row, col), zero beyond the matrix; E must be 4 or 8.
 template <i32 E, class Load>
 __device__ __forceinline__ void quantize_tiles(const Load& load, const MatrixView<u8>& codes, const ScaleGrid& scales,
-                                               const Recipe& recipe, i64 first, i32 tiles_a_row) {
+                                               const Recipe& recipe, u32 first, u32 tiles_a_row) {
     using L = Lanes<E>;
     const i32 lane = threadIdx.x % LANES;
-    const i64 tiles = (i64)codes.rows * tiles_a_row;
+    const u32 tiles = codes.rows * tiles_a_row;  // below 2^31: the host sees to it
     u32 words[L::ROUNDS][L::WORDS];
     float v[L::ROUNDS][E];
     i32 row[L::ROUNDS], tile[L::ROUNDS];
 #pragma unroll
     for (i32 r = 0; r < L::ROUNDS; ++r) {
-        const i64 index = first + L::wide_segment(r, lane);
+        const u32 index = first + L::wide_segment(r, lane);
         row[r] = index < tiles ? (i32)(index / tiles_a_row) : codes.rows;
         tile[r] = (i32)(index % tiles_a_row);
         load(row[r], tile[r] * GRANULE + L::wide_col(lane), v[r]);
@@ -238,7 +246,7 @@ __device__ __forceinline__ void quantize_tiles(const Load& load, const MatrixVie
         encode_chunk<E>(v[r], g.factor, recipe, words[r]);
     }
     const Words4 chunk = transpose_words(words, lane);
-    const i64 index = first + L::narrow_segment(lane);
+    const u32 index = first + L::narrow_segment(lane);
     if (index < tiles) {
         const i32 col = (i32)(index % tiles_a_row) * GRANULE + L::narrow_col(lane);
         store_codes(codes, codes.aligned(), (i32)(index / tiles_a_row), col, chunk);

@@ -23,6 +23,7 @@ mod derive;
 mod recipe;
 mod reference;
 mod stats;
+mod swiglu;
 
 pub use delayed::DelayedScaling;
 pub use derive::{GranuleScale, Payload, StoredScale, TensorScale};
@@ -32,6 +33,7 @@ pub use recipe::{
 };
 pub use reference::Element;
 pub use stats::QuantStats;
+pub use swiglu::{silu, swiglu};
 
 use crate::error::Result;
 use crate::matrix::MatRef;

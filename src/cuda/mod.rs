@@ -1,0 +1,24 @@
+//! CUDA kernels: what they are, how they are compiled, what the compiler made of them (feature `cuda`).
+//!
+//! The sources lie in `kernels/` and are part of the library; [`Compiler`] turns them into device code at run time with
+//! NVRTC, so that building finegrain needs no CUDA. Neither NVRTC nor the driver is linked: both are looked for when
+//! first used, and their absence is an [`Error::Unsupported`](crate::Error::Unsupported) with a sentence.
+//!
+//! - [`kernels`]: the table of kernels with their launch geometry and what their machine code must contain.
+//! - [`Compiler`]: source and architecture in, cubin or PTX out, cached in memory and on disk.
+//! - [`disasm`]: machine code in, instruction counts out: the check that needs no GPU.
+//! - [`RecipeArgs`], [`ScaleGridArgs`]: recipes and scale grids as kernel arguments.
+//!
+//! The kernels give the bits of [`quant`](crate::quant), with one difference: each NaN they write is the canonical one
+//! (code 7F, f32 7FC00000, bf16 7FC0), while the sign of a NaN that a CPU's arithmetic makes depends on the CPU.
+#![deny(unsafe_op_in_unsafe_fn)]
+
+mod arch;
+mod args;
+mod compile;
+pub mod disasm;
+pub mod kernels;
+
+pub use arch::Arch;
+pub use args::{RecipeArgs, ScaleGridArgs};
+pub use compile::{Compiled, Compiler, Resources, Target, nvrtc_present};
