@@ -148,7 +148,11 @@ impl Recipe {
     }
 
     /// The code of a payload and what happened to it.
+    ///
+    /// Every NaN payload gives the code of the positive NaN: the sign of a NaN that arithmetic makes differs between
+    /// processors, and no GPU keeps it.
     pub fn encode(&self, payload: f32) -> Cast {
+        let payload = if payload.is_nan() { f32::NAN } else { payload };
         match self.cast {
             ElementCast::Plain(overflow) => self.element.cast_f32(payload, overflow),
             ElementCast::PositiveZero => self.element.cast_f32(payload + 0.0, Overflow::Saturate),
