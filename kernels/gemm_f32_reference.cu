@@ -1,7 +1,8 @@
-// The contract's model `f32` on the device, one thread an element of D: what the fast kernels are compared with where there
-// is no other arithmetic to compare them with. Plain, complete, slow.
+// The contract's model `f32` on the device, one thread an element of D: what the fast kernels are compared with where
+// there is no other arithmetic to compare them with. Plain, complete, slow.
 //
-// Targets: every architecture. Compiled by NVRTC 13.5: 30–38 registers on sm_89 and sm_90a, 36–45 on sm_120a; no LDL, no STL.
+// Targets: every architecture. Compiled by NVRTC 13.5: 30–38 registers on sm_89 and sm_90a, 36–45 on sm_120a; no LDL,
+// no STL.
 //
 // | kernel                         | grid                          | block  | dynamic shared | registers | CTAs/SM |
 // |--------------------------------|-------------------------------|--------|----------------|-----------|---------|
@@ -91,8 +92,8 @@ __device__ void element(const Problem& p, const Reference& r, u32 i, u32 j, bool
     }
 }
 
-// After the parameters of every GEMM: elements of K that share a scale, elements of K in a promotion interval (0: no promotion and
-// no scales), formats of A and of B (0 E4M3, 1 E5M2). The granules may be any number of rows.
+// After the parameters of every GEMM: elements of K that share a scale, elements of K in a promotion interval (0: no
+// promotion and no scales), formats of A and of B (0 E4M3, 1 E5M2). The granules may be any number of rows.
 #define REFERENCE_PARAMETERS u32 granule_k, u32 interval, i32 format_a, i32 format_b
 #define REFERENCE_ARGUMENTS                                                                                           \
     Reference { granule_k, interval, format_a, format_b }

@@ -1,8 +1,8 @@
-// FP8 GEMM by mma.sync.m16n8k32 with promotion every 128 elements of K: dense and grouped, scales of 1×128 or 128×128 on either
-// side.
+// FP8 GEMM by mma.sync.m16n8k32 with promotion every 128 elements of K: dense and grouped, scales of 1×128 or 128×128
+// on either side.
 //
-// Targets: sm_89 (accumulation model `ada`) and sm_120a, where mma.sync on FP8 is native. On sm_90 and sm_100 it is rewritten to
-// FP16, with other speed and other bits.
+// Targets: sm_89 (accumulation model `ada`) and sm_120a, where mma.sync on FP8 is native. On sm_90 and sm_100 it is
+// rewritten to FP16, with other speed and other bits.
 //
 // | kernel                                   | arguments (gemm_problem.cuh)          | grid                         |
 // |------------------------------------------|---------------------------------------|------------------------------|
@@ -12,11 +12,11 @@
 // | sm89_e4m3_e4m3_gemm_promoted_k_grouped   | the same                              | ⌈m/128⌉, ⌈n/128⌉, groups     |
 //
 // A, B: e4m3 or e5m2, all four pairs. Block 256. Dynamic shared memory 101376 bytes (to be asked for: above 48 KiB).
-// Planned: one CTA an SM, at most 255 registers a thread, no spills. Compiled by NVRTC 13.5: 216–218 registers on sm_89,
-// 220–233 on sm_120a; 64 QMMA and 24 LDSM an interval, all loads of the loop LDGSTS; no LDL, no STL.
+// Planned: one CTA an SM, at most 255 registers a thread, no spills. Compiled by NVRTC 13.5: 216–218 registers on
+// sm_89, 220–233 on sm_120a; 64 QMMA and 24 LDSM an interval of a warp, all loads of the loop LDGSTS; no LDL, no STL.
 //
-// Estimate of the work: an interval of a CTA copies 32 KiB of codes and 0.5–1 KiB of scales for 4.19 MFLOP on the tensor core and
-// 2–3 · 16384 f32 operations of promotion.
+// Estimate of the work: an interval of a CTA copies 32 KiB of codes and 0.5–1 KiB of scales for 4.19 MFLOP on the
+// tensor core and 2–3 · 16384 f32 operations of promotion.
 #include "gemm_mainloop.cuh"
 
 // One interval by mma.sync: warp w computes the rows 64 (w mod 2) … and the columns 32 (w / 2) … of the tile.
@@ -55,7 +55,8 @@ struct MmaSync {
         u32 lane = threadIdx.x % 32;
         // A, 16 rows: matrices (rows 0–7, k 0–15), (8–15, 0–15), (0–7, 16–31), (8–15, 16–31) are a[0] … a[3].
         u32 row_a = first_row() + lane % 16, chunk_a = lane / 16;
-        // B, 16 columns of D: matrices (0–7, 0–15), (0–7, 16–31), (8–15, 0–15), (8–15, 16–31) are b0, b1 of two fragments.
+        // B, 16 columns of D: matrices (0–7, 0–15), (0–7, 16–31), (8–15, 0–15), (8–15, 16–31) are b0, b1 of two
+        // fragments.
         u32 row_b = first_col() + lane % 8 + lane / 16 * 8, chunk_b = lane / 8 % 2;
 #pragma unroll
         for (u32 step = 0; step < TILE_K / K_STEP; step++) {

@@ -1,5 +1,5 @@
-// FP8 GEMM by wgmma.m64n128k32 with promotion every 128 elements of K: dense and grouped, scales of 1×128 or 128×128 on either
-// side.
+// FP8 GEMM by wgmma.m64n128k32 with promotion every 128 elements of K: dense and grouped, scales of 1×128 or 128×128
+// on either side.
 //
 // Target: sm_90a (accumulation model `hopper`). There mma.sync on FP8 runs as FP16 and has other bits.
 //

@@ -1,11 +1,12 @@
-// What happens to a sum outside the tensor core: promotion, tensor scale, addend, rounding, store. Every operation is an
-// intrinsic with its rounding, so that the compiler contracts nothing; together they are clauses 5 to 7 of the contract
-// (src/gemm/mod.rs).
+// What happens to a sum outside the tensor core: promotion, tensor scale, addend, rounding, store. Every operation is
+// an intrinsic with its rounding, so that the compiler contracts nothing; together they are clauses 5 to 7 of the
+// contract (src/gemm/mod.rs).
 #pragma once
 
 #include "types.cuh"
 
-// How a partial sum joins the accumulator: gemm::Promotion. These and the next numbers are those that the launcher passes.
+// How a partial sum joins the accumulator: gemm::Promotion. These and the next numbers are those that the launcher
+// passes.
 enum Promotion : i32 { SCALES_FIRST = 0, PARTIAL_FIRST = 1, UNFUSED = 2 };
 
 // How D is stored.
@@ -47,8 +48,8 @@ __device__ __forceinline__ bool rows_of_quads(const void* base, i64 ld, u32 byte
     return ld % QUAD == 0 && reinterpret_cast<u64>(base) % (QUAD * bytes) == 0;
 }
 
-// Finishes and stores the `count` sums, 1 … QUAD, of row i from column j on. A row that belongs to no group (`live` is
-// false) is +0. `whole` says that QUAD elements of D are one access, `whole_addend` the same of the addend.
+// Finishes and stores the `count` sums, 1 … QUAD, of row i from column j on. A row that belongs to no group (`live`
+// is false) is +0. `whole` says that QUAD elements of D are one access, `whole_addend` the same of the addend.
 __device__ __forceinline__ void store_quad(
     const Store& s, u32 i, u32 j, u32 count, bool live, bool whole, bool whole_addend, float (&x)[QUAD]
 ) {

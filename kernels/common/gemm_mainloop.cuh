@@ -1,17 +1,18 @@
-// The main loop of the fast kernels: a pipeline of stages, one promotion interval each, from global to shared memory to the
-// tensor core to the f32 accumulator. What multiplies (mma.sync or wgmma) is a parameter; all else is here once.
+// The main loop of the fast kernels: a pipeline of stages, one promotion interval each, from global to shared memory
+// to the tensor core to the f32 accumulator. What multiplies (mma.sync or wgmma) is a parameter; all else is here
+// once.
 #pragma once
 
 #include "gemm_epilogue.cuh"
 #include "gemm_problem.cuh"
-#include "ptx.cuh"
 #include "gemm_tile.cuh"
+#include "ptx.cuh"
 #include "types.cuh"
 
 // One operand's way into a stage: which chunks and which scale this thread copies.
 //
-// Thread t copies chunk t mod 8 of rows t/8, t/8 + 32, t/8 + 64, t/8 + 96: eight successive threads read 128 successive
-// bytes of a row.
+// Thread t copies chunk t mod 8 of rows t/8, t/8 + 32, t/8 + 64, t/8 + 96: eight successive threads read 128
+// successive bytes of a row.
 struct Loader {
     static constexpr u32 ROW_STEP = THREADS / CHUNKS_IN_ROW, ROWS = TILE_M / ROW_STEP;
 
@@ -35,11 +36,12 @@ struct Loader {
         scale_interval = x.scale_interval;
         granule = x.granule;
         vector_codes = (reinterpret_cast<u64>(x.codes) | static_cast<u64>(x.ld)) % CHUNK == 0;
-        vector_scales = scale_row == 1 && (reinterpret_cast<u64>(x.scales) | static_cast<u64>(scale_interval) * 4) % CHUNK == 0;
+        u64 starts = reinterpret_cast<u64>(x.scales) | static_cast<u64>(scale_interval) * sizeof(float);
+        vector_scales = scale_row == 1 && starts % CHUNK == 0;
     }
 
-    // Starts the copies of the interval that has `k_left` elements, 1 … 128 or more, to `tile` and `tile_scales`, and moves
-    // on to the next one. Codes past the end of K, and rows past the end, become 0.
+    // Starts the copies of the interval that has `k_left` elements, 1 … 128 or more, to `tile` and `tile_scales`, and
+    // moves on to the next one. Codes past the end of K, and rows past the end, become 0.
     //
     // `lane` is this thread's number among those that copy scales, which are not the same for A and B.
     __device__ __forceinline__ void load(u32 tile, u32 tile_scales, u32 k_left, u32 lane) {
@@ -131,21 +133,22 @@ __device__ __forceinline__ void store_tile(const Problem& p, u32 row, u32 col, c
     }
 }
 
-// Computes the tile at (`row`, `col`) of D. All threads of the CTA call it; `live(i)` says whether row i of D belongs to a
-// group.
+// Computes the tile at (`row`, `col`) of D. All threads of the CTA call it; `live(i)` says whether row i of D belongs
+// to a group.
 //
 //   stage s of STAGES:  | A 128×128 | B 128×128 | scales of A | scales of B |
 //
 //   interval t:   wait for stage t ─ barrier ─ start copies of interval t + STAGES − 1 ─ multiply stage t ─ promote
 //
-// The one barrier of an interval says two things: that all threads' copies of stage t have arrived, and that all threads have
-// multiplied the interval t − 1, whose stage the copies then overwrite.
+// The one barrier of an interval says two things: that all threads' copies of stage t have arrived, and that all
+// threads have multiplied the interval t − 1, whose stage the copies then overwrite.
 template <class Multiply, u32 STAGES, class Live>
 __device__ __forceinline__ void compute_tile(const Problem& p, u32 row, u32 col, u8* shared, Live live) {
     u32 base = shared_address(shared);
     Loader load_a(p.a, row), load_b(p.b, col);
     u32 intervals = load_a.rows == 0 ? 0 : (p.k + TILE_K - 1) / TILE_K;
-    // Scales of A are copied by the first half of the threads, those of B by the second; the others' lanes are too high.
+    // Scales of A are copied by the first half of the threads, those of B by the second; the others' lanes are too
+    // high.
     u32 lane_a = threadIdx.x, lane_b = threadIdx.x ^ (THREADS / 2);
 
     u32 loaded = 0, stage_in = 0;
@@ -204,7 +207,8 @@ __device__ __forceinline__ void compute_tile(const Problem& p, u32 row, u32 col,
 }
 
 // ---- the forms -------------------------------------------------------------------------------------------------------
-// blockIdx.x is the tile's row, so that CTAs that run together share columns of B, blockIdx.y its column, blockIdx.z the group.
+// blockIdx.x is the tile's row, so that CTAs that run together share columns of B, blockIdx.y its column, blockIdx.z
+// the group.
 
 // The dense form.
 template <class Multiply, u32 STAGES>
@@ -212,8 +216,8 @@ __device__ __forceinline__ void gemm_dense(const Problem& p, u8* shared) {
     compute_tile<Multiply, STAGES>(p, blockIdx.x * TILE_M, blockIdx.y * TILE_N, shared, [](u32) { return true; });
 }
 
-// m-grouped contiguous. Rows that lie in one tile belong to one group, its rows of padding come last; a tile whose first row is
-// padding is all padding.
+// m-grouped contiguous. Rows that lie in one tile belong to one group, its rows of padding come last; a tile whose
+// first row is padding is all padding.
 template <class Multiply, u32 STAGES>
 __device__ __forceinline__ void gemm_contiguous(
     Problem& p, u8* shared, const i32* groups, i64 b_group, i64 scale_b_group

@@ -36,22 +36,22 @@ static_assert(STAGE_BYTES % 1024 == 0 && STAGE_B % 1024 == 0, "a swizzled tile s
 //     row 4   |  c4  |  c5  |  c6  |  c7  |  c0  |  c1  |  c2  |  c3  |
 //     …       row 8 is as row 0
 //
-// A row fills all 32 banks once. Both accesses of the main loop are served in phases of 8 lanes, 128 bytes each, and in
-// each phase every bank is met once:
+// A row fills all 32 banks once. Both accesses of the main loop are served in phases of 8 lanes, 128 bytes each, and
+// in each phase every bank is met once:
 // - a copy: lanes 8i … 8i+7 write the 8 chunks of one row, a permutation of its banks;
 // - ldmatrix: lanes 8i … 8i+7 read one chunk c of 8 successive rows from a multiple of 8, so columns c xor 0 … c xor 7,
 //   which are all 8.
 //
-// It is also the 128-byte swizzle of the matrix descriptors of wgmma (address bits 4–6 xor bits 7–9), where the tile starts at
-// a multiple of 1024 bytes.
+// It is also the 128-byte swizzle of the matrix descriptors of wgmma (address bits 4–6 xor bits 7–9), where the tile
+// starts at a multiple of 1024 bytes.
 __device__ __forceinline__ u32 swizzled(u32 row, u32 chunk) {
     return row * TILE_K + ((chunk ^ (row % 8)) * CHUNK);
 }
 
 // Elements from one row of the tile's sums to the next, when they pass through shared memory on their way to D.
 //
-// A warp writes pairs of columns, lane l at row l / 4 and column 2 (l mod 4): 8 bytes a lane, served in phases of 16 lanes.
-// Rows 136 words apart start 8 banks apart, so the 4 rows of a phase fill banks 0–7, 8–15, 16–23 and 24–31. Reads are of
-// whole rows.
+// A warp writes pairs of columns, lane l at row l / 4 and column 2 (l mod 4): 8 bytes a lane, served in phases of 16
+// lanes. Rows 136 words apart start 8 banks apart, so the 4 rows of a phase fill banks 0–7, 8–15, 16–23 and 24–31.
+// Reads are of whole rows.
 constexpr u32 SUMS_PITCH = TILE_N + 8;
 constexpr u32 SUMS_BYTES = TILE_M * SUMS_PITCH * 4;

@@ -1,5 +1,5 @@
-// All inline PTX of the project. A function is one instruction; nothing outside this file has an asm statement, so that
-// what must be checked against the PTX manual is here and nowhere else.
+// All inline PTX of the project. A function is one instruction; nothing outside this file has an asm statement, so
+// that what must be checked against the PTX manual is here and nowhere else.
 #pragma once
 
 #include "types.cuh"
@@ -69,8 +69,8 @@ __device__ __forceinline__ void cp_async_wait() {
 
 // ---- ldmatrix --------------------------------------------------------------------------------------------------------
 
-// Loads four 8×16-byte matrices: lanes 8i … 8i+7 name the rows of matrix i; lane l gets in r[i] the bytes 4(l mod 4) …
-// 4(l mod 4)+3 of row l/4 of matrix i.
+// Loads four 8×16-byte matrices: lanes 8i … 8i+7 name the rows of matrix i; lane l gets in r[i] the bytes 4(l mod 4)
+// … 4(l mod 4)+3 of row l/4 of matrix i.
 __device__ __forceinline__ void ldmatrix_x4(u32 (&r)[4], u32 row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
@@ -85,8 +85,8 @@ enum Fp8 : i32 { E4M3 = 0, E5M2 = 1 };
 
 // d += A·B for A [16, 32] and B [32, 8] of FP8 codes, by one warp.
 //
-// With g = lane / 4 and t = lane mod 4: a[0], a[1] hold rows g, g+8 at k = 4t … 4t+3, a[2], a[3] the same rows at k + 16;
-// b0, b1 hold column g at k = 4t … 4t+3 and k + 16; d holds (g, 2t), (g, 2t+1), (g+8, 2t), (g+8, 2t+1).
+// With g = lane / 4 and t = lane mod 4: a[0], a[1] hold rows g, g+8 at k = 4t … 4t+3, a[2], a[3] the same rows at k +
+// 16; b0, b1 hold column g at k = 4t … 4t+3 and k + 16; d holds (g, 2t), (g, 2t+1), (g+8, 2t), (g+8, 2t+1).
 template <Fp8 A, Fp8 B>
 __device__ __forceinline__ void mma_m16n8k32(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
 #define PTX_MMA(TYPES)                                                                                                 \
@@ -118,7 +118,8 @@ __device__ __forceinline__ void wgmma_commit() {
     asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
 
-// Waits until all but the youngest `PENDING` groups are done; `d` is named so that no use of it moves before the wait.
+// Waits until all but the youngest `PENDING` groups are done; `d` is named so that no use of it moves before the
+// wait.
 template <int PENDING>
 __device__ __forceinline__ void wgmma_wait(float (&d)[64]) {
 #pragma unroll
@@ -136,14 +137,15 @@ __device__ __forceinline__ void wgmma_wait(float (&d)[64]) {
 //   bits 49–51  base offset: 0, since the pattern starts at multiples of 1024 bytes, where every tile starts
 //   bits 62–63  swizzle: 1 is 128 bytes
 //
-// 32 more elements along K are 32 bytes within the first row, so 2 more in the start address; the hardware applies the
-// swizzle to the sum.
+// 32 more elements along K are 32 bytes within the first row, so 2 more in the start address; the hardware applies
+// the swizzle to the sum.
 __device__ __forceinline__ u64 wgmma_descriptor(u32 address) {
     constexpr u64 LEADING = u64{1} << 16, STRIDE = u64{1024 / 16} << 32, SWIZZLE_128B = u64{1} << 62;
     return static_cast<u64>((address & 0x3FFFF) >> 4) | LEADING | STRIDE | SWIZZLE_128B;
 }
 
-// d = A·B, or d += A·B if `accumulate`, for A [64, 32] and B [128, 32] of FP8 codes in shared memory, by one warpgroup.
+// d = A·B, or d += A·B if `accumulate`, for A [64, 32] and B [128, 32] of FP8 codes in shared memory, by one
+// warpgroup.
 //
 // With w the warp, g = lane / 4 and t = lane mod 4: d[4j + e] is row 16w + g + 8(e / 2), column 8j + 2t + e mod 2.
 template <Fp8 A, Fp8 B>
