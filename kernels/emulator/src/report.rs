@@ -61,11 +61,8 @@ impl Report {
 pub(crate) fn extra_wavefronts(addresses: &[Option<u64>], bytes: usize) -> u64 {
     let lanes = 32 * 4 / bytes.max(4);
     let phase = |lanes: &[Option<u64>]| {
-        let mut words: Vec<u64> = lanes
-            .iter()
-            .flatten()
-            .flat_map(|&a| a / 4..(a + bytes as u64).div_ceil(4))
-            .collect();
+        let mut words: Vec<u64> =
+            lanes.iter().flatten().flat_map(|&a| a / 4..(a + bytes as u64).div_ceil(4)).collect();
         words.sort_unstable();
         words.dedup();
         let mut banks = [0u64; 32];

@@ -18,7 +18,12 @@ fn launch(source: &str, grid: u32, threads: u32) -> Result<(Vec<u32>, Report), F
     let module = Module::parse(source).unwrap();
     let mut device = Device::new();
     let out = device.alloc(4 * threads as usize);
-    let launch = Launch { grid: [grid, 1, 1], block: [threads, 1, 1], dynamic_shared: 1024, args: vec![Arg::Ptr(out)] };
+    let launch = Launch {
+        grid: [grid, 1, 1],
+        block: [threads, 1, 1],
+        dynamic_shared: 1024,
+        args: vec![Arg::Ptr(out)],
+    };
     let options = Options { step_limit: 10_000, ..Options::default() };
     let report = device.launch(&module, "k", &launch, &options)?;
     let bytes = device.read(out, 4 * threads as usize).unwrap();
@@ -45,7 +50,13 @@ fn nested_branches_meet_again() {
     );
     for (lane, value) in got.into_iter().enumerate() {
         let want = match lane {
-            l if l % 2 == 0 => if l > 15 { 0 } else { 100 },
+            l if l % 2 == 0 => {
+                if l > 15 {
+                    0
+                } else {
+                    100
+                }
+            }
             l if l & 2 != 0 => 11,
             _ => 1,
         };
@@ -82,18 +93,24 @@ fn indexed_branches_and_scoped_names() {
 
 #[test]
 fn shuffles_votes_and_reductions() {
-    let sum = run("shfl.sync.bfly.b32 %r1|%p1, %r39, 16, 31, -1; shfl.sync.down.b32 %r2|%p2, %r39, 1, 0x1c1f, -1;
+    let sum = run(
+        "shfl.sync.bfly.b32 %r1|%p1, %r39, 16, 31, -1; shfl.sync.down.b32 %r2|%p2, %r39, 1, 0x1c1f, -1;
         shfl.sync.up.b32 %r3, %r39, 4, 0, -1; shfl.sync.idx.b32 %r4, %r39, 3, 31, -1;
-        mad.lo.u32 %r0, %r1, 100, %r2; mad.lo.u32 %r0, %r0, 100, %r3; mad.lo.u32 %r0, %r0, 100, %r4;", 32);
+        mad.lo.u32 %r0, %r1, 100, %r2; mad.lo.u32 %r0, %r0, 100, %r3; mad.lo.u32 %r0, %r0, 100, %r4;",
+        32,
+    );
     for (lane, value) in (0u32..).zip(sum) {
         let down = if lane % 4 == 3 { lane } else { lane + 1 };
         let up = if lane < 4 { lane } else { lane - 4 };
         assert_eq!(value, (((lane ^ 16) * 100 + down) * 100 + up) * 100 + 3, "lane {lane}");
     }
-    let vote = run("setp.lt.u32 %p1, %r39, 3; vote.sync.ballot.b32 %r0, %p1, -1; vote.sync.all.pred %p2, %p1, -1;
+    let vote = run(
+        "setp.lt.u32 %p1, %r39, 3; vote.sync.ballot.b32 %r0, %p1, -1; vote.sync.all.pred %p2, %p1, -1;
         vote.sync.any.pred %p3, %p1, -1; @%p2 add.u32 %r0, %r0, 100; @%p3 add.u32 %r0, %r0, 1000;
         and.b32 %r1, %r39, 1; match.any.sync.b32 %r2, %r1, -1; popc.b32 %r2, %r2; add.u32 %r0, %r0, %r2;
-        redux.sync.max.u32 %r3, %r39, -1; add.u32 %r0, %r0, %r3;", 32);
+        redux.sync.max.u32 %r3, %r39, -1; add.u32 %r0, %r0, %r3;",
+        32,
+    );
     assert!(vote.iter().all(|&v| v == 7 + 1000 + 16 + 31), "{vote:?}");
 }
 
@@ -140,21 +157,40 @@ fn atomics() {
     assert!(many.iter().all(|&v| v == 2016));
 }
 
-const COPY: &str = "mov.u32 %r1, dyn; st.global.u32 [%rd0], %r39; shl.b32 %r2, %r39, 2; add.u32 %r2, %r1, %r2;
+const COPY: &str =
+    "mov.u32 %r1, dyn; st.global.u32 [%rd0], %r39; shl.b32 %r2, %r39, 2; add.u32 %r2, %r1, %r2;
     cp.async.ca.shared.global [%r2], [%rd0], 4; cp.async.commit_group;";
 
 #[test]
 fn asynchronous_copies_land_at_the_wait() {
-    let got = run(&format!("{COPY} cp.async.wait_group 0; bar.sync 0; xor.b32 %r2, %r2, 128; ld.shared.u32 %r0, [%r2]; bar.sync 0;"), 64);
+    let got = run(
+        &format!(
+            "{COPY} cp.async.wait_group 0; bar.sync 0; xor.b32 %r2, %r2, 128; ld.shared.u32 %r0, [%r2]; bar.sync 0;"
+        ),
+        64,
+    );
     assert_eq!((got[0], got[40]), (32, 8));
-    let zero = run(&format!("mov.u32 %r3, 0; {} cp.async.wait_all; ld.shared.u32 %r0, [%r2];", COPY.replace(", 4; cp", ", 4, %r3; cp")), 32);
+    let zero = run(
+        &format!(
+            "mov.u32 %r3, 0; {} cp.async.wait_all; ld.shared.u32 %r0, [%r2];",
+            COPY.replace(", 4; cp", ", 4, %r3; cp")
+        ),
+        32,
+    );
     assert!(zero.iter().all(|&v| v == 0));
     let early = fault(&format!("{COPY} cp.async.wait_group 1; ld.shared.u32 %r0, [%r2];"), 32);
     assert!(matches!(early, FaultKind::PendingCopy { .. }), "{early}");
     let never = fault(&format!("{COPY} mov.u32 %r0, 0;"), 32);
     assert!(matches!(never, FaultKind::PendingCopyAtExit { count: 32 }), "{never}");
-    let no_barrier = fault(&format!("{COPY} cp.async.wait_group 0; xor.b32 %r2, %r2, 128; ld.shared.u32 %r0, [%r2];"), 64);
-    assert!(matches!(no_barrier, FaultKind::Race { .. } | FaultKind::PendingCopy { .. } | FaultKind::UninitialisedMemory { .. }), "{no_barrier}");
+    let no_barrier =
+        fault(&format!("{COPY} cp.async.wait_group 0; xor.b32 %r2, %r2, 128; ld.shared.u32 %r0, [%r2];"), 64);
+    assert!(
+        matches!(
+            no_barrier,
+            FaultKind::Race { .. } | FaultKind::PendingCopy { .. } | FaultKind::UninitialisedMemory { .. }
+        ),
+        "{no_barrier}"
+    );
 }
 
 #[test]
@@ -169,7 +205,10 @@ fn stray_accesses() {
     assert!(matches!(param, FaultKind::OutOfBounds { size: 8, .. }), "{param}");
     let crooked = fault("st.global.v2.u16 [%rd0+2], {1, 2}; mov.u32 %r0, 0;", 2);
     assert!(matches!(crooked, FaultKind::Misaligned { bytes: 4, .. }), "{crooked}");
-    let constant = fault("st.u32 [%rd1], 0; mov.u32 %r0, 0;".replace("st.u32", "mov.u64 %rd1, 0x30000000000; st.u32").as_str(), 1);
+    let constant = fault(
+        "st.u32 [%rd1], 0; mov.u32 %r0, 0;".replace("st.u32", "mov.u64 %rd1, 0x30000000000; st.u32").as_str(),
+        1,
+    );
     assert!(matches!(constant, FaultKind::ReadOnly { .. }), "{constant}");
 }
 
@@ -193,10 +232,12 @@ fn races() {
         64,
     );
     assert!(matches!(between_warps, FaultKind::Race { .. }), "{between_warps}");
-    let body = |sync: &str| format!(
+    let body = |sync: &str| {
+        format!(
         "mov.u32 %r1, dyn; mad.lo.u32 %r2, %r39, 4, %r1; st.shared.u32 [%r2], %r39; {sync} xor.b32 %r3, %r39, 1;
          mad.lo.u32 %r4, %r3, 4, %r1; ld.shared.u32 %r0, [%r4];"
-    );
+    )
+    };
     assert!(matches!(fault(&body(""), 32), FaultKind::Race { .. }));
     assert_eq!(run(&body("bar.warp.sync -1;"), 32)[6], 7);
     let after_read = fault(
@@ -217,11 +258,15 @@ fn barriers_and_collectives_that_not_all_reach() {
     assert!(matches!(divergent, FaultKind::DivergentBarrier { active: 0x7F, .. }), "{divergent}");
     let deadlock = fault("setp.lt.u32 %p1, %r39, 32; @%p1 bar.sync 1; @!%p1 bar.sync 2; mov.u32 %r0, 0;", 64);
     assert!(matches!(deadlock, FaultKind::Deadlock { arrived: 32, expected: 64, .. }), "{deadlock}");
-    let absent = fault("setp.lt.u32 %p1, %r39, 7; mov.u32 %r0, 0; @%p1 shfl.sync.idx.b32 %r0, %r39, 0, 31, -1;", 32);
+    let absent =
+        fault("setp.lt.u32 %p1, %r39, 7; mov.u32 %r0, 0; @%p1 shfl.sync.idx.b32 %r0, %r39, 0, 31, -1;", 32);
     assert!(matches!(absent, FaultKind::InactiveLanes { active: 0x7F, .. }), "{absent}");
     let vote = fault("mov.u32 %r0, 0; setp.lt.u32 %p1, %r39, 7; vote.sync.ballot.b32 %r0, %p1, 0xFF;", 32);
     assert!(matches!(vote, FaultKind::InactiveLanes { named: 0xFF, .. }), "{vote}");
-    let exited = run("setp.lt.u32 %p1, %r39, 32; mov.u32 %r0, 9; st.global.u32 [%rd0], %r0; @%p1 exit; bar.sync 0;", 64);
+    let exited = run(
+        "setp.lt.u32 %p1, %r39, 32; mov.u32 %r0, 9; st.global.u32 [%rd0], %r0; @%p1 exit; bar.sync 0;",
+        64,
+    );
     assert_eq!(exited, [9; 64]);
 }
 
@@ -232,9 +277,15 @@ fn what_cannot_be_done_is_said() {
     let approximate = fault("mov.f32 %f1, 0f3F800000; ex2.approx.f32 %f2, %f1; mov.u32 %r0, 0;", 1);
     assert!(matches!(approximate, FaultKind::Irreproducible { .. }), "{approximate}");
     assert!(matches!(fault("trap; mov.u32 %r0, 0;", 1), FaultKind::Trap));
-    for (text, word) in [("frobnicate.u32 %r0, %r1;", "unknown"), ("mov.u32 %r0, %clock;", "reproducible"),
-        ("wgmma.fence.sync.aligned;", "not supported"), ("bra NOWHERE;", "NOWHERE"), ("ld.global.u32 %r0, [nobody];", "nobody"),
-        ("add.f7 %r0, %r1;", "unknown"), ("cvt.rn.f32.e4m3x2 %f0, %rs0;", "unknown")] {
+    for (text, word) in [
+        ("frobnicate.u32 %r0, %r1;", "unknown"),
+        ("mov.u32 %r0, %clock;", "reproducible"),
+        ("wgmma.fence.sync.aligned;", "not supported"),
+        ("bra NOWHERE;", "NOWHERE"),
+        ("ld.global.u32 %r0, [nobody];", "nobody"),
+        ("add.f7 %r0, %r1;", "unknown"),
+        ("cvt.rn.f32.e4m3x2 %f0, %rs0;", "unknown"),
+    ] {
         let error = Module::parse(&kernel(&format!("\n\n{text}"))).unwrap_err();
         assert!(error.to_string().contains(word), "{error}");
         assert_eq!(error.line(), 10, "{error}");

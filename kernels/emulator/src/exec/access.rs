@@ -40,7 +40,14 @@ pub(super) fn addresses(warp: &Warp, address: Address, active: u32) -> Step<Lane
 
 impl Machine<'_> {
     /// Counts one request of a warp at `pc`.
-    pub(super) fn count(&mut self, pc: usize, opcode: &str, space: Space, addresses: &[Option<u64>], bytes: usize) {
+    pub(super) fn count(
+        &mut self,
+        pc: usize,
+        opcode: &str,
+        space: Space,
+        addresses: &[Option<u64>],
+        bytes: usize,
+    ) {
         let line = self.memory_lines[pc].get_or_insert_with(Default::default);
         if line.opcode.is_empty() {
             opcode.clone_into(&mut line.opcode);
@@ -294,7 +301,13 @@ impl Block<'_, '_> {
     }
 
     /// The rows that ldmatrix reads: lane i's address is row i of all matrices in order.
-    pub(super) fn matrix_rows(&mut self, w: usize, address: Address, matrices: usize, pc: usize) -> Step<Vec<[u8; 16]>> {
+    pub(super) fn matrix_rows(
+        &mut self,
+        w: usize,
+        address: Address,
+        matrices: usize,
+        pc: usize,
+    ) -> Step<Vec<[u8; 16]>> {
         let places = addresses(&self.warps[w], address, u32::MAX >> (32 - 8 * matrices))?;
         let active = u32::MAX >> (32 - 8 * matrices);
         self.tally(pc, Space::Shared, &places, active, 16);

@@ -55,12 +55,7 @@ pub(super) struct Block<'a, 'm> {
 }
 
 /// Runs one block to its end.
-pub(super) fn run(
-    machine: &mut Machine<'_>,
-    kernel: &Kernel,
-    index: u32,
-    place: Place,
-) -> Result<(), Fault> {
+pub(super) fn run(machine: &mut Machine<'_>, kernel: &Kernel, index: u32, place: Place) -> Result<(), Fault> {
     let [x, y, z] = place.ntid;
     let warps = (x * y * z).div_ceil(32) as usize;
     let races = machine.options.check_races;

@@ -30,13 +30,15 @@ impl Block<'_, '_> {
             Op::Shuffle { mode, dst, valid, a, lane: operand, clamp, mask } => {
                 let members = self.members(w, *mask, active)?;
                 let warp = &mut self.warps[w];
-                let ((a, ua), (operand, uo), (clamp, uc)) = (warp.read(*a), warp.read(*operand), warp.read(*clamp));
+                let ((a, ua), (operand, uo), (clamp, uc)) =
+                    (warp.read(*a), warp.read(*operand), warp.read(*clamp));
                 if (uo | uc) & active != 0 {
                     return Err(unset_register("the lane of a shuffle", (uo | uc) & active));
                 }
                 let (mut values, mut unset, mut in_range) = ([0; 32], 0, 0u32);
                 for lane in lanes(active) {
-                    let (source, ok) = shuffle_source(*mode, lane as u32, operand[lane] as u32, clamp[lane] as u32);
+                    let (source, ok) =
+                        shuffle_source(*mode, lane as u32, operand[lane] as u32, clamp[lane] as u32);
                     in_range |= u32::from(ok) << lane;
                     values[lane] = a[source as usize];
                     // A lane that is not here has nothing to give.
@@ -73,7 +75,8 @@ impl Block<'_, '_> {
                 if unset & members != 0 {
                     return Err(unset_register("match", unset & members));
                 }
-                let equal = |lane: usize| lanes(members).filter(|&o| a[o] == a[lane]).fold(0, |m, o| m | 1u32 << o);
+                let equal =
+                    |lane: usize| lanes(members).filter(|&o| a[o] == a[lane]).fold(0, |m, o| m | 1u32 << o);
                 let same = equal(usize::from(first(active))) == members;
                 let values: Lanes = std::array::from_fn(|lane| match (*all, same) {
                     (true, true) => u64::from(members),

@@ -52,7 +52,8 @@ impl Block<'_, '_> {
                         None => Ok(found.into_iter().map(|f| f.0).collect::<Vec<_>>()),
                     }
                 };
-                let (a, b, c) = (fetch(a, "the mma's A")?, fetch(b, "the mma's B")?, fetch(c, "the mma's C")?);
+                let (a, b, c) =
+                    (fetch(a, "the mma's A")?, fetch(b, "the mma's B")?, fetch(c, "the mma's C")?);
                 let result = self.multiply(*shape, &a, &b, &c).map_err(|kind| (kind, 0))?;
                 for (dst, values) in d.iter().zip(&result) {
                     self.warps[w].write(*dst, values, 0, active);
@@ -63,7 +64,13 @@ impl Block<'_, '_> {
         Ok(())
     }
 
-    fn multiply(&self, shape: MmaShape, a: &[Lanes], b: &[Lanes], c: &[Lanes]) -> Result<[Lanes; 4], FaultKind> {
+    fn multiply(
+        &self,
+        shape: MmaShape,
+        a: &[Lanes],
+        b: &[Lanes],
+        c: &[Lanes],
+    ) -> Result<[Lanes; 4], FaultKind> {
         let row_bytes = shape.row_bytes;
         let (mut rows, mut columns, mut sums) = ([0u8; M * 32], [0u8; N * 32], [0f32; M * N]);
         for lane in 0..32 {

@@ -133,7 +133,10 @@ pub(crate) fn launch(
         kernel.dynamic_shared + launch.dynamic_shared as usize
     };
     if total_shared > options.shared_limit as usize {
-        return Err(refuse(format!("{total_shared} bytes of shared memory: at most {}", options.shared_limit)));
+        return Err(refuse(format!(
+            "{total_shared} bytes of shared memory: at most {}",
+            options.shared_limit
+        )));
     }
     let work = || execute(global, module, kernel, params, launch, total_shared as u32, options);
     match pool() {

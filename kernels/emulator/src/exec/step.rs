@@ -172,10 +172,16 @@ impl Block<'_, '_> {
             Op::Fence => {}
             Op::ActiveMask { dst } => warp.write(*dst, &[u64::from(active); 32], 0, active),
             Op::Load { .. } | Op::Store { .. } | Op::Atomic { .. } => self.access(w, &inst.op, pc, active)?,
-            Op::AsyncCopy { .. } | Op::CommitGroup | Op::WaitGroup(_) => self.copy(w, &inst.op, pc, active)?,
+            Op::AsyncCopy { .. } | Op::CommitGroup | Op::WaitGroup(_) => {
+                self.copy(w, &inst.op, pc, active)?
+            }
             Op::LoadMatrix { .. } | Op::Mma { .. } => self.matrix(w, &inst.op, pc, active)?,
             Op::Barrier { .. } => self.barrier(w, &inst.op, active)?,
-            Op::SyncWarp { .. } | Op::Shuffle { .. } | Op::Vote { .. } | Op::Match { .. } | Op::Reduce { .. } => {
+            Op::SyncWarp { .. }
+            | Op::Shuffle { .. }
+            | Op::Vote { .. }
+            | Op::Match { .. }
+            | Op::Reduce { .. } => {
                 self.collective(w, &inst.op, active)?;
             }
         }

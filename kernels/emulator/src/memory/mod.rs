@@ -40,7 +40,12 @@ impl Segment {
         Ok(at as usize)
     }
 
-    pub(crate) fn read(&mut self, at: usize, len: usize, actor: Option<&Actor<'_>>) -> Result<&[u8], FaultKind> {
+    pub(crate) fn read(
+        &mut self,
+        at: usize,
+        len: usize,
+        actor: Option<&Actor<'_>>,
+    ) -> Result<&[u8], FaultKind> {
         self.untouched(at, len)?;
         if let Some(i) = self.written[at..at + len].iter().position(|w| !w) {
             let address = self.base + (at + i) as u64;

@@ -32,7 +32,8 @@ impl Stamp {
     const NONE: Stamp = Stamp(0);
 
     fn of(actor: &Actor<'_>) -> Stamp {
-        let place = u64::from(actor.block + 1) << 40 | u64::from(actor.warp) << 34 | u64::from(actor.lane) << 28;
+        let place =
+            u64::from(actor.block + 1) << 40 | u64::from(actor.warp) << 34 | u64::from(actor.lane) << 28;
         Stamp(place | u64::from(actor.strong) << 27 | u64::from(actor.clock))
     }
 
@@ -113,7 +114,12 @@ impl Shadow {
         let now = Stamp::of(actor);
         for (i, cell) in self.cells[at..at + len].iter_mut().enumerate() {
             if !cell.write.before(actor) {
-                return Err(race(space, base + (at + i) as u64, cell.write.accessor(true), now.accessor(false)));
+                return Err(race(
+                    space,
+                    base + (at + i) as u64,
+                    cell.write.accessor(true),
+                    now.accessor(false),
+                ));
             }
             if cell.read == now {
                 continue;

@@ -9,7 +9,8 @@ use super::inst::{Inst, Op};
 /// that blocks would save nothing worth their code.
 pub(crate) fn reconvergence(insts: &[Inst]) -> Vec<usize> {
     let end = insts.len();
-    let successors: Vec<Vec<usize>> = insts.iter().enumerate().map(|(at, i)| successors(i, at, end)).collect();
+    let successors: Vec<Vec<usize>> =
+        insts.iter().enumerate().map(|(at, i)| successors(i, at, end)).collect();
     let mut predecessors = vec![Vec::new(); end + 1];
     for (at, next) in successors.iter().enumerate() {
         next.iter().for_each(|&n| predecessors[n].push(at));

@@ -56,7 +56,9 @@ fn directed(a: f32, b: f32, c: f32, direction: RoundMode) -> f32 {
         RoundMode::Zero if above && sum > 0.0 => nearest.next_down(),
         RoundMode::Zero if below && sum < 0.0 => nearest.next_up(),
         // An exact zero of unlike signs is −0 downward.
-        RoundMode::Down if sum == 0.0 && error == 0.0 && (p.is_sign_negative() || c.is_sign_negative()) => -0.0,
+        RoundMode::Down if sum == 0.0 && error == 0.0 && (p.is_sign_negative() || c.is_sign_negative()) => {
+            -0.0
+        }
         _ => nearest,
     }
 }
@@ -66,7 +68,13 @@ fn minimum(x: f32, y: f32) -> f32 {
         (true, _) => y,
         (_, true) => x,
         // −0 < +0
-        _ if x == y => if x.is_sign_negative() { x } else { y },
+        _ if x == y => {
+            if x.is_sign_negative() {
+                x
+            } else {
+                y
+            }
+        }
         _ => x.min(y),
     }
 }
@@ -117,7 +125,11 @@ fn fma_odd(a: f64, b: f64, c: f64) -> f64 {
     if !sum.is_finite() || error == 0.0 || sum.to_bits() & 1 == 1 {
         return sum;
     }
-    if (error > 0.0) == (sum > 0.0) { f64::from_bits(sum.to_bits() + 1) } else { f64::from_bits(sum.to_bits() - 1) }
+    if (error > 0.0) == (sum > 0.0) {
+        f64::from_bits(sum.to_bits() + 1)
+    } else {
+        f64::from_bits(sum.to_bits() - 1)
+    }
 }
 
 fn f64_min16(x: f64, y: f64) -> f64 {
@@ -168,8 +180,12 @@ pub(crate) fn binary(op: &str, ty: Ty) -> Option<Binary> {
         ("max", Ty::F32) => |x, y| bits(maximum(f(x), f(y))),
         ("min.ftz", Ty::F32) => |x, y| bits(minimum(flushed(x), flushed(y))),
         ("max.ftz", Ty::F32) => |x, y| bits(maximum(flushed(x), flushed(y))),
-        ("min.NaN", Ty::F32) => |x, y| bits(if f(x).is_nan() || f(y).is_nan() { f32::NAN } else { minimum(f(x), f(y)) }),
-        ("max.NaN", Ty::F32) => |x, y| bits(if f(x).is_nan() || f(y).is_nan() { f32::NAN } else { maximum(f(x), f(y)) }),
+        ("min.NaN", Ty::F32) => {
+            |x, y| bits(if f(x).is_nan() || f(y).is_nan() { f32::NAN } else { minimum(f(x), f(y)) })
+        }
+        ("max.NaN", Ty::F32) => {
+            |x, y| bits(if f(x).is_nan() || f(y).is_nan() { f32::NAN } else { maximum(f(x), f(y)) })
+        }
         ("add" | "add.rn", Ty::F64) => |x, y| bits64(d(x) + d(y)),
         ("sub" | "sub.rn", Ty::F64) => |x, y| bits64(d(x) - d(y)),
         ("mul" | "mul.rn", Ty::F64) => |x, y| bits64(d(x) * d(y)),
@@ -230,20 +246,34 @@ pub(crate) fn relation(op: &str, ty: Ty) -> Option<Relation> {
         };
     }
     relate!(
-        "eq" |x, y| x == y,
-        "ne" |x, y| x < y || x > y,
-        "lt" |x, y| x < y,
-        "le" |x, y| x <= y,
-        "gt" |x, y| x > y,
-        "ge" |x, y| x >= y,
-        "equ" |x, y| !(x < y || x > y),
-        "neu" |x, y| x != y,
-        "ltu" |x, y| x.partial_cmp(&y).is_none_or(|o| o.is_lt()),
-        "leu" |x, y| x.partial_cmp(&y).is_none_or(|o| o.is_le()),
-        "gtu" |x, y| x.partial_cmp(&y).is_none_or(|o| o.is_gt()),
-        "geu" |x, y| x.partial_cmp(&y).is_none_or(|o| o.is_ge()),
-        "num" |x, y| !x.is_nan() && !y.is_nan(),
-        "nan" |x, y| x.is_nan() || y.is_nan()
+        "eq" | x,
+        y | x == y,
+        "ne" | x,
+        y | x < y || x > y,
+        "lt" | x,
+        y | x < y,
+        "le" | x,
+        y | x <= y,
+        "gt" | x,
+        y | x > y,
+        "ge" | x,
+        y | x >= y,
+        "equ" | x,
+        y | !(x < y || x > y),
+        "neu" | x,
+        y | x != y,
+        "ltu" | x,
+        y | x.partial_cmp(&y).is_none_or(|o| o.is_lt()),
+        "leu" | x,
+        y | x.partial_cmp(&y).is_none_or(|o| o.is_le()),
+        "gtu" | x,
+        y | x.partial_cmp(&y).is_none_or(|o| o.is_gt()),
+        "geu" | x,
+        y | x.partial_cmp(&y).is_none_or(|o| o.is_ge()),
+        "num" | x,
+        y | !x.is_nan() && !y.is_nan(),
+        "nan" | x,
+        y | x.is_nan() || y.is_nan()
     )
 }
 
@@ -280,6 +310,10 @@ fn is_float(ty: Ty) -> bool {
     matches!(ty, Ty::F16 | Ty::Bf16 | Ty::F32 | Ty::F64)
 }
 
+fn is_scalar(ty: Ty) -> bool {
+    is_float(ty) || matches!(ty, Ty::U(_) | Ty::S(_))
+}
+
 /// cvt; the second operand is the low half of packed results. `None` if there is no such conversion.
 pub(crate) fn convert(c: Conversion, a: u64, low: Option<u64>) -> Option<u64> {
     let relu = |x: f32| if c.relu && (x < 0.0 || x.is_nan() && x.is_sign_negative()) { 0.0 } else { x };
@@ -313,12 +347,16 @@ pub(crate) fn convert(c: Conversion, a: u64, low: Option<u64>) -> Option<u64> {
             };
             Some(byte(a >> 16) << 8 | byte(a))
         }
+        (to, from) if !is_scalar(to) || !is_scalar(from) => None,
         (to, from) if is_float(from) && is_float(to) => {
             let mut x = widen(a, from)?;
             if c.ftz && from == Ty::F32 {
                 x = f64::from(flush(x as f32));
             }
-            if matches!(c.round, RoundMode::IntNearest | RoundMode::IntZero | RoundMode::IntDown | RoundMode::IntUp) {
+            if matches!(
+                c.round,
+                RoundMode::IntNearest | RoundMode::IntZero | RoundMode::IntDown | RoundMode::IntUp
+            ) {
                 x = integral(x, c.round);
             }
             if c.saturate {
@@ -336,8 +374,12 @@ pub(crate) fn convert(c: Conversion, a: u64, low: Option<u64>) -> Option<u64> {
                 (Ty::F32, RoundMode::NearestEven) => Some(u64::from((value as f32).to_bits())),
                 (Ty::F64, _) if (value as f64) as i128 == value => Some((value as f64).to_bits()),
                 (Ty::F64, RoundMode::NearestEven) => Some((value as f64).to_bits()),
-                (Ty::F16, RoundMode::NearestEven) if from.bits() <= 32 => Some(u64::from(to_f16(value as f64))),
-                (Ty::Bf16, RoundMode::NearestEven) if from.bits() <= 32 => Some(u64::from(to_bf16(value as f64))),
+                (Ty::F16, RoundMode::NearestEven) if from.bits() <= 32 => {
+                    Some(u64::from(to_f16(value as f64)))
+                }
+                (Ty::Bf16, RoundMode::NearestEven) if from.bits() <= 32 => {
+                    Some(u64::from(to_bf16(value as f64)))
+                }
                 (Ty::F32, round) if from.bits() <= 32 => narrow(value as f64, Ty::F32, round),
                 _ => None,
             }
@@ -366,8 +408,12 @@ fn narrow(x: f64, to: Ty, round: RoundMode) -> Option<u64> {
     Some(match to {
         Ty::F32 => bits(directed_up_to(round)),
         Ty::F64 => bits64(x),
-        Ty::F16 if !matches!(round, RoundMode::Zero | RoundMode::Down | RoundMode::Up) => u64::from(to_f16(x)),
-        Ty::Bf16 if !matches!(round, RoundMode::Zero | RoundMode::Down | RoundMode::Up) => u64::from(to_bf16(x)),
+        Ty::F16 if !matches!(round, RoundMode::Zero | RoundMode::Down | RoundMode::Up) => {
+            u64::from(to_f16(x))
+        }
+        Ty::Bf16 if !matches!(round, RoundMode::Zero | RoundMode::Down | RoundMode::Up) => {
+            u64::from(to_bf16(x))
+        }
         _ => return None,
     })
 }
@@ -430,7 +476,14 @@ mod tests {
 
     #[test]
     fn conversions() {
-        let base = Conversion { to: Ty::S(32), from: Ty::F32, round: RoundMode::IntZero, saturate: false, relu: false, ftz: false };
+        let base = Conversion {
+            to: Ty::S(32),
+            from: Ty::F32,
+            round: RoundMode::IntZero,
+            saturate: false,
+            relu: false,
+            ftz: false,
+        };
         assert_eq!(convert(base, x(-2.7), None), Some((-2i32) as u32 as u64));
         assert_eq!(convert(base, x(3e9), None), Some(i32::MAX as u64));
         assert_eq!(convert(base, x(f32::NAN), None), Some(0));

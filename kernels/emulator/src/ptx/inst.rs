@@ -97,17 +97,59 @@ pub(crate) struct MmaShape {
 /// One instruction's work.
 #[derive(Clone, Debug)]
 pub(crate) enum Op {
-    Unary { f: fn(u64) -> u64, dst: Reg, a: Src },
-    Binary { f: fn(u64, u64) -> u64, dst: Reg, a: Src, b: Src },
-    Ternary { f: fn(u64, u64, u64) -> u64, dst: Reg, a: Src, b: Src, c: Src },
+    Unary {
+        f: fn(u64) -> u64,
+        dst: Reg,
+        a: Src,
+    },
+    Binary {
+        f: fn(u64, u64) -> u64,
+        dst: Reg,
+        a: Src,
+        b: Src,
+    },
+    Ternary {
+        f: fn(u64, u64, u64) -> u64,
+        dst: Reg,
+        a: Src,
+        b: Src,
+        c: Src,
+    },
     /// bfi: insert a into b at c, d bits.
-    BitInsert { wide: bool, dst: Reg, a: Src, b: Src, c: Src, d: Src },
-    Lop3 { table: u8, dst: Reg, a: Src, b: Src, c: Src },
-    Convert { conversion: Conversion, dst: Reg, dst_bits: u32, a: Src, b: Option<Src> },
+    BitInsert {
+        wide: bool,
+        dst: Reg,
+        a: Src,
+        b: Src,
+        c: Src,
+        d: Src,
+    },
+    Lop3 {
+        table: u8,
+        dst: Reg,
+        a: Src,
+        b: Src,
+        c: Src,
+    },
+    Convert {
+        conversion: Conversion,
+        dst: Reg,
+        dst_bits: u32,
+        a: Src,
+        b: Option<Src>,
+    },
     /// One wide register from several narrow ones, the first lowest.
-    Pack { dst: Reg, parts: Vec<Src>, part_bits: u32 },
+    Pack {
+        dst: Reg,
+        parts: Vec<Src>,
+        part_bits: u32,
+    },
     /// Several narrow ones from a wide one; `None` is the sink `_`.
-    Unpack { parts: Vec<Option<Reg>>, part_bits: u32, a: Src },
+    Unpack {
+        parts: Vec<Option<Reg>>,
+        part_bits: u32,
+        a: Src,
+    },
     Compare {
         f: fn(u64, u64) -> bool,
         dst: Option<Pred>,
@@ -117,12 +159,44 @@ pub(crate) enum Op {
         combine: Option<(Logic, PredSrc)>,
     },
     /// set: all ones (or 1.0) where the comparison holds.
-    Set { f: fn(u64, u64) -> bool, yes: u64, dst: Reg, a: Src, b: Src },
-    Select { dst: Reg, a: Src, b: Src, pred: PredSrc },
-    PredLogic { logic: Logic, dst: Pred, a: PredSrc, b: PredSrc },
-    PredMove { dst: Pred, a: PredSrc },
-    Load { space: Space, ty: Ty, dst: Vec<Option<Reg>>, dst_bits: u32, address: Address, strong: bool },
-    Store { space: Space, ty: Ty, src: Vec<Src>, address: Address, strong: bool },
+    Set {
+        f: fn(u64, u64) -> bool,
+        yes: u64,
+        dst: Reg,
+        a: Src,
+        b: Src,
+    },
+    Select {
+        dst: Reg,
+        a: Src,
+        b: Src,
+        pred: PredSrc,
+    },
+    PredLogic {
+        logic: Logic,
+        dst: Pred,
+        a: PredSrc,
+        b: PredSrc,
+    },
+    PredMove {
+        dst: Pred,
+        a: PredSrc,
+    },
+    Load {
+        space: Space,
+        ty: Ty,
+        dst: Vec<Option<Reg>>,
+        dst_bits: u32,
+        address: Address,
+        strong: bool,
+    },
+    Store {
+        space: Space,
+        ty: Ty,
+        src: Vec<Src>,
+        address: Address,
+        strong: bool,
+    },
     Atomic {
         space: Space,
         ty: Ty,
@@ -133,25 +207,79 @@ pub(crate) enum Op {
         c: Src,
     },
     /// cp.async; `copied` bytes are read, the rest of `bytes` is zero.
-    AsyncCopy { to: Address, from: Address, bytes: u32, copied: Src, ignore: PredSrc },
+    AsyncCopy {
+        to: Address,
+        from: Address,
+        bytes: u32,
+        copied: Src,
+        ignore: PredSrc,
+    },
     CommitGroup,
     /// Waits until at most so many groups are pending; `None` also waits for what was never committed.
     WaitGroup(Option<u32>),
-    LoadMatrix { dst: Vec<Reg>, transposed: bool, address: Address },
-    Mma { shape: MmaShape, d: [Reg; 4], a: Vec<Src>, b: Vec<Src>, c: [Src; 4] },
-    Branch { target: usize },
-    BranchIndexed { index: Src, targets: Vec<usize> },
+    LoadMatrix {
+        dst: Vec<Reg>,
+        transposed: bool,
+        address: Address,
+    },
+    Mma {
+        shape: MmaShape,
+        d: [Reg; 4],
+        a: Vec<Src>,
+        b: Vec<Src>,
+        c: [Src; 4],
+    },
+    Branch {
+        target: usize,
+    },
+    BranchIndexed {
+        index: Src,
+        targets: Vec<usize>,
+    },
     Exit,
-    Barrier { id: Src, threads: Option<Src>, wait: bool, reduce: Option<(BarrierReduction, Answer, PredSrc)> },
-    SyncWarp { mask: Src },
+    Barrier {
+        id: Src,
+        threads: Option<Src>,
+        wait: bool,
+        reduce: Option<(BarrierReduction, Answer, PredSrc)>,
+    },
+    SyncWarp {
+        mask: Src,
+    },
     Fence,
-    Shuffle { mode: ShuffleMode, dst: Reg, valid: Option<Pred>, a: Src, lane: Src, clamp: Src, mask: Src },
-    Vote { mode: VoteMode, dst: Answer, pred: PredSrc, mask: Src },
+    Shuffle {
+        mode: ShuffleMode,
+        dst: Reg,
+        valid: Option<Pred>,
+        a: Src,
+        lane: Src,
+        clamp: Src,
+        mask: Src,
+    },
+    Vote {
+        mode: VoteMode,
+        dst: Answer,
+        pred: PredSrc,
+        mask: Src,
+    },
     /// match.any, or match.all with its predicate.
-    Match { all: bool, dst: Reg, pred: Option<Pred>, a: Src, mask: Src },
+    Match {
+        all: bool,
+        dst: Reg,
+        pred: Option<Pred>,
+        a: Src,
+        mask: Src,
+    },
     /// redux.sync
-    Reduce { f: fn(u64, u64) -> u64, dst: Reg, a: Src, mask: Src },
-    ActiveMask { dst: Reg },
+    Reduce {
+        f: fn(u64, u64) -> u64,
+        dst: Reg,
+        a: Src,
+        mask: Src,
+    },
+    ActiveMask {
+        dst: Reg,
+    },
     Trap,
     /// Defined by no standard: no two machines need agree on its bits.
     Irreproducible,

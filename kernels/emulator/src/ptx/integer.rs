@@ -143,9 +143,9 @@ pub(crate) fn ternary(op: &str, ty: Ty) -> Option<Ternary> {
         },
         "mad.hi" => match ty {
             Ty::U(32) => Some(|x, y, z| (((x & LOW) * (y & LOW) >> 32) + z) & LOW),
-            Ty::S(32) => {
-                Some(|x, y, z| ((i64::from(x as i32) * i64::from(y as i32)) as u64 >> 32).wrapping_add(z) & LOW)
-            }
+            Ty::S(32) => Some(|x, y, z| {
+                ((i64::from(x as i32) * i64::from(y as i32)) as u64 >> 32).wrapping_add(z) & LOW
+            }),
             _ => None,
         },
         "bfe" => match ty {
@@ -161,7 +161,13 @@ pub(crate) fn ternary(op: &str, ty: Ty) -> Option<Ternary> {
                 let nibble = selector >> (4 * i);
                 let byte = bytes >> (8 * (nibble & 7)) & 0xFF;
                 // Bit 3 replicates the sign.
-                let byte = if nibble & 8 == 0 { byte } else if byte & 0x80 != 0 { 0xFF } else { 0 };
+                let byte = if nibble & 8 == 0 {
+                    byte
+                } else if byte & 0x80 != 0 {
+                    0xFF
+                } else {
+                    0
+                };
                 sum | byte << (8 * i)
             })
         }),
@@ -169,7 +175,8 @@ pub(crate) fn ternary(op: &str, ty: Ty) -> Option<Ternary> {
         "shf.l.clamp" => Some(|lo, hi, n| ((hi & LOW) << 32 | lo & LOW) << (n & LOW).min(32) >> 32),
         "shf.r.wrap" => Some(|lo, hi, n| (((hi & LOW) << 32 | lo & LOW) >> (n & 31)) & LOW),
         "shf.r.clamp" => Some(|lo, hi, n| (((hi & LOW) << 32 | lo & LOW) >> (n & LOW).min(32)) & LOW),
-        "sad" => by_type!(ty, |x, y, z| (if x > y { x.wrapping_sub(y) } else { y.wrapping_sub(x) }).wrapping_add(z)),
+        "sad" => by_type!(ty, |x, y, z| (if x > y { x.wrapping_sub(y) } else { y.wrapping_sub(x) })
+            .wrapping_add(z)),
         "dp4a.u32" => Some(|x, y, z| dot4(x, y, z, |b| i64::from(b), |b| i64::from(b))),
         "dp4a.s32" => Some(|x, y, z| dot4(x, y, z, |b| i64::from(b as i8), |b| i64::from(b as i8))),
         _ => None,
@@ -298,7 +305,10 @@ mod tests {
         assert_eq!(ternary("shf.r.clamp", Ty::B(32)).unwrap()(7, 9, 32), 9);
         assert_eq!(ternary("dp4a.s32", Ty::S(32)).unwrap()(0x01FF_0203, 0x0101_0101, 10), 15);
         let one = |op: &str, ty, x| unary(op, ty).unwrap()(x);
-        assert_eq!((one("popc", Ty::B(32), 0xF0), one("clz", Ty::B(32), 1), one("brev", Ty::B(32), 1)), (4, 31, 1 << 31));
+        assert_eq!(
+            (one("popc", Ty::B(32), 0xF0), one("clz", Ty::B(32), 1), one("brev", Ty::B(32), 1)),
+            (4, 31, 1 << 31)
+        );
         assert_eq!(one("bfind.shiftamt", Ty::U(32), 1), 31);
         assert_eq!(one("neg", Ty::S(32), 1), LOW);
     }

@@ -43,10 +43,14 @@ pub(crate) fn tokens(source: &str) -> Result<Vec<Spanned>, ParseError> {
             at += end + 2;
         } else {
             let (token, length) = if c.is_ascii_digit() {
-                let length = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '.').unwrap_or(rest.len());
-                (number(&rest[..length]).ok_or_else(|| {
-                    ParseError::new(line, format!("`{}` is no number", &rest[..length]))
-                })?, length)
+                let length =
+                    rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '.').unwrap_or(rest.len());
+                (
+                    number(&rest[..length]).ok_or_else(|| {
+                        ParseError::new(line, format!("`{}` is no number", &rest[..length]))
+                    })?,
+                    length,
+                )
             } else if is_word(c) {
                 let length = word_length(text, at);
                 (Token::Word(rest[..length].to_owned()), length)
@@ -111,7 +115,9 @@ mod tests {
 
     #[test]
     fn words_numbers_and_lines() {
-        let found = tokens("@!%p1 ld.global.L2::128B.f32 %f1, [%rd1+-4]; // end\n L0: mov.f32 %f2, 0f3F800000;").unwrap();
+        let found =
+            tokens("@!%p1 ld.global.L2::128B.f32 %f1, [%rd1+-4]; // end\n L0: mov.f32 %f2, 0f3F800000;")
+                .unwrap();
         let words: Vec<String> = found.iter().map(|t| format!("{:?}", t.token)).collect();
         assert!(words.contains(&"Word(\"ld.global.L2::128B.f32\")".to_owned()), "{words:?}");
         assert!(words.contains(&"F32(1065353216)".to_owned()));

@@ -10,8 +10,8 @@ mod parser;
 mod types;
 
 pub(crate) use float::convert;
-pub(crate) use integer::{insert, lop3};
 pub(crate) use inst::*;
+pub(crate) use integer::{insert, lop3};
 pub use types::Space;
 pub(crate) use types::{Special, Ty, window};
 

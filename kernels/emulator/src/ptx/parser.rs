@@ -14,7 +14,8 @@ type Result<T> = std::result::Result<T, ParseError>;
 /// Parses a module.
 pub(crate) fn module(source: &str) -> Result<Module> {
     let tokens = lexer::tokens(source)?;
-    let mut parser = Parser { tokens: &tokens, at: 0, globals: HashMap::new(), constants: Vec::new(), shared: Vec::new() };
+    let mut parser =
+        Parser { tokens: &tokens, at: 0, globals: HashMap::new(), constants: Vec::new(), shared: Vec::new() };
     let mut kernels = HashMap::new();
     while parser.at < tokens.len() {
         if let Some(kernel) = parser.item()? {
@@ -218,6 +219,10 @@ impl Parser<'_> {
                     Token::Punct('{') => depth += 1,
                     Token::Punct('}') => depth -= 1,
                     Token::Punct(',') => {}
+                    Token::Punct('-') => {
+                        let n = self.int()?.wrapping_neg();
+                        bytes.extend(&n.to_le_bytes()[..ty.bytes()]);
+                    }
                     Token::Int(n) => bytes.extend(&n.to_le_bytes()[..ty.bytes()]),
                     Token::F32(n) => bytes.extend(n.to_le_bytes()),
                     Token::F64(n) => bytes.extend(n.to_le_bytes()),
@@ -444,8 +449,7 @@ impl Parser<'_> {
         symbols.extend(param_names);
         symbols.extend(body.local.clone());
         let used = |v: &&SharedVariable| body.statements.iter().any(|(s, _)| s.names(&v.name));
-        let shared: Vec<&SharedVariable> =
-            self.shared.iter().filter(used).chain(&body.shared).collect();
+        let shared: Vec<&SharedVariable> = self.shared.iter().filter(used).chain(&body.shared).collect();
         let mut static_shared = 0usize;
         for v in &shared {
             if let Some(size) = v.size {

@@ -47,7 +47,8 @@ pub(super) fn decode(s: &Statement, opcode: &Opcode<'_>, symbols: &Symbols) -> R
 
 fn access(s: &Statement, opcode: &Opcode<'_>, space: Space, symbols: &Symbols) -> Result<Op> {
     const CACHE_HINTS: &[&str] = &[
-        "nc", "ca", "cg", "cs", "lu", "cv", "wb", "wt", "weak", "cta", "gpu", "sys", "cluster", "v2", "v4", "v8",
+        "nc", "ca", "cg", "cs", "lu", "cv", "wb", "wt", "weak", "cta", "gpu", "sys", "cluster", "v2", "v4",
+        "v8",
     ];
     const STRONG: &[&str] = &["relaxed", "volatile", "acquire", "release"];
     for modifier in opcode.others() {
@@ -63,7 +64,13 @@ fn access(s: &Statement, opcode: &Opcode<'_>, space: Space, symbols: &Symbols) -
     let Some(&ty) = opcode.types().last() else { return s.error("without a type") };
     let strong = STRONG.iter().any(|m| opcode.has(m));
     if opcode.base == "st" {
-        return Ok(Op::Store { space, ty, src: s.sources(1, ty, symbols)?, address: s.address(0, symbols)?, strong });
+        return Ok(Op::Store {
+            space,
+            ty,
+            src: s.sources(1, ty, symbols)?,
+            address: s.address(0, symbols)?,
+            strong,
+        });
     }
     let registers = s.registers(0)?;
     let dst_bits = registers.iter().flatten().map(|r| r.1.bits()).max().unwrap_or(ty.bits());
@@ -96,5 +103,11 @@ fn async_copy(s: &Statement, opcode: &Opcode<'_>, symbols: &Symbols) -> Result<O
             _ => copied = s.src(3, Ty::U(32), symbols)?,
         }
     }
-    Ok(Op::AsyncCopy { to: s.address(0, symbols)?, from: s.address(1, symbols)?, bytes: bytes as u32, copied, ignore })
+    Ok(Op::AsyncCopy {
+        to: s.address(0, symbols)?,
+        from: s.address(1, symbols)?,
+        bytes: bytes as u32,
+        copied,
+        ignore,
+    })
 }

@@ -19,12 +19,19 @@ pub(super) fn decode(s: &Statement, opcode: &Opcode<'_>, symbols: &Symbols) -> R
         "mov" => move_op(s, ty, symbols)?,
         "and" | "or" | "xor" | "not" if ty == Ty::Pred => pred_logic(s, opcode.base)?,
         "setp" | "set" => compare(s, opcode, &types, symbols)?,
-        "selp" => Op::Select { dst: s.dst(0)?, a: s.src(1, ty, symbols)?, b: s.src(2, ty, symbols)?, pred: s.pred(3)? },
+        "selp" => Op::Select {
+            dst: s.dst(0)?,
+            a: s.src(1, ty, symbols)?,
+            b: s.src(2, ty, symbols)?,
+            pred: s.pred(3)?,
+        },
         "slct" => return s.error("not supported"),
         "cvt" => conversion(s, &others, &types, symbols)?,
         "cvta" => address_conversion(s, &others, symbols)?,
         "lop3" => {
-            let Src::Imm(table) = s.src(4, Ty::U(32), symbols)? else { return s.error("the table is no constant") };
+            let Src::Imm(table) = s.src(4, Ty::U(32), symbols)? else {
+                return s.error("the table is no constant");
+            };
             let (dst, a) = (s.dst(0)?, s.src(1, ty, symbols)?);
             Op::Lop3 { table: table as u8, dst, a, b: s.src(2, ty, symbols)?, c: s.src(3, ty, symbols)? }
         }
@@ -39,7 +46,8 @@ pub(super) fn decode(s: &Statement, opcode: &Opcode<'_>, symbols: &Symbols) -> R
             };
             Op::Unary { f, dst: s.dst(0)?, a: s.src(1, ty, symbols)? }
         }
-        "add" | "sub" | "mul" | "mul24" | "div" | "rem" | "min" | "max" | "and" | "or" | "xor" | "shl" | "shr" => {
+        "add" | "sub" | "mul" | "mul24" | "div" | "rem" | "min" | "max" | "and" | "or" | "xor" | "shl"
+        | "shr" => {
             let Some(f) = integer::binary(&full, ty).or_else(|| float::binary(&full, ty)) else {
                 return s.error("unknown variant");
             };
@@ -50,7 +58,9 @@ pub(super) fn decode(s: &Statement, opcode: &Opcode<'_>, symbols: &Symbols) -> R
             // mad on floats is fma; dp4a's operands have types of their own.
             let name = match opcode.base {
                 "mad" if matches!(ty, Ty::F32 | Ty::F64) => full.replace("mad", "fma"),
-                "dp4a" if types.get(1) == Some(&ty) => format!("dp4a.{}32", if ty.is_signed() { 's' } else { 'u' }),
+                "dp4a" if types.get(1) == Some(&ty) => {
+                    format!("dp4a.{}32", if ty.is_signed() { 's' } else { 'u' })
+                }
                 _ => full,
             };
             let Some(f) = integer::ternary(&name, ty).or_else(|| float::ternary(&name, ty)) else {
@@ -176,6 +186,7 @@ fn address_conversion(s: &Statement, others: &[&str], symbols: &Symbols) -> Resu
     };
     let b = Src::Imm(if to_space { base.wrapping_neg() } else { base });
     let narrow = matches!(s.operand(0)?, Operand::Reg(RegRef::Value(_, ty)) if ty.bits() == 32);
-    let f: integer::Binary = if narrow { |x, y| x.wrapping_add(y) & 0xFFFF_FFFF } else { |x, y| x.wrapping_add(y) };
+    let f: integer::Binary =
+        if narrow { |x, y| x.wrapping_add(y) & 0xFFFF_FFFF } else { |x, y| x.wrapping_add(y) };
     Ok(Op::Binary { f, dst, a, b })
 }

@@ -23,11 +23,19 @@ pub(super) fn decode(s: &Statement, opcode: &Opcode<'_>, symbols: &Symbols) -> R
                 Operand::Pair(d, p) => (s.dst_of(d)?.0, s.pred_dst(p)?),
                 one => (s.dst_of(one)?.0, None),
             };
-            Op::Match { all: opcode.has("all"), dst, pred, a: s.src(1, ty, symbols)?, mask: s.src(2, WORD, symbols)? }
+            Op::Match {
+                all: opcode.has("all"),
+                dst,
+                pred,
+                a: s.src(1, ty, symbols)?,
+                mask: s.src(2, WORD, symbols)?,
+            }
         }
         "redux" => {
             let ty = opcode.types().last().copied().unwrap_or(WORD);
-            let Some(name) = opcode.others().into_iter().find(|m| *m != "sync") else { return s.error("no operation") };
+            let Some(name) = opcode.others().into_iter().find(|m| *m != "sync") else {
+                return s.error("no operation");
+            };
             let Some(f) = integer::binary(name, ty) else { return s.error("unknown variant") };
             Op::Reduce { f, dst: s.dst(0)?, a: s.src(1, ty, symbols)?, mask: s.src(2, WORD, symbols)? }
         }
@@ -41,9 +49,10 @@ fn barrier(s: &Statement, opcode: &Opcode<'_>, symbols: &Symbols) -> Result<Op> 
     if opcode.has("cluster") {
         return s.error("clusters are not supported");
     }
-    let reduction = [("popc", BarrierReduction::Popc), ("and", BarrierReduction::And), ("or", BarrierReduction::Or)]
-        .into_iter()
-        .find(|(name, _)| opcode.has("red") && opcode.has(name));
+    let reduction =
+        [("popc", BarrierReduction::Popc), ("and", BarrierReduction::And), ("or", BarrierReduction::Or)]
+            .into_iter()
+            .find(|(name, _)| opcode.has("red") && opcode.has(name));
     // bar.red d, id {, threads}, pred
     let first = usize::from(reduction.is_some());
     let last = s.operands.len() - first;
@@ -69,7 +78,9 @@ fn shuffle(s: &Statement, opcode: &Opcode<'_>, symbols: &Symbols) -> Result<Op> 
         ("down", ShuffleMode::Down),
         ("bfly", ShuffleMode::Butterfly),
     ];
-    let Some((_, mode)) = modes.into_iter().find(|(name, _)| opcode.has(name)) else { return s.error("no mode") };
+    let Some((_, mode)) = modes.into_iter().find(|(name, _)| opcode.has(name)) else {
+        return s.error("no mode");
+    };
     let (dst, valid) = match s.operand(0)? {
         Operand::Pair(d, p) => (s.dst_of(d)?.0, s.pred_dst(p)?),
         one => (s.dst_of(one)?.0, None),
@@ -85,7 +96,9 @@ fn vote(s: &Statement, opcode: &Opcode<'_>, symbols: &Symbols) -> Result<Op> {
         ("uni", VoteMode::Uniform),
         ("ballot", VoteMode::Ballot),
     ];
-    let Some((_, mode)) = modes.into_iter().find(|(name, _)| opcode.has(name)) else { return s.error("no mode") };
+    let Some((_, mode)) = modes.into_iter().find(|(name, _)| opcode.has(name)) else {
+        return s.error("no mode");
+    };
     let dst = match (mode, s.operand(0)?) {
         (VoteMode::Ballot, operand) => Answer::Value(s.dst_of(operand)?.0),
         (_, operand) => match s.pred_dst(operand)? {
@@ -104,13 +117,14 @@ fn mma(s: &Statement, opcode: &Opcode<'_>, symbols: &Symbols) -> Result<Op> {
     };
     let eight = |t| matches!(t, Ty::E4m3 | Ty::E5m2);
     let legal = opcode.has("row") && opcode.has("col");
-    let row_bytes = if opcode.has("m16n8k32") && eight(a) && eight(b) || opcode.has("m16n8k16") && sixteen(a, b) {
-        32
-    } else if opcode.has("m16n8k8") && sixteen(a, b) || opcode.has("m16n8k16") && eight(a) && eight(b) {
-        16
-    } else {
-        return s.error("unknown shape or types");
-    };
+    let row_bytes =
+        if opcode.has("m16n8k32") && eight(a) && eight(b) || opcode.has("m16n8k16") && sixteen(a, b) {
+            32
+        } else if opcode.has("m16n8k8") && sixteen(a, b) || opcode.has("m16n8k16") && eight(a) && eight(b) {
+            16
+        } else {
+            return s.error("unknown shape or types");
+        };
     if !legal {
         return s.error("only .row.col is supported");
     }
