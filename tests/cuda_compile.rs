@@ -72,7 +72,7 @@ fn machine_code_is_what_the_table_promises() {
                         resources.registers,
                         kernel.max_registers(),
                         kernel.blocks,
-                        kernel.threads
+                        kernel.threads()
                     ));
                 }
                 if resources.shared != kernel.static_shared {

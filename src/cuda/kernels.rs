@@ -47,6 +47,10 @@ pub const HEADERS: &[Header] = &[
     header!("scale.cuh"),
     header!("tile.cuh"),
     header!("swiglu.cuh"),
+    header!("gemm_tile.cuh"),
+    header!("gemm_epilogue.cuh"),
+    header!("gemm_problem.cuh"),
+    header!("gemm_mainloop.cuh"),
 ];
 
 static QUANTIZE_1X128: Source = source!("quantize_1x128.cu", Arch::ALL, &[Arch::Sm89]);
@@ -54,10 +58,21 @@ static QUANTIZE_128X128: Source = source!("quantize_128x128.cu", Arch::ALL, &[Ar
 static QUANTIZE_128X1: Source = source!("quantize_128x1.cu", Arch::ALL, &[Arch::Sm89]);
 static DEQUANTIZE: Source = source!("dequantize.cu", Arch::ALL, &[Arch::Sm89]);
 static SWIGLU_QUANTIZE: Source = source!("swiglu_quantize_1x128.cu", Arch::ALL, &[Arch::Sm89]);
+static GEMM_REFERENCE: Source = source!("gemm_f32_reference.cu", Arch::ALL, &[Arch::Sm89]);
+static GEMM_MMA: Source = source!("sm89_fp8_gemm_promoted.cu", &[Arch::Sm89, Arch::Sm120a], &[Arch::Sm89]);
+static GEMM_WGMMA: Source = source!("sm90a_fp8_gemm_promoted.cu", &[Arch::Sm90a], &[Arch::Sm90a]);
 
 /// Every source.
-pub static SOURCES: &[&Source] =
-    &[&QUANTIZE_1X128, &QUANTIZE_128X128, &QUANTIZE_128X1, &DEQUANTIZE, &SWIGLU_QUANTIZE];
+pub static SOURCES: &[&Source] = &[
+    &QUANTIZE_1X128,
+    &QUANTIZE_128X128,
+    &QUANTIZE_128X1,
+    &DEQUANTIZE,
+    &SWIGLU_QUANTIZE,
+    &GEMM_REFERENCE,
+    &GEMM_MMA,
+    &GEMM_WGMMA,
+];
 
 impl Source {
     /// The headers it includes, directly or not, each once, in the order of [`HEADERS`].
@@ -106,8 +121,8 @@ impl Desc {
 pub struct Config {
     /// Blocks along x, y and z.
     pub grid: [u32; 3],
-    /// Threads of a block along x.
-    pub threads: u32,
+    /// Threads of a block along x, y and z.
+    pub block: [u32; 3],
     /// Dynamic shared memory of a block, in bytes.
     pub dynamic_shared: u32,
 }
@@ -119,8 +134,8 @@ pub struct Kernel {
     pub name: &'static str,
     /// Where it is defined.
     pub source: &'static Source,
-    /// Threads of a block.
-    pub threads: u32,
+    /// Threads of a block along x, y and z.
+    pub block: [u32; 3],
     /// Blocks that one multiprocessor is planned to hold at a time; bounds the registers.
     pub blocks: u32,
     /// Static shared memory, in bytes.
@@ -134,9 +149,14 @@ pub struct Kernel {
 }
 
 impl Kernel {
+    /// Threads of a block.
+    pub const fn threads(&self) -> u32 {
+        self.block[0] * self.block[1] * self.block[2]
+    }
+
     /// The most registers a thread may have for the planned occupancy.
     pub const fn max_registers(&self) -> u32 {
-        let share = Arch::REGISTERS / (self.threads * self.blocks);
+        let share = Arch::REGISTERS / (self.threads() * self.blocks);
         let whole = share / Arch::REGISTER_UNIT * Arch::REGISTER_UNIT;
         if whole > Arch::MAX_REGISTERS_A_THREAD { Arch::MAX_REGISTERS_A_THREAD } else { whole }
     }
@@ -149,7 +169,7 @@ impl Kernel {
         let legal = grid.iter().zip(LIMITS).all(|(&n, limit)| (1..=limit).contains(&n));
         let config = || Config {
             grid: grid.map(|n| n as u32),
-            threads: self.threads,
+            block: self.block,
             dynamic_shared: self.dynamic_shared,
         };
         legal.then(config)
@@ -187,7 +207,7 @@ const fn tiles(name: &'static str, source: &'static Source, expected: &'static [
     Kernel {
         name,
         source,
-        threads: 256,
+        block: [256, 1, 1],
         blocks: 5,
         static_shared: 0,
         dynamic_shared: 0,
@@ -199,7 +219,7 @@ const fn tiles(name: &'static str, source: &'static Source, expected: &'static [
 /// A kernel over 128×128 blocks: 512 threads with 32 elements each in registers, two blocks at a time.
 const fn blocks(name: &'static str, expected: &'static [&'static str]) -> Kernel {
     Kernel {
-        threads: 512,
+        block: [512, 1, 1],
         blocks: 2,
         static_shared: 64,
         grid: by_blocks,
@@ -215,6 +235,51 @@ const fn transposed(name: &'static str, expected: &'static [&'static str]) -> Ke
         static_shared: 64 * 128 + 8 * 64 * 4 + 64 * 4,
         grid: by_transposed_blocks,
         ..tiles(name, &QUANTIZE_128X1, expected)
+    }
+}
+
+/// Rows and columns of D that a block of the fast GEMMs takes.
+const GEMM_TILE: usize = 128;
+/// Columns and rows of D that a block of the plain GEMM takes.
+const REFERENCE_BLOCK: [u32; 3] = [32, 4, 1];
+
+fn by_gemm_tiles(d: Desc) -> [usize; 3] {
+    [d.rows.div_ceil(GEMM_TILE), d.cols.div_ceil(GEMM_TILE), d.groups]
+}
+
+fn by_elements(d: Desc) -> [usize; 3] {
+    let [columns, rows, _] = REFERENCE_BLOCK;
+    [d.cols.div_ceil(columns as usize), d.rows.div_ceil(rows as usize), d.groups]
+}
+
+/// The plain GEMM: 128 threads with one element each, eight blocks at a time.
+const fn gemm_reference(name: &'static str) -> Kernel {
+    Kernel {
+        block: REFERENCE_BLOCK,
+        blocks: 8,
+        grid: by_elements,
+        ..tiles(name, &GEMM_REFERENCE, &["FFMA", "FMUL"])
+    }
+}
+
+/// A GEMM by mma.sync: one block a multiprocessor, whose accumulators and partial sums fill the registers; three stages
+/// of 33 KiB.
+const fn gemm_mma(name: &'static str) -> Kernel {
+    Kernel {
+        blocks: 1,
+        dynamic_shared: 101_376,
+        grid: by_gemm_tiles,
+        ..tiles(name, &GEMM_MMA, &["QMMA", "LDSM", "LDGSTS"])
+    }
+}
+
+/// A GEMM by wgmma: the same with four stages.
+const fn gemm_wgmma(name: &'static str) -> Kernel {
+    Kernel {
+        blocks: 1,
+        dynamic_shared: 135_168,
+        grid: by_gemm_tiles,
+        ..tiles(name, &GEMM_WGMMA, &["QGMMA", "LDGSTS"])
     }
 }
 
@@ -238,6 +303,24 @@ pub static KERNELS: &[Kernel] = &[
     tiles("dequantize_e4m3_bf16", &DEQUANTIZE, DEQUANTIZES),
     tiles("swiglu_quantize_1x128_f32", &SWIGLU_QUANTIZE, QUANTIZES),
     tiles("swiglu_quantize_1x128_bf16", &SWIGLU_QUANTIZE, QUANTIZES),
+    gemm_reference("gemm_f32_reference"),
+    gemm_reference("gemm_f32_reference_contiguous"),
+    gemm_reference("gemm_f32_reference_masked"),
+    gemm_reference("gemm_f32_reference_k_grouped"),
+    gemm_mma("sm89_e4m3_e4m3_gemm_promoted"),
+    gemm_mma("sm89_e4m3_e5m2_gemm_promoted"),
+    gemm_mma("sm89_e5m2_e4m3_gemm_promoted"),
+    gemm_mma("sm89_e5m2_e5m2_gemm_promoted"),
+    gemm_mma("sm89_e4m3_e4m3_gemm_promoted_contiguous"),
+    gemm_mma("sm89_e4m3_e4m3_gemm_promoted_masked"),
+    gemm_mma("sm89_e4m3_e4m3_gemm_promoted_k_grouped"),
+    gemm_wgmma("sm90a_e4m3_e4m3_gemm_promoted"),
+    gemm_wgmma("sm90a_e4m3_e5m2_gemm_promoted"),
+    gemm_wgmma("sm90a_e5m2_e4m3_gemm_promoted"),
+    gemm_wgmma("sm90a_e5m2_e5m2_gemm_promoted"),
+    gemm_wgmma("sm90a_e4m3_e4m3_gemm_promoted_contiguous"),
+    gemm_wgmma("sm90a_e4m3_e4m3_gemm_promoted_masked"),
+    gemm_wgmma("sm90a_e4m3_e4m3_gemm_promoted_k_grouped"),
 ];
 
 #[cfg(test)]
