@@ -309,3 +309,16 @@ fn launches_are_checked() {
     }
     assert!(Device::new().read(1, 1).is_err());
 }
+
+#[test]
+fn matrix_instructions_want_whole_warps_and_set_registers() {
+    let load = "mov.u32 %r2, dyn; setp.lt.u32 %p1, %r39, 7; mov.u32 %r0, 0; @%p1 ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r1}, [%r2];";
+    assert!(matches!(fault(load, 32), FaultKind::PartialWarp { active: 0x7F }));
+    // bf16 ones: every sum of 16 products is 16, the addend 0.5 stays.
+    let mma = "mov.u32 %r1, 0x3F803F80; mov.f32 %f1, 0f3F000000;
+        mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%f2,%f3,%f4,%f5}, {%r1,%r1,%r1,%r1}, {%r1,%r1}, {%f1,%f1,%f1,%f1};
+        mov.b32 %r0, %f5;";
+    assert_eq!(run(mma, 32), [16.5f32.to_bits(); 32]);
+    let unset = fault(&mma.replace("{%r1,%r1}, {%f1", "{%r1,%r9}, {%f1"), 32);
+    assert!(matches!(unset, FaultKind::UninitialisedRegister { .. }), "{unset}");
+}

@@ -152,7 +152,8 @@ impl Shadow {
         let now = Stamp::of(actor);
         for (i, cell) in self.cells[at..at + len].iter_mut().enumerate() {
             let fault = |earlier| Err(race(space, base + (at + i) as u64, earlier, now.accessor(true)));
-            if !cell.write.before(actor) && !(cell.write.same_warp(actor) && same(i)) {
+            let benign = cell.write.same_warp(actor) && same(i);
+            if !(benign || cell.write.before(actor)) {
                 return fault(cell.write.accessor(true));
             }
             for read in [cell.read, cell.other] {

@@ -73,11 +73,11 @@ pub(crate) fn binary(op: &str, ty: Ty) -> Option<Binary> {
         "sub.sat" if ty == Ty::S(32) => by_type!(ty, |x, y| x.saturating_sub(y)),
         "mul.lo" => by_type!(ty, |x, y| x.wrapping_mul(y)),
         "mul.hi" => match ty {
-            Ty::U(32) => Some(|x, y| (x & LOW) * (y & LOW) >> 32),
+            Ty::U(32) => Some(|x, y| ((x & LOW) * (y & LOW)) >> 32),
             Ty::S(32) => Some(|x, y| (i64::from(x as i32) * i64::from(y as i32)) as u64 >> 32),
-            Ty::U(64) => Some(|x, y| (u128::from(x) * u128::from(y) >> 64) as u64),
-            Ty::S(64) => Some(|x, y| (i128::from(x as i64) * i128::from(y as i64) >> 64) as u64),
-            Ty::U(16) => Some(|x, y| (x & 0xFFFF) * (y & 0xFFFF) >> 16),
+            Ty::U(64) => Some(|x, y| ((u128::from(x) * u128::from(y)) >> 64) as u64),
+            Ty::S(64) => Some(|x, y| ((i128::from(x as i64) * i128::from(y as i64)) >> 64) as u64),
+            Ty::U(16) => Some(|x, y| ((x & 0xFFFF) * (y & 0xFFFF)) >> 16),
             _ => None,
         },
         "mul.wide" => match ty {
@@ -142,7 +142,7 @@ pub(crate) fn ternary(op: &str, ty: Ty) -> Option<Ternary> {
             _ => None,
         },
         "mad.hi" => match ty {
-            Ty::U(32) => Some(|x, y, z| (((x & LOW) * (y & LOW) >> 32) + z) & LOW),
+            Ty::U(32) => Some(|x, y, z| ((((x & LOW) * (y & LOW)) >> 32) + z) & LOW),
             Ty::S(32) => Some(|x, y, z| {
                 ((i64::from(x as i32) * i64::from(y as i32)) as u64 >> 32).wrapping_add(z) & LOW
             }),
@@ -177,7 +177,7 @@ pub(crate) fn ternary(op: &str, ty: Ty) -> Option<Ternary> {
         "shf.r.clamp" => Some(|lo, hi, n| (((hi & LOW) << 32 | lo & LOW) >> (n & LOW).min(32)) & LOW),
         "sad" => by_type!(ty, |x, y, z| (if x > y { x.wrapping_sub(y) } else { y.wrapping_sub(x) })
             .wrapping_add(z)),
-        "dp4a.u32" => Some(|x, y, z| dot4(x, y, z, |b| i64::from(b), |b| i64::from(b))),
+        "dp4a.u32" => Some(|x, y, z| dot4(x, y, z, i64::from, i64::from)),
         "dp4a.s32" => Some(|x, y, z| dot4(x, y, z, |b| i64::from(b as i8), |b| i64::from(b as i8))),
         _ => None,
     }

@@ -388,7 +388,8 @@ impl Parser<'_> {
             let base = Box::new(self.operand(body)?);
             let mut offset = 0i64;
             while !self.eat(']') {
-                let negative = if self.eat('+') { self.eat('-') } else { self.eat('-') };
+                self.eat('+');
+                let negative = self.eat('-');
                 let n = match self.next()? {
                     Token::Int(n) => n as i64,
                     other => return self.error(format!("{other:?} in an address")),
