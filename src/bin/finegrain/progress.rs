@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 /// A bar with rate and time left; invisible unless stderr is a terminal. It is wiped when dropped.
 pub(crate) struct Progress(ProgressBar);
@@ -14,7 +14,7 @@ impl Progress {
 
     /// A bar over multiply-adds of GEMMs.
     pub(crate) fn multiply_adds(count: u64) -> Self {
-        Self::new(count, "[{bar:30}] {percent}%  {per_sec} multiply-adds  {eta} left  {wide_msg}")
+        Self::new(count, "[{bar:30}] {percent}%  {giga} G multiply-adds/s  {eta} left  {wide_msg}")
     }
 
     fn new(length: u64, template: &str) -> Self {
@@ -24,7 +24,12 @@ impl Progress {
             ProgressDrawTarget::hidden()
         };
         let bar = ProgressBar::with_draw_target(Some(length), target);
-        let style = ProgressStyle::with_template(template).map(|s| s.progress_chars("=> "));
+        let giga = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+            // Nowhere to report a failure to, and a bar is not worth one.
+            let _ = write!(out, "{:.2}", state.per_sec() / 1e9);
+        };
+        let style =
+            ProgressStyle::with_template(template).map(|s| s.with_key("giga", giga).progress_chars("=> "));
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         Progress(bar)
     }
