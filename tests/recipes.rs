@@ -237,6 +237,11 @@ fn empty_matrices_quantise() {
             let x = Matrix::filled(rows, cols, 0f32);
             let q = Quantizer::new(*recipe).activation(x.view()).unwrap();
             assert_eq!((q.matrix.shape(), q.stats.elements), ((rows, cols), 0), "{}", recipe.name);
+            assert_eq!(q.matrix.dequantize(), x, "{}", recipe.name);
         }
     }
+    // More rows than can be counted through, none with an element.
+    let tall = finegrain::matrix::MatRef::new(&[0f32; 0], 1 << 60, 0).unwrap();
+    let q = Quantizer::new(Recipe::DEEPSEEK_V3).activation(tall).unwrap();
+    assert_eq!(q.matrix.dequantize().shape(), (1 << 60, 0));
 }

@@ -57,7 +57,9 @@ pub(super) fn quantize<T: Element>(
     } else {
         TensorScale::ONE
     };
-    let stripes: Vec<Stripe> = (0..grid_rows)
+    // Rows without columns have no granules to visit, however many rows there are.
+    let stripe_count = if grid_cols == 0 { 0 } else { grid_rows };
+    let stripes: Vec<Stripe> = (0..stripe_count)
         .into_par_iter()
         .map(|g| {
             let span = Granule::span(rows, granule.rows(), g);

@@ -459,7 +459,7 @@ impl<'a> ScaledRef<'a> {
         let (rows, cols) = self.shape();
         let mut out = Matrix::filled(rows, cols, 0.0f32);
         let tensor = self.tensor_scale();
-        for i in 0..rows {
+        for i in 0..if cols == 0 { 0 } else { rows } {
             let row = out.row_mut(i);
             self.decode_row(i, row);
             if self.scales.is_some() {
@@ -478,7 +478,7 @@ impl<'a> ScaledRef<'a> {
         let (rows, cols) = self.shape();
         let mut codes = vec![0.0f32; cols];
         let mut data = Vec::with_capacity(rows * cols);
-        for i in 0..rows {
+        for i in 0..if cols == 0 { 0 } else { rows } {
             self.decode_row(i, &mut codes);
             let value = |(j, &c): (usize, &f32)| f64::from(c) * f64::from(self.scale_at(i, j));
             data.extend(codes.iter().enumerate().map(value).map(|v| v * f64::from(self.tensor_scale())));
