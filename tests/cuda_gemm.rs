@@ -62,7 +62,7 @@ fn special(format: Format, rows: usize, cols: usize, granule: Granule, seed: u64
         8 => c | 0x70 & !mantissa,
         _ => c,
     };
-    let x = edited(&x, |i, j, c| code(i, j, c), |_, _, s| s, 1.0);
+    let x = edited(&x, code, |_, _, s| s, 1.0);
     let scale = |i: usize, t: usize, s: f32| match (i + 3 * t) % 8 {
         1 => s * 2f32.powi(-126) * 2f32.powi(-18),
         2 => s * 2f32.powi(100),
