@@ -83,7 +83,7 @@ fn quantise(
     recipe: &Recipe,
     stored: Stored,
     inputs: impl FnOnce(&mut Device) -> Vec<Arg>,
-) -> Result<Outcome, Fault> {
+) -> Result<Outcome, Box<Fault>> {
     let mut device = Device::new();
     let mut args = inputs(&mut device);
     let ld_codes = out.1 + shape.extra[1];
@@ -230,7 +230,7 @@ fn codes_in_tiles(rows: usize, cols: usize, seed: usize, bytes: bool, granule: G
     // Half of the tiles without NaN, so that amax shows.
     let codes = Matrix::from_fn(rows, cols, |i, j| {
         let code = (bits.next() >> 24) as u8;
-        if (i / 3 + j / GRANULE) % 2 == 0 && code & 0x7F == 0x7F { 0 } else { code }
+        if (i / 3 + j / GRANULE).is_multiple_of(2) && code & 0x7F == 0x7F { 0 } else { code }
     });
     let scales = Scales { granule, grid: ScaleGrid::F32(scales), tensor: 1.0 };
     ScaledMatrix::new(Format::E4M3, Codes::Bytes(codes), Some(scales)).unwrap()

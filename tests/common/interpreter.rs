@@ -25,7 +25,7 @@ impl Bits {
     }
 
     pub fn below(&mut self, n: u32) -> u32 {
-        (u64::from(self.next()) * u64::from(n) >> 32) as u32
+        ((u64::from(self.next()) * u64::from(n)) >> 32) as u32
     }
 
     /// Either sign, a random fraction, an exponent of `lowest .. lowest + count`.
@@ -243,9 +243,11 @@ pub fn run(
     kernel: &Kernel,
     shape: Shape,
     args: Vec<Arg>,
-) -> Result<Report, Fault> {
+) -> Result<Report, Box<Fault>> {
     let config = kernel.config(Desc::matrix(shape.rows, shape.cols)).unwrap();
     let launch =
         Launch { grid: config.grid, block: config.block, dynamic_shared: config.dynamic_shared, args };
-    device.launch(module, kernel.name, &launch, &Options { check_races: true, ..Options::default() })
+    device
+        .launch(module, kernel.name, &launch, &Options { check_races: true, ..Options::default() })
+        .map_err(Box::new)
 }
