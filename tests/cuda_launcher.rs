@@ -60,7 +60,8 @@ impl Driver for StandIn {
         self.device.lock().unwrap().read(memory.0, memory.1).map_err(fault)
     }
 
-    fn launch(&self, kernel: &'static Kernel, config: Config, args: &[Arg]) -> Result<()> {
+    // What a wrong argument does here is a fault, not undefined behaviour.
+    unsafe fn launch(&self, kernel: &'static Kernel, config: Config, args: &[Arg]) -> Result<()> {
         let module = {
             let mut modules = self.modules.lock().unwrap();
             let load = || {

@@ -63,12 +63,15 @@ pub trait Driver: Sync {
     /// As [`Driver::upload`]; a failed launch may show here.
     fn download(&self, memory: &Self::Memory) -> Result<Vec<u8>>;
 
-    /// Runs a kernel. The arguments are those that its source declares, and the memory they name lives until the next
-    /// download: callers are [`Launch`](super::Launch), which checks both.
+    /// Runs a kernel.
+    ///
+    /// # Safety
+    /// The arguments are those that the kernel's source declares, in number, order and type, and the memory they name
+    /// is as large as they say and lives until the next download.
     ///
     /// # Errors
     /// As [`Driver::upload`].
-    fn launch(&self, kernel: &'static Kernel, config: Config, args: &[Arg]) -> Result<()>;
+    unsafe fn launch(&self, kernel: &'static Kernel, config: Config, args: &[Arg]) -> Result<()>;
 }
 
 /// A CUDA device. Kernels are compiled when first launched.
@@ -151,7 +154,7 @@ impl Driver for CudaDriver {
         self.stream.clone_dtoh(memory).map_err(refused)
     }
 
-    fn launch(&self, kernel: &'static Kernel, config: Config, args: &[Arg]) -> Result<()> {
+    unsafe fn launch(&self, kernel: &'static Kernel, config: Config, args: &[Arg]) -> Result<()> {
         let function = self.module(kernel)?.load_function(kernel.name).map_err(refused)?;
         let shared = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         function.set_attribute(shared, config.dynamic_shared as i32).map_err(refused)?;
@@ -173,9 +176,8 @@ impl Driver for CudaDriver {
             block_dim: (bx, by, bz),
             shared_mem_bytes: config.dynamic_shared,
         };
-        // SAFETY: the arguments are those of the kernel's declaration, and the memory they name is large enough and
-        // lives until the launch is over: the constructors of `Launch` see to both, and the kernels stay inside what
-        // their arguments describe, which the interpreter's tests check on every kernel.
+        // SAFETY: the caller vouches for the arguments and their memory; the kernels stay inside what their arguments
+        // describe, which the interpreter checks on every one of them but those of wgmma.
         unsafe { builder.launch(config) }.map(|_| ()).map_err(refused)
     }
 }
