@@ -79,7 +79,7 @@ pub struct RecipeDiff {
 /// ```
 /// use finegrain::matrix::Matrix;
 /// use finegrain::quant::{diff_recipes, Cause, Recipe, Role};
-/// let x = Matrix::from_fn(8, 256, |i, j| ((i * 37 + j * 11) % 101) as f32 * 1e-6);
+/// let x = Matrix::from_fn(8, 256, |i, j| ((i * 37 + j * 11) % 101) as f32 * 1e-7);
 /// let diff = diff_recipes(x.view(), Recipe::by_name("deepseek-v3")?, Recipe::by_name("vllm")?, Role::Activation)?;
 /// assert_eq!(diff.causes[0].cause, Cause::Floor);
 /// assert_eq!(diff.total.scales, 16); // every tile lies under 1e-4
