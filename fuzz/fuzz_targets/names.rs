@@ -2,6 +2,7 @@
 #![no_main]
 
 use finegrain::formats::Format;
+use finegrain::gemm::Arithmetic;
 use finegrain::quant::Recipe;
 use finegrain::scaled::Granule;
 use libfuzzer_sys::fuzz_target;
@@ -15,5 +16,8 @@ fuzz_target!(|text: &str| {
     }
     if let Ok(recipe) = Recipe::by_name(text) {
         assert_eq!(Recipe::by_name(recipe.name).unwrap(), recipe);
+    }
+    if let Ok(arithmetic) = text.parse::<Arithmetic>() {
+        assert_eq!(arithmetic.to_string().parse::<Arithmetic>().unwrap(), arithmetic);
     }
 });
