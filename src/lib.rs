@@ -42,7 +42,7 @@
 //! - [`quant`]: 22 FP8 recipes of public code, MX, NVFP4 and E5M6, byte for byte against golden values, tiles of zeros,
 //!   infinities, NaN and subnormals included.
 //! - [`gemm`]: a contract in numbered clauses, a scalar reference that defines the result, and tensor-core models held
-//!   to golden values of the emulator that was validated on GPUs.
+//!   to golden values of MMA-Sim, whose Hopper and Ada models agree with recordings of GPUs.
 //!
 //! # Modules
 //!
