@@ -53,7 +53,6 @@
 //!
 //! `cli` (default) builds the `finegrain` binary; a library user turns it off with `default-features = false`. `cuda`
 //! adds the CUDA kernels; it needs no CUDA to build.
-#![cfg_attr(not(feature = "cuda"), forbid(unsafe_code))]
 
 pub mod accuracy;
 pub mod backends;
@@ -66,5 +65,6 @@ pub mod gemm;
 pub mod matrix;
 pub mod quant;
 pub mod scaled;
+pub mod simd;
 
 pub use error::{Error, Result};

@@ -178,6 +178,11 @@ impl<'a, T> MatRef<'a, T> {
         &self.data[i * self.stride..][..self.cols]
     }
 
+    /// All of the data, the first row first, [`MatRef::stride`] elements from row to row.
+    pub(crate) fn strided(&self) -> &'a [T] {
+        self.data
+    }
+
     /// The view of rows `start..end`.
     pub fn row_range(&self, start: usize, end: usize) -> Self {
         assert!(start <= end && end <= self.rows, "rows {start}..{end} of {}", self.rows);

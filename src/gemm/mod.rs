@@ -57,6 +57,7 @@
 mod accumulation;
 mod arithmetic;
 mod backend;
+mod blocked;
 mod exact;
 mod grouped;
 mod operand;
@@ -67,6 +68,7 @@ mod tensor_core;
 pub use accumulation::{Accumulation, Addend, BlockScales, Model, Promotion, StepResult, TensorCore};
 pub use arithmetic::Arithmetic;
 pub use backend::{Execution, GemmBackend, Output};
+pub use blocked::Blocked;
 pub use grouped::{GroupedPart, GroupedProblem};
 pub use problem::GemmProblem;
 pub use reference::Reference;

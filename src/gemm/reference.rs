@@ -62,18 +62,21 @@ pub(super) trait Chain: Sync {
 
 /// [`Model::F32`].
 struct F32Chain {
-    /// Whether every product of two finite elements is an f32.
     exact_products: bool,
 }
 
 impl F32Chain {
     fn new(a: Format, b: Format) -> Self {
-        let (a, b, f32) = (a.spec(), b.spec(), Format::F32.spec());
-        let exact_products = a.mantissa_bits + b.mantissa_bits < f32.mantissa_bits
-            && a.quantum_floor() + b.quantum_floor() >= f32.quantum_floor()
-            && a.emax() + b.emax() < f32.emax();
-        F32Chain { exact_products }
+        F32Chain { exact_products: products_are_exact(a, b) }
     }
+}
+
+/// Whether every product of two finite elements is an f32.
+pub(super) fn products_are_exact(a: Format, b: Format) -> bool {
+    let (a, b, f32) = (a.spec(), b.spec(), Format::F32.spec());
+    a.mantissa_bits + b.mantissa_bits < f32.mantissa_bits
+        && a.quantum_floor() + b.quantum_floor() >= f32.quantum_floor()
+        && a.emax() + b.emax() < f32.emax()
 }
 
 impl Chain for F32Chain {
@@ -174,6 +177,6 @@ fn element<C: Chain>(
 }
 
 /// One rounding to nearest even; NaN is 7FC0.
-fn to_bf16(d: f32) -> bf16 {
+pub(super) fn to_bf16(d: f32) -> bf16 {
     if d.is_nan() { bf16::from_bits(0x7FC0) } else { bf16::from_f32(d) }
 }

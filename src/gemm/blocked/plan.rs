@@ -1,0 +1,174 @@
+//! How a problem is cut: microtile, segments of K, blocks of K, blocks of D.
+
+use std::ops::Range;
+
+use super::super::problem::GemmProblem;
+use super::pack::Source;
+use super::tile;
+use crate::scaled::ScaledRef;
+use crate::simd::{Isa, Simd, Work};
+
+/// Rows up to which B is streamed, and the most elements of A that are packed whole for it (4 MiB).
+const STREAMED_ROWS: usize = 32;
+const STREAMED_ELEMENTS: usize = 1 << 20;
+
+/// Rows and columns of a block of D, at most: its sums take 4 MiB.
+const TASK: usize = 1024;
+
+/// Elements of K in a block: a micropanel of B stays in the first-level cache.
+const KC: usize = 256;
+
+/// Rows of A packed at a time, about: they stay in the second-level cache.
+const MC: usize = 192;
+
+/// A part of one promotion interval.
+#[derive(Clone, Debug)]
+pub(super) struct Segment {
+    pub(super) k: Range<usize>,
+    /// Packed steps.
+    pub(super) steps: usize,
+    /// Whether the interval begins, and ends, with it.
+    pub(super) starts: bool,
+    pub(super) ends: bool,
+}
+
+/// Segments that are packed together.
+#[derive(Clone, Debug)]
+pub(super) struct Block {
+    pub(super) segments: Range<usize>,
+    pub(super) steps: usize,
+}
+
+/// A problem and how it is cut.
+pub(super) struct Plan<'p> {
+    pub(super) problem: &'p GemmProblem<'p>,
+    pub(super) a: Source<'p>,
+    pub(super) b: Source<'p>,
+    /// Rows of a microtile.
+    pub(super) mr: usize,
+    /// Columns of a microtile.
+    pub(super) width: usize,
+    /// Microtiles whose A is packed at a time.
+    pub(super) mc: usize,
+    pub(super) segments: Vec<Segment>,
+    pub(super) blocks: Vec<Block>,
+    /// Packed steps of all of K.
+    pub(super) steps: usize,
+    /// Whether some interval is longer than a segment.
+    pub(super) is_cut: bool,
+    /// Whether A is packed whole and each micropanel of B used at once.
+    pub(super) streams_b: bool,
+    /// Rows and columns of a block of D.
+    pub(super) task: (usize, usize),
+}
+
+/// What the plan asks of an instruction set.
+struct Geometry {
+    rows: usize,
+}
+
+impl Work for Geometry {
+    type Output = (usize, usize);
+
+    fn run<S: Simd>(self, _: S) -> (usize, usize) {
+        (tile::registers::<S>(self.rows) * S::LANES, S::PAIR)
+    }
+}
+
+impl<'p> Plan<'p> {
+    pub(super) fn new(problem: &'p GemmProblem<'p>, isa: Isa) -> Plan<'p> {
+        const SUPPORTED: &str = "supported formats have decoders";
+        let (m, n, k) = (problem.m(), problem.n(), problem.k());
+        let streams_b = m <= STREAMED_ROWS && m * k <= STREAMED_ELEMENTS;
+        // Rows spread evenly over as few microtiles as they need.
+        let mr =
+            if streams_b { m.max(1).div_ceil(m.max(1).div_ceil(tile::MAX_ROWS)) } else { tile::MAX_ROWS };
+        let (width, pair) = isa.run(Geometry { rows: mr });
+        let kc = if streams_b { KC * 16 * pair / width } else { KC * pair };
+        let segments = segments(k, problem.interval(), kc, pair);
+        let blocks = blocks(&segments, kc);
+        Plan {
+            problem,
+            a: Source::new(problem.a()).expect(SUPPORTED),
+            b: Source::new(problem.b()).expect(SUPPORTED),
+            mr,
+            width,
+            mc: MC.div_ceil(mr),
+            steps: segments.iter().map(|s| s.steps).sum(),
+            is_cut: segments.iter().any(|s| !s.ends),
+            segments,
+            blocks,
+            streams_b,
+            task: task(m, n, mr, width, streams_b),
+        }
+    }
+
+    /// The rows of A from `first` on that a microtile may hold.
+    pub(super) fn a_rows(&self, first: usize) -> Range<usize> {
+        first..self.problem.m().min(first + self.mr)
+    }
+}
+
+/// K cut at the promotion intervals, and intervals at every `kc` elements.
+fn segments(k: usize, interval: usize, kc: usize, pair: usize) -> Vec<Segment> {
+    let mut segments = Vec::new();
+    for start in (0..k).step_by(interval) {
+        let end = k.min(start.saturating_add(interval));
+        for first in (start..end).step_by(kc) {
+            let last = end.min(first + kc);
+            let steps = (last - first).div_ceil(pair);
+            segments.push(Segment { k: first..last, steps, starts: first == start, ends: last == end });
+        }
+    }
+    segments
+}
+
+/// Segments of at most `kc` elements together.
+fn blocks(segments: &[Segment], kc: usize) -> Vec<Block> {
+    let mut blocks: Vec<Block> = Vec::new();
+    let mut elements = 0;
+    for (i, segment) in segments.iter().enumerate() {
+        elements += segment.k.len();
+        match blocks.last_mut() {
+            Some(block) if elements <= kc => {
+                block.segments.end = i + 1;
+                block.steps += segment.steps;
+            }
+            _ => {
+                blocks.push(Block { segments: i..i + 1, steps: segment.steps });
+                elements = segment.k.len();
+            }
+        }
+    }
+    blocks
+}
+
+/// Blocks of D: as large as the scratch allows, and a multiple of the threads where there is work for that many.
+fn task(m: usize, n: usize, mr: usize, width: usize, streams_b: bool) -> (usize, usize) {
+    let threads = rayon::current_num_threads();
+    let even = |size: usize, parts: usize, unit: usize| size.div_ceil(parts).next_multiple_of(unit).max(unit);
+    let (row_parts, col_parts) = (m.div_ceil(TASK).max(1), n.div_ceil(TASK).max(1));
+    if threads == 1 {
+        return (even(m, row_parts, mr), even(n, col_parts, width));
+    }
+    if streams_b {
+        // Small enough that no thread waits long for another.
+        return (even(m, 1, mr), even(n, 4 * threads, width));
+    }
+    if n >= threads * 4 * width {
+        return (even(m, row_parts, mr), even(n, col_parts.next_multiple_of(threads), width));
+    }
+    (even(m, row_parts.next_multiple_of(threads), mr), even(n, col_parts, width))
+}
+
+/// Writes the scale of each of `rows` at column `k`.
+pub(super) fn fill_scales(x: &ScaledRef<'_>, rows: Range<usize>, k: usize, out: &mut [f32]) {
+    let granule = x.scales().map_or(usize::MAX, |s| s.granule.rows());
+    let mut row = rows.start;
+    while row < rows.end {
+        let place = row + x.row_offset();
+        let end = rows.end.min(row.saturating_add(granule - place % granule));
+        out[row - rows.start..end - rows.start].fill(x.scale_at(row, k));
+        row = end;
+    }
+}

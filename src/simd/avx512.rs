@@ -1,0 +1,248 @@
+//! AVX-512: sixteen lanes, with and without BF16 dot products.
+
+use std::arch::x86_64::*;
+use std::sync::OnceLock;
+
+use super::{Simd, Work};
+
+/// Exists only where the CPU has AVX-512 F, BW, DQ and VL, and for `BF16` a VDPBF16PS that sums as the contract does.
+#[derive(Clone, Copy)]
+pub(super) struct Avx512<const BF16: bool>(());
+
+impl Avx512<false> {
+    pub(super) fn detect() -> Option<Self> {
+        let has = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl");
+        has.then_some(Avx512(()))
+    }
+}
+
+impl Avx512<true> {
+    pub(super) fn detect() -> Option<Self> {
+        static SUMS_AS_DOCUMENTED: OnceLock<bool> = OnceLock::new();
+        let has = Avx512::<false>::detect().is_some() && is_x86_feature_detected!("avx512bf16");
+        // SAFETY: AVX-512 F and BF16 were found just now.
+        let known = has && *SUMS_AS_DOCUMENTED.get_or_init(|| unsafe { sums_as_documented() });
+        known.then_some(Avx512(()))
+    }
+}
+
+/// The known answer of VDPBF16PS: fma(even, even, fma(odd, odd, c)), one rounding each, as Intel documents. Sums whose
+/// value depends on the order, and on whether a product is rounded before it is added.
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn sums_as_documented() -> bool {
+    let (mut state, mut known) = (1u32, true);
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state >> 8
+    };
+    for _ in 0..64 {
+        let (mut a, mut b, mut c) = ([0u32; 16], [0u32; 16], [0f32; 16]);
+        for i in 0..16 {
+            // BF16 of either sign with exponents 2^-8 … 2^7.
+            let mut bf16 = || (next() & 0x8000) | (119 + (next() & 15)) << 7 | next() & 0x7F;
+            a[i] = bf16() << 16 | bf16();
+            b[i] = bf16() << 16 | bf16();
+            c[i] = f32::from_bits((next() & 1) << 31 | (119 + (next() & 15)) << 23 | next() & 0x7F_FFFF);
+        }
+        let mut sum = [0f32; 16];
+        // SAFETY: the arrays hold sixteen dwords each.
+        unsafe {
+            let (x, y) = (_mm512_loadu_si512(a.as_ptr().cast()), _mm512_loadu_si512(b.as_ptr().cast()));
+            let d = _mm512_dpbf16_ps(_mm512_loadu_ps(c.as_ptr()), bf16_pairs(x), bf16_pairs(y));
+            _mm512_storeu_ps(sum.as_mut_ptr(), d);
+        }
+        let (odd, even) = (|x: u32| f32::from_bits(x & 0xFFFF_0000), |x: u32| f32::from_bits(x << 16));
+        for i in 0..16 {
+            let expected = even(a[i]).mul_add(even(b[i]), odd(a[i]).mul_add(odd(b[i]), c[i]));
+            known &= expected.to_bits() == sum[i].to_bits();
+        }
+    }
+    known
+}
+
+/// The same register as BF16 pairs.
+#[inline(always)]
+fn bf16_pairs(x: __m512i) -> __m512bh {
+    // SAFETY: both types are 64 bytes without invalid values.
+    unsafe { std::mem::transmute(x) }
+}
+
+/// An intrinsic without a pointer.
+macro_rules! op {
+    ($call:expr) => {
+        // SAFETY: `self` exists, so `detect` found the instructions.
+        unsafe { $call }
+    };
+}
+
+const LANES: usize = 16;
+
+impl<const BF16: bool> Simd for Avx512<BF16> {
+    const LANES: usize = LANES;
+    const TILE_REGISTERS: usize = 4;
+    const PAIR: usize = if BF16 { 2 } else { 1 };
+
+    type F32 = __m512;
+    type U32 = __m512i;
+
+    fn vectorize<W: Work>(self, work: W) -> W::Output {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+        fn plain<W: Work, S: Simd>(s: S, work: W) -> W::Output {
+            work.run(s)
+        }
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+        fn bf16<W: Work, S: Simd>(s: S, work: W) -> W::Output {
+            work.run(s)
+        }
+        if BF16 { op!(bf16(self, work)) } else { op!(plain(self, work)) }
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m512 {
+        op!(_mm512_set1_ps(x))
+    }
+
+    #[inline(always)]
+    fn splat_u32(self, x: u32) -> __m512i {
+        op!(_mm512_set1_epi32(x.cast_signed()))
+    }
+
+    #[inline(always)]
+    fn load(self, x: &[f32]) -> __m512 {
+        let x = &x[..LANES];
+        // SAFETY: as in `op`; the slice holds sixteen elements.
+        unsafe { _mm512_loadu_ps(x.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn load_u32(self, x: &[u32]) -> __m512i {
+        let x = &x[..LANES];
+        // SAFETY: as in `op`; the slice holds sixteen elements.
+        unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn load_bytes(self, x: &[u8]) -> __m512i {
+        let x = &x[..4 * LANES];
+        // SAFETY: as in `op`; the slice holds 64 bytes.
+        unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn store(self, x: __m512, out: &mut [f32]) {
+        let out = &mut out[..LANES];
+        // SAFETY: as in `op`; the slice holds sixteen elements.
+        unsafe { _mm512_storeu_ps(out.as_mut_ptr(), x) }
+    }
+
+    #[inline(always)]
+    fn store_u32(self, x: __m512i, out: &mut [u32]) {
+        let out = &mut out[..LANES];
+        // SAFETY: as in `op`; the slice holds sixteen elements.
+        unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), x) }
+    }
+
+    #[inline(always)]
+    fn bits(self, x: __m512) -> __m512i {
+        op!(_mm512_castps_si512(x))
+    }
+
+    #[inline(always)]
+    fn float(self, x: __m512i) -> __m512 {
+        op!(_mm512_castsi512_ps(x))
+    }
+
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        op!(_mm512_add_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        op!(_mm512_mul_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        op!(_mm512_fmadd_ps(a, b, c))
+    }
+
+    #[inline(always)]
+    fn step(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        if BF16 {
+            op!(_mm512_dpbf16_ps(c, bf16_pairs(self.bits(a)), bf16_pairs(self.bits(b))))
+        } else {
+            op!(_mm512_fmadd_ps(a, b, c))
+        }
+    }
+
+    #[inline(always)]
+    fn and(self, a: __m512i, b: __m512i) -> __m512i {
+        op!(_mm512_and_si512(a, b))
+    }
+
+    #[inline(always)]
+    fn or(self, a: __m512i, b: __m512i) -> __m512i {
+        op!(_mm512_or_si512(a, b))
+    }
+
+    #[inline(always)]
+    fn shl(self, a: __m512i, n: u32) -> __m512i {
+        op!(_mm512_sllv_epi32(a, _mm512_set1_epi32(n.cast_signed())))
+    }
+
+    #[inline(always)]
+    fn shr(self, a: __m512i, n: u32) -> __m512i {
+        op!(_mm512_srlv_epi32(a, _mm512_set1_epi32(n.cast_signed())))
+    }
+
+    #[inline(always)]
+    fn sar(self, a: __m512i, n: u32) -> __m512i {
+        op!(_mm512_srav_epi32(a, _mm512_set1_epi32(n.cast_signed())))
+    }
+
+    #[inline(always)]
+    fn any_byte_above(self, a: __m512i, b: i8) -> bool {
+        op!(_mm512_cmpgt_epi8_mask(a, _mm512_set1_epi8(b)) != 0)
+    }
+
+    #[inline(always)]
+    fn load_transposed(self, x: &[u8], stride: usize, out: &mut [__m512i]) {
+        let row = |i: usize| self.load_bytes(&x[i * stride..]);
+        // In groups of four rows: pairs of dwords, then of qwords; then the 4 × 4 blocks of 128 bits.
+        op!({
+            for g in 0..4 {
+                let (a, b, c, d) = (row(4 * g), row(4 * g + 1), row(4 * g + 2), row(4 * g + 3));
+                let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
+                out[g] = _mm512_unpacklo_epi64(ab, cd);
+                out[g + 4] = _mm512_unpackhi_epi64(ab, cd);
+                let (ab, cd) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
+                out[g + 8] = _mm512_unpacklo_epi64(ab, cd);
+                out[g + 12] = _mm512_unpackhi_epi64(ab, cd);
+            }
+            // Block l of out[4j + g] holds dword 4l + j of rows 4g … 4g + 3.
+            let mut t = [_mm512_setzero_si512(); LANES];
+            for j in 0..4 {
+                let o = &out[4 * j..][..4];
+                let (even01, even23) =
+                    (_mm512_shuffle_i32x4::<0x88>(o[0], o[1]), _mm512_shuffle_i32x4::<0x88>(o[2], o[3]));
+                let (odd01, odd23) =
+                    (_mm512_shuffle_i32x4::<0xDD>(o[0], o[1]), _mm512_shuffle_i32x4::<0xDD>(o[2], o[3]));
+                t[j] = _mm512_shuffle_i32x4::<0x88>(even01, even23);
+                t[8 + j] = _mm512_shuffle_i32x4::<0xDD>(even01, even23);
+                t[4 + j] = _mm512_shuffle_i32x4::<0x88>(odd01, odd23);
+                t[12 + j] = _mm512_shuffle_i32x4::<0xDD>(odd01, odd23);
+            }
+            out[..LANES].copy_from_slice(&t);
+        });
+    }
+
+    #[inline(always)]
+    fn prefetch(self, x: &[u8]) {
+        // SAFETY: as in `op`; a prefetch reads nothing, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(x.as_ptr().cast()) }
+    }
+}

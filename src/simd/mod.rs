@@ -1,0 +1,214 @@
+//! Instruction sets: the only CPU intrinsics of the library, under one dispatch point.
+//!
+//! An algorithm is written once, generic over [`Simd`], the operations on registers of f32 and u32 lanes, and run by
+//! [`Isa::run`] on the instruction set of choice. A value of a type that implements [`Simd`] exists only where the CPU
+//! has its instructions, so the operations are safe to call. Lanes never interact in arithmetic: each is the scalar
+//! loop, which is why no instruction set changes a bit of a result.
+//!
+//! `FINEGRAIN_ISA` forces an instruction set by name; one that the CPU lacks is an error, never a silent fallback.
+//!
+//! ```
+//! use finegrain::simd::Isa;
+//! assert!(Isa::Scalar.is_available());
+//! println!("this run uses {}", Isa::active()?);
+//! # Ok::<(), finegrain::Error>(())
+//! ```
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod decode;
+mod portable;
+
+use std::sync::OnceLock;
+
+pub(crate) use decode::Decoder;
+
+use crate::error::{Error, Result};
+
+/// Registers of [`Simd::LANES`] lanes and what is done with them.
+///
+/// The functions are `#[inline(always)]` down to the intrinsics, since code runs with an instruction set only inside
+/// [`Isa::run`]: whatever it calls must be inlined there too.
+pub(crate) trait Simd: Copy + Send + Sync {
+    /// 32-bit lanes of a register.
+    const LANES: usize;
+    /// Registers side by side in a microtile of the GEMM.
+    const TILE_REGISTERS: usize;
+    /// Elements of K in one 32-bit lane of a packed panel: an f32, or two BF16.
+    const PAIR: usize;
+
+    /// A register of f32 lanes.
+    type F32: Copy;
+    /// A register of u32 lanes.
+    type U32: Copy;
+
+    /// Runs `work` compiled for this instruction set.
+    fn vectorize<W: Work>(self, work: W) -> W::Output;
+
+    /// `x` in every lane.
+    fn splat(self, x: f32) -> Self::F32;
+    /// `x` in every lane.
+    fn splat_u32(self, x: u32) -> Self::U32;
+    /// The first `LANES` elements.
+    fn load(self, x: &[f32]) -> Self::F32;
+    /// The first `LANES` elements.
+    fn load_u32(self, x: &[u32]) -> Self::U32;
+    /// The first `4 · LANES` bytes, little-endian.
+    fn load_bytes(self, x: &[u8]) -> Self::U32;
+    /// Into the first `LANES` elements.
+    fn store(self, x: Self::F32, out: &mut [f32]);
+    /// Into the first `LANES` elements.
+    fn store_u32(self, x: Self::U32, out: &mut [u32]);
+    /// The same bits.
+    fn bits(self, x: Self::F32) -> Self::U32;
+    /// The same bits.
+    fn float(self, x: Self::U32) -> Self::F32;
+
+    /// fl(a + b).
+    fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// fl(a · b).
+    fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// fl(a · b + c), one rounding.
+    fn mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
+
+    /// One step of the contract's sum over the [`Simd::PAIR`] elements of a lane, k ascending. Products must be exact
+    /// in f32 on [`Isa::Scalar`], and nothing subnormal on [`Isa::Avx512Bf16`].
+    fn step(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
+
+    /// Bitwise and.
+    fn and(self, a: Self::U32, b: Self::U32) -> Self::U32;
+    /// Bitwise or.
+    fn or(self, a: Self::U32, b: Self::U32) -> Self::U32;
+    /// a << n, n below 32.
+    fn shl(self, a: Self::U32, n: u32) -> Self::U32;
+    /// a >> n, zeros shifted in, n below 32.
+    fn shr(self, a: Self::U32, n: u32) -> Self::U32;
+    /// a >> n, the sign bit shifted in, n below 32.
+    fn sar(self, a: Self::U32, n: u32) -> Self::U32;
+    /// Whether any byte of `a`, as i8, is greater than `b`.
+    fn any_byte_above(self, a: Self::U32, b: i8) -> bool;
+
+    /// Loads `LANES` rows of 4 bytes a lane, `stride` bytes apart, and transposes: lane i of the result's register j is
+    /// dword j of row i.
+    fn load_transposed(self, x: &[u8], stride: usize, out: &mut [Self::U32]);
+    /// Asks for the cache line at the start of `x`, soon to be read.
+    fn prefetch(self, x: &[u8]);
+}
+
+/// An algorithm that runs on any instruction set. Implementations mark `run` `#[inline(always)]`.
+pub(crate) trait Work {
+    /// What it returns.
+    type Output;
+    /// Runs it.
+    fn run<S: Simd>(self, s: S) -> Self::Output;
+}
+
+/// An instruction set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Isa {
+    /// Portable code, for every processor.
+    Scalar,
+    /// AVX2 and FMA.
+    Avx2,
+    /// AVX-512 F, BW, DQ and VL.
+    Avx512,
+    /// The same with BF16: VDPBF16PS, whose sums were checked against the contract on this CPU.
+    Avx512Bf16,
+}
+
+impl Isa {
+    /// All, the fastest last.
+    pub const ALL: &'static [Isa] = &[Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16];
+
+    /// The name, as `FINEGRAIN_ISA` and the command line take it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Isa::Scalar => "scalar",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+            Isa::Avx512Bf16 => "avx512-bf16",
+        }
+    }
+
+    /// Looks an instruction set up.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] with the list of names.
+    pub fn by_name(name: &str) -> Result<Isa> {
+        let found = Isa::ALL.iter().find(|isa| isa.name() == name);
+        found
+            .copied()
+            .ok_or_else(|| Error::unknown("instruction set", name, Isa::ALL.iter().map(|i| i.name())))
+    }
+
+    /// Whether this CPU has it.
+    pub fn is_available(self) -> bool {
+        match self {
+            Isa::Scalar => true,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => avx2::Avx2::detect().is_some(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => avx512::Avx512::<false>::detect().is_some(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => avx512::Avx512::<true>::detect().is_some(),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => false,
+        }
+    }
+
+    /// The instruction set itself, if this CPU has it.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] if it has not.
+    pub fn checked(self) -> Result<Isa> {
+        if self.is_available() {
+            return Ok(self);
+        }
+        let has: Vec<&str> = Isa::ALL.iter().filter(|i| i.is_available()).map(|i| i.name()).collect();
+        Err(Error::Unsupported(format!("this CPU lacks instruction set {self}; it has {}", has.join(", "))))
+    }
+
+    /// What runs unless a caller says otherwise: `FINEGRAIN_ISA` where set, else the fastest that the CPU has. Read
+    /// once.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] or [`Error::Unsupported`] if `FINEGRAIN_ISA` names one that does not exist or that the CPU
+    /// lacks.
+    pub fn active() -> Result<Isa> {
+        static ACTIVE: OnceLock<std::result::Result<Isa, String>> = OnceLock::new();
+        let choose = || match std::env::var("FINEGRAIN_ISA") {
+            Ok(name) => Isa::by_name(&name).and_then(Isa::checked),
+            Err(_) => Ok(Isa::ALL.iter().copied().rfind(|i| i.is_available()).unwrap_or(Isa::Scalar)),
+        };
+        let active = ACTIVE.get_or_init(|| choose().map_err(|e| format!("FINEGRAIN_ISA: {e}")));
+        active.clone().map_err(Error::Unsupported)
+    }
+
+    /// Runs an algorithm on this instruction set: the one dispatch point.
+    ///
+    /// # Panics
+    /// If the CPU lacks it: callers hold one from [`Isa::active`] or [`Isa::checked`].
+    pub(crate) fn run<W: Work>(self, work: W) -> W::Output {
+        #[cfg(target_arch = "x86_64")]
+        const ABSENT: &str = "an instruction set is checked before it is used";
+        match self {
+            Isa::Scalar => portable::Portable.vectorize(work),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => avx2::Avx2::detect().expect(ABSENT).vectorize(work),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => avx512::Avx512::<false>::detect().expect(ABSENT).vectorize(work),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => avx512::Avx512::<true>::detect().expect(ABSENT).vectorize(work),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => portable::Portable.vectorize(work),
+        }
+    }
+}
+
+impl std::fmt::Display for Isa {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name())
+    }
+}
