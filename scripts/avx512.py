@@ -15,6 +15,7 @@ import ctypes
 import errno
 import glob
 import os
+import re
 import struct
 import sys
 import time
@@ -63,6 +64,24 @@ def map_arena():
     return pml4
 
 
+def correct_displacements(code):
+    """Bochs scales an 8-bit displacement of VDPBF16PS by 4 bytes where the vector's length is due: scale it here.
+
+    EVEX prefix without mask and broadcast, map 0F38, F3, W0; opcode 52; a memory operand with an 8-bit displacement.
+    """
+    code = bytearray(code)
+    for match in re.finditer(rb"\x62[\x02-\xf2][\x06-\x7e][\x08\x28\x48\x00\x20\x40]\x52[\x40-\x7f]", code, re.DOTALL):
+        at = match.start()
+        if code[at + 1] & 15 != 2 or code[at + 2] & 0x87 != 6:
+            continue
+        displacement = at + (7 if code[at + 5] & 7 == 4 else 6)
+        scaled = int.from_bytes(code[displacement : displacement + 1], "little", signed=True) * (4 << (code[at + 3] >> 5))
+        if not -128 <= scaled < 128:
+            sys.exit(f"avx512: the VDPBF16PS at {at:#x} of the code reaches too far for Bochs' decoder")
+        code[displacement] = scaled & 255
+    return bytes(code)
+
+
 def load(path):
     """Copies the program's segments; returns its entry and the auxiliary vector's facts about it."""
     data = open(path, "rb").read()
@@ -71,11 +90,12 @@ def load(path):
     entry, table = struct.unpack_from("<QQ", data, 24)
     size, count = struct.unpack_from("<HH", data, 54)
     for i in range(count):
-        kind, _, offset, address, _, in_file, _, _ = struct.unpack_from("<IIQQQQQQ", data, table + i * size)
+        kind, flags, offset, address, _, in_file, _, _ = struct.unpack_from("<IIQQQQQQ", data, table + i * size)
         if kind == 3:
             sys.exit(f"avx512: {path} is linked dynamically (build with -C target-feature=+crt-static)")
         if kind == 1:
-            poke(IMAGE + address, data[offset : offset + in_file])
+            segment = data[offset : offset + in_file]
+            poke(IMAGE + address, correct_displacements(segment) if flags & 1 else segment)
     return IMAGE + entry, [(3, IMAGE + table), (4, size), (5, count), (9, IMAGE + entry)]
 
 
