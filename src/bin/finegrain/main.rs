@@ -1,6 +1,7 @@
 //! The command line. One file per subcommand; all arithmetic is the library's.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod cast;
 mod compare;
 mod dequantize;
@@ -42,6 +43,7 @@ enum Command {
     Compare(compare::Args),
     Inspect(inspect::Args),
     Recipe(recipe::Args),
+    Bench(bench::Args),
 }
 
 /// Why a subcommand did not do its work.
@@ -72,6 +74,7 @@ fn main() -> ExitCode {
         Command::Compare(args) => compare::run(args, json),
         Command::Inspect(args) => inspect::run(args, json),
         Command::Recipe(args) => recipe::run(args, json),
+        Command::Bench(args) => bench::run(args, json),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
