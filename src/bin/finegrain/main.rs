@@ -14,6 +14,7 @@ mod progress;
 mod quantize;
 mod recipe;
 mod values;
+mod vectors;
 
 use std::process::ExitCode;
 
@@ -42,6 +43,7 @@ enum Command {
     Compare(compare::Args),
     Inspect(inspect::Args),
     Recipe(recipe::Args),
+    Vectors(vectors::Args),
 }
 
 /// Why a subcommand did not do its work.
@@ -72,6 +74,7 @@ fn main() -> ExitCode {
         Command::Compare(args) => compare::run(args, json),
         Command::Inspect(args) => inspect::run(args, json),
         Command::Recipe(args) => recipe::run(args, json),
+        Command::Vectors(args) => vectors::run(args, json),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
