@@ -15,6 +15,7 @@ mod progress;
 mod quantize;
 mod recipe;
 mod values;
+mod vectors;
 
 use std::process::ExitCode;
 
@@ -44,6 +45,7 @@ enum Command {
     Inspect(inspect::Args),
     Recipe(recipe::Args),
     Bench(bench::Args),
+    Vectors(vectors::Args),
 }
 
 /// Why a subcommand did not do its work.
@@ -75,6 +77,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(args, json),
         Command::Recipe(args) => recipe::run(args, json),
         Command::Bench(args) => bench::run(args, json),
+        Command::Vectors(args) => vectors::run(args, json),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
