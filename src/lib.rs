@@ -46,7 +46,7 @@
 //!
 //! # Modules
 //!
-//! Imports go one way: [`error`] → [`formats`], [`matrix`] → [`scaled`] → [`quant`], [`gemm`] → [`backends`] →
+//! Imports go one way: [`error`] → [`formats`], [`matrix`] → [`scaled`], [`simd`] → [`quant`], [`gemm`] → [`backends`] →
 //! [`accuracy`] → [`checkpoint`] → [`vectors`] → the command line.
 //!
 //! # Features

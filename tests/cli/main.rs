@@ -1,6 +1,7 @@
 //! The command line from outside: the built binary, its files, exit codes and messages.
 #![cfg(feature = "cli")]
 
+mod bench;
 mod cast;
 mod compare;
 mod files;
