@@ -46,8 +46,8 @@
 //!
 //! # Modules
 //!
-//! Imports go one way: [`error`] → [`formats`], [`matrix`] → [`scaled`] → [`quant`], [`gemm`] → [`backends`] →
-//! [`accuracy`] → [`checkpoint`] → the command line.
+//! Imports go one way: [`error`] → [`formats`], [`matrix`] → [`scaled`], [`simd`] → [`quant`], [`gemm`] → [`backends`] →
+//! [`accuracy`] → [`checkpoint`] → [`vectors`] → the command line.
 //!
 //! # Features
 //!
@@ -66,5 +66,6 @@ pub mod matrix;
 pub mod quant;
 pub mod scaled;
 pub mod simd;
+pub mod vectors;
 
 pub use error::{Error, Result};

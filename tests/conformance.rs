@@ -1,7 +1,7 @@
 //! Every backend on every instruction set gives the reference's bits: shapes at the edges of the blocking, recipes'
 //! granules, promotion orders, addends, values at the edges of the formats, one thread or many.
 //!
-//! `FINEGRAIN_REQUIRE_ISA=NAME` makes the absence of an instruction set a failure; without it the absent are named.
+//! `FINEGRAIN_ISA=NAME` tries that instruction set only; `FINEGRAIN_REQUIRE_ISA=NAME` makes the absence of an instruction set a failure; without it the absent are named.
 
 #[path = "common/operands.rs"]
 mod operands;
@@ -17,10 +17,13 @@ use finegrain::scaled::{Codes, Granule, ScaledMatrix};
 use finegrain::simd::Isa;
 use operands::{Random, codes, e8m0, scaled, unscaled};
 
-/// The instruction sets of this CPU.
+/// The instruction sets to try: the one that `FINEGRAIN_ISA` forces, or all of this CPU.
 fn available() -> Vec<Isa> {
     if let Ok(name) = std::env::var("FINEGRAIN_REQUIRE_ISA") {
         Isa::by_name(&name).unwrap().checked().unwrap();
+    }
+    if std::env::var_os("FINEGRAIN_ISA").is_some() {
+        return vec![Isa::active().unwrap()];
     }
     let (has, lacks): (Vec<Isa>, Vec<Isa>) = Isa::ALL.iter().partition(|isa| isa.is_available());
     for isa in lacks {
@@ -108,7 +111,7 @@ fn shapes_beyond_one_block() {
         if granule == Granule::TENSOR || granule == Granule::ROW {
             problem = problem.with_accumulation(Accumulation::F32.without_promotion()).unwrap();
         }
-        assert!(conforms(&format!("{m}×{n}×{k} {granule}"), &problem) >= 2);
+        assert!(conforms(&format!("{m}×{n}×{k} {granule}"), &problem) >= 1);
     }
 }
 
@@ -134,8 +137,8 @@ fn promotion_orders_intervals_and_addends() {
             let accumulation = Accumulation::F32.with_promotion(promotion).promote_every(interval).unwrap();
             let problem =
                 GemmProblem::nt(a.view(), b.view()).unwrap().with_accumulation(accumulation).unwrap();
-            assert!(conforms(&format!("{accumulation}"), &problem) >= 2);
-            assert!(conforms(&format!("{accumulation} + C"), &problem.with_addend(c.view()).unwrap()) >= 2);
+            assert!(conforms(&format!("{accumulation}"), &problem) >= 1);
+            assert!(conforms(&format!("{accumulation} + C"), &problem.with_addend(c.view()).unwrap()) >= 1);
         }
     }
     // Bare chains, whose addend is the first accumulator; odd K, so that pairs need padding.
@@ -143,8 +146,8 @@ fn promotion_orders_intervals_and_addends() {
         let (a, b) = (unscaled(Format::E4M3, m, k, 7), unscaled(Format::E5M2, n, k, 8));
         let problem = GemmProblem::nt(a.view(), b.view()).unwrap();
         let bare = problem.with_accumulation(Accumulation::F32.without_promotion()).unwrap();
-        assert!(conforms("bare", &bare) >= 2);
-        assert!(conforms("bare + C", &bare.with_addend(c.view()).unwrap()) >= 2);
+        assert!(conforms("bare", &bare) >= 1);
+        assert!(conforms("bare + C", &bare.with_addend(c.view()).unwrap()) >= 1);
     }
 }
 
@@ -153,7 +156,7 @@ fn mx_scales_and_small_formats() {
     for format in [Format::E4M3, Format::E5M2, Format::E3M2, Format::E2M3, Format::E2M1] {
         for m in [3, 40] {
             let (a, b) = (e8m0(format, m, 330, 9), e8m0(Format::E4M3, 50, 330, 10));
-            assert!(conforms(&format!("mx {format}"), &GemmProblem::nt(a.view(), b.view()).unwrap()) >= 2);
+            assert!(conforms(&format!("mx {format}"), &GemmProblem::nt(a.view(), b.view()).unwrap()) >= 1);
         }
     }
 }
@@ -219,7 +222,7 @@ fn grouped_problems() {
     let groups: Vec<i32> = (0..90).map(|i| [2, 2, 0, -1, 1, 1, 1, 2, 2][i / 10]).collect();
     let problem = GroupedProblem::contiguous(a.view(), &groups, &experts).unwrap();
     for part in problem.parts() {
-        assert!(conforms("contiguous", part.problem()) >= 2);
+        assert!(conforms("contiguous", part.problem()) >= 1);
     }
     let run =
         |backend| problem.run_with(&Execution { backend: Some(backend), ..Execution::default() }).unwrap();

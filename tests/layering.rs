@@ -12,6 +12,7 @@ const LEVELS: &[&[&str]] = &[
     &["backends"],
     &["accuracy"],
     &["train", "checkpoint"],
+    &["vectors"],
 ];
 
 /// The only modules that may contain `unsafe`.

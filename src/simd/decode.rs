@@ -70,39 +70,52 @@ impl Decoder {
         }
     }
 
-    /// Decodes every lane's codes into packed registers, [`Simd::PAIR`] elements a lane, k ascending: the first of a
-    /// pair in the high half, since the dot product adds that first.
+    /// Decodes a block of transposed codes, register after register, [`Simd::PAIR`] elements a lane, k ascending: the
+    /// first of a pair in the high half, since the dot product adds that first. `store` takes the packed registers in
+    /// order.
     #[inline(always)]
-    pub(crate) fn decode<S: Simd>(&self, s: S, x: S::U32, out: &mut [S::F32; 4]) {
-        let high = s.splat_u32(0xFFFF_0000);
-        match &self.bytes {
-            None if S::PAIR == 2 => out[0] = s.float(s.or(s.shl(x, 16), s.shr(x, 16))),
-            None => {
-                out[0] = s.float(s.shl(x, 16));
-                out[1] = s.float(s.and(x, high));
-            }
-            Some(b) => {
-                let mut values = [s.splat(0.0); 4];
-                if s.any_byte_above(s.and(x, s.splat_u32(b.magnitude)), b.largest_finite) {
-                    b.look_up(s, x, &mut values);
+    pub(crate) fn decode<S: Simd>(&self, s: S, registers: &[S::U32], mut store: impl FnMut(S::F32)) {
+        let Some(bytes) = &self.bytes else {
+            let high = s.splat_u32(0xFFFF_0000);
+            for &x in registers {
+                if S::PAIR == 2 {
+                    store(s.float(s.or(s.shl(x, 16), s.shr(x, 16))));
                 } else {
-                    for (j, value) in values.iter_mut().enumerate() {
-                        let top = if 8 * j as u32 <= b.align {
-                            s.shl(x, b.align - 8 * j as u32)
-                        } else {
-                            s.shr(x, 8 * j as u32 - b.align)
-                        };
-                        let fields = s.and(s.sar(top, b.shift), s.splat_u32(b.mask));
-                        *value = s.mul(s.float(fields), s.splat(b.factor));
-                    }
+                    store(s.float(s.shl(x, 16)));
+                    store(s.float(s.and(x, high)));
                 }
-                if S::PAIR == 1 {
-                    *out = values;
-                } else {
-                    for p in 0..2 {
-                        let odd = s.shr(s.bits(values[2 * p + 1]), 16);
-                        out[p] = s.float(s.or(s.bits(values[2 * p]), odd));
+            }
+            return;
+        };
+        let magnitude = s.splat_u32(bytes.magnitude);
+        let mut special = false;
+        for &x in registers {
+            special |= s.any_byte_above(s.and(x, magnitude), bytes.largest_finite);
+        }
+        for &x in registers {
+            let values = if special {
+                bytes.look_up(s, x)
+            } else if bytes.align == 24 {
+                // The same as below with shifts that the compiler knows.
+                bytes.expand(s, [s.shl(x, 24), s.shl(x, 16), s.shl(x, 8), x])
+            } else {
+                let top = |j: u32| {
+                    if 8 * j <= bytes.align {
+                        s.shl(x, bytes.align - 8 * j)
+                    } else {
+                        s.shr(x, 8 * j - bytes.align)
                     }
+                };
+                bytes.expand(s, [top(0), top(1), top(2), top(3)])
+            };
+            if S::PAIR == 1 {
+                for value in values {
+                    store(value);
+                }
+            } else {
+                for p in 0..2 {
+                    let odd = s.shr(s.bits(values[2 * p + 1]), 16);
+                    store(s.float(s.or(s.bits(values[2 * p]), odd)));
                 }
             }
         }
@@ -110,10 +123,22 @@ impl Decoder {
 }
 
 impl Bytes {
+    /// The values of codes whose signs are in bit 31.
+    #[inline(always)]
+    fn expand<S: Simd>(&self, s: S, top: [S::U32; 4]) -> [S::F32; 4] {
+        let (mask, factor) = (s.splat_u32(self.mask), s.splat(self.factor));
+        let mut values = [factor; 4];
+        for j in 0..4 {
+            values[j] = s.mul(s.float(s.and(s.sar(top[j], self.shift), mask)), factor);
+        }
+        values
+    }
+
     /// The same by table, for registers with an infinity or NaN.
     #[inline(always)]
-    fn look_up<S: Simd>(&self, s: S, x: S::U32, out: &mut [S::F32; 4]) {
+    fn look_up<S: Simd>(&self, s: S, x: S::U32) -> [S::F32; 4] {
         let (mut codes, mut values) = ([0u32; 16], [0f32; 16]);
+        let mut out = [s.splat(0.0); 4];
         s.store_u32(x, &mut codes);
         for (j, out) in out.iter_mut().enumerate() {
             for (value, code) in values.iter_mut().zip(codes) {
@@ -121,5 +146,6 @@ impl Bytes {
             }
             *out = s.load(&values);
         }
+        out
     }
 }

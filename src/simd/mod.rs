@@ -1,7 +1,7 @@
 //! Instruction sets: the only CPU intrinsics of the library, under one dispatch point.
 //!
-//! An algorithm is written once, generic over [`Simd`], the operations on registers of f32 and u32 lanes, and run by
-//! [`Isa::run`] on the instruction set of choice. A value of a type that implements [`Simd`] exists only where the CPU
+//! An algorithm is written once, generic over `Simd`, the operations on registers of f32 and u32 lanes, and run by
+//! `Isa::run` on the instruction set of choice. A value of a type that implements `Simd` exists only where the CPU
 //! has its instructions, so the operations are safe to call. Lanes never interact in arithmetic: each is the scalar
 //! loop, which is why no instruction set changes a bit of a result.
 //!
@@ -19,6 +19,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod decode;
+mod peak;
 mod portable;
 
 use std::sync::OnceLock;

@@ -1,6 +1,7 @@
 //! The command line from outside: the built binary, its files, exit codes and messages.
 #![cfg(feature = "cli")]
 
+mod bench;
 mod cast;
 mod compare;
 mod files;
@@ -9,6 +10,7 @@ mod inspect;
 #[path = "../common/operands.rs"]
 mod operands;
 mod quantize;
+mod vectors;
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
@@ -122,7 +124,9 @@ fn formats_lists_all_and_the_codes_of_one() {
 
 #[test]
 fn every_help_ends_with_an_example() {
-    for sub in ["formats", "recipe", "cast", "quantize", "dequantize", "gemm", "compare", "inspect"] {
+    for sub in
+        ["formats", "recipe", "cast", "quantize", "dequantize", "gemm", "compare", "inspect", "vectors"]
+    {
         let help = stdout(&finegrain([sub, "--help"]));
         let last = help.trim_end().lines().last().unwrap();
         assert!(last.starts_with(&format!("  finegrain {sub}")), "{sub}: {last}");

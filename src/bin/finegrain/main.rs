@@ -1,6 +1,7 @@
 //! The command line. One file per subcommand; all arithmetic is the library's.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod cast;
 mod compare;
 mod dequantize;
@@ -14,6 +15,7 @@ mod progress;
 mod quantize;
 mod recipe;
 mod values;
+mod vectors;
 
 use std::process::ExitCode;
 
@@ -42,6 +44,8 @@ enum Command {
     Compare(compare::Args),
     Inspect(inspect::Args),
     Recipe(recipe::Args),
+    Bench(bench::Args),
+    Vectors(vectors::Args),
 }
 
 /// Why a subcommand did not do its work.
@@ -72,6 +76,8 @@ fn main() -> ExitCode {
         Command::Compare(args) => compare::run(args, json),
         Command::Inspect(args) => inspect::run(args, json),
         Command::Recipe(args) => recipe::run(args, json),
+        Command::Bench(args) => bench::run(args, json),
+        Command::Vectors(args) => vectors::run(args, json),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

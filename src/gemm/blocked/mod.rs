@@ -21,6 +21,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use self::pack::Buffer;
 use self::plan::{Block, Plan, Segment, fill_scales};
 use self::tile::{Panels, Span};
 use super::accumulation::Model;
@@ -179,10 +180,14 @@ fn run<T: Send>(
     execution: &Execution<'_>,
     store: impl Fn(f32) -> T + Sync,
 ) {
-    let packed_a = if plan.streams_b { isa.run(PackA { plan }) } else { Vec::new() };
+    let packed_a = if plan.streams_b { isa.run(PackA { plan }) } else { Buffer::default() };
     tasks(plan, out).into_par_iter().for_each(|mut task| {
-        let sums =
-            isa.run(Sums { plan, packed_a: &packed_a, rows: task.rows.clone(), cols: task.cols.clone() });
+        let sums = isa.run(Sums {
+            plan,
+            packed_a: packed_a.as_slice(),
+            rows: task.rows.clone(),
+            cols: task.cols.clone(),
+        });
         finish(plan, &mut task, &sums, &store);
         execution.report((task.rows.len() * task.cols.len()) as u64 * plan.problem.k() as u64);
     });
@@ -213,18 +218,24 @@ struct PackA<'p> {
 }
 
 impl Work for PackA<'_> {
-    type Output = Vec<u32>;
+    type Output = Buffer;
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> Vec<u32> {
+    fn run<S: Simd>(self, s: S) -> Buffer {
         let plan = self.plan;
         let panel = plan.steps * plan.mr;
         let panels = plan.problem.m().div_ceil(plan.mr);
-        let mut packed = vec![0; panels * panel + S::LANES];
+        let mut packed = Buffer::new(panels * panel + S::LANES);
         for p in 0..panels {
             let mut to = p * panel;
             for segment in &plan.segments {
-                plan.a.pack(s, plan.a_rows(p * plan.mr), segment.k.clone(), plan.mr, &mut packed[to..]);
+                plan.a.pack(
+                    s,
+                    plan.a_rows(p * plan.mr),
+                    segment.k.clone(),
+                    plan.mr,
+                    &mut packed.as_mut_slice()[to..],
+                );
                 to += segment.steps * plan.mr;
             }
         }
@@ -284,7 +295,7 @@ impl Work for Sums<'_> {
                     let a = scratch.pack_a(s, plan, block, self.rows.start, rows.clone());
                     for panel in 0..tile_cols {
                         for row in rows.clone() {
-                            let a = &a[(row - first) * block.steps * plan.mr..];
+                            let a = &a.as_slice()[(row - first) * block.steps * plan.mr..];
                             scratch.multiply(
                                 s,
                                 plan,
@@ -306,8 +317,8 @@ impl Work for Sums<'_> {
 
 /// What a thread needs besides its sums.
 struct Scratch {
-    packed_a: Vec<u32>,
-    packed_b: Vec<u32>,
+    packed_a: Buffer,
+    packed_b: Buffer,
     /// For each segment of the block at hand, those of all rows, and of all columns.
     scales_a: Vec<f32>,
     scales_b: Vec<f32>,
@@ -326,8 +337,12 @@ impl Scratch {
             (plan.blocks.iter().map(|b| b.steps), plan.blocks.iter().map(|b| b.segments.len()));
         let (steps, segments) = (steps.max().unwrap_or(0), segments.max().unwrap_or(0));
         Scratch {
-            packed_a: if plan.streams_b { Vec::new() } else { vec![0; plan.mc * plan.mr * steps + 16] },
-            packed_b: vec![0; padded_cols * steps],
+            packed_a: if plan.streams_b {
+                Buffer::default()
+            } else {
+                Buffer::new(plan.mc * plan.mr * steps + 16)
+            },
+            packed_b: Buffer::new(padded_cols * steps),
             scales_a: vec![1.0; segments * padded_rows],
             scales_b: vec![1.0; segments * padded_cols],
             padded_rows,
@@ -341,7 +356,13 @@ impl Scratch {
         let mut to = 0;
         for first in cols.clone().step_by(plan.width) {
             for segment in &plan.segments[block.segments.clone()] {
-                plan.b.pack(s, first..cols.end, segment.k.clone(), plan.width, &mut self.packed_b[to..]);
+                plan.b.pack(
+                    s,
+                    first..cols.end,
+                    segment.k.clone(),
+                    plan.width,
+                    &mut self.packed_b.as_mut_slice()[to..],
+                );
                 to += segment.steps * plan.width;
             }
         }
@@ -356,13 +377,13 @@ impl Scratch {
         block: &Block,
         first: usize,
         tiles: Range<usize>,
-    ) -> Vec<u32> {
+    ) -> Buffer {
         let mut packed = std::mem::take(&mut self.packed_a);
         let mut to = 0;
         for tile in tiles {
             for segment in &plan.segments[block.segments.clone()] {
                 let rows = plan.a_rows(first + tile * plan.mr);
-                plan.a.pack(s, rows, segment.k.clone(), plan.mr, &mut packed[to..]);
+                plan.a.pack(s, rows, segment.k.clone(), plan.mr, &mut packed.as_mut_slice()[to..]);
                 to += segment.steps * plan.mr;
             }
         }
@@ -393,7 +414,7 @@ impl Scratch {
     ) {
         let size = plan.mr * plan.width;
         let acc = &mut acc[tile * size..][..size];
-        let b = &self.packed_b[place.1 * block.steps * plan.width..];
+        let b = &self.packed_b.as_slice()[place.1 * block.steps * plan.width..];
         let (mut at, promotion) = (0, plan.problem.accumulation().promotion());
         for (i, Segment { steps, starts, ends, .. }) in
             plan.segments[block.segments.clone()].iter().enumerate()

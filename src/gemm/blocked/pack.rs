@@ -11,6 +11,30 @@ use crate::simd::{Decoder, Simd};
 /// Most lanes of any instruction set.
 const MAX_LANES: usize = 16;
 
+/// Packed panels in memory that begins at a cache line: a register of them never lies across two.
+#[derive(Default)]
+pub(super) struct Buffer(Vec<Line>);
+
+/// A cache line.
+#[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+struct Line([u32; 16]);
+
+impl Buffer {
+    /// Room for `len` elements, all zero.
+    pub(super) fn new(len: usize) -> Buffer {
+        Buffer(vec![Line::default(); len.div_ceil(16)])
+    }
+
+    pub(super) fn as_slice(&self) -> &[u32] {
+        bytemuck::cast_slice(&self.0)
+    }
+
+    pub(super) fn as_mut_slice(&mut self) -> &mut [u32] {
+        bytemuck::cast_slice_mut(&mut self.0)
+    }
+}
+
 /// An operand as the packing reads it: bytes in rows.
 #[derive(Clone, Copy)]
 pub(super) struct Source<'a> {
@@ -84,19 +108,15 @@ impl<'a> Source<'a> {
                 s.load_transposed(&staged, 4 * S::LANES, &mut registers);
             }
             let steps = len.div_ceil(S::PAIR);
-            let mut packed = [s.splat(0.0); 4];
-            for (lane, &register) in registers[..S::LANES].iter().enumerate() {
-                let done = lane * (codes / S::PAIR);
-                if done >= steps {
-                    break;
+            let used = steps.div_ceil(codes / S::PAIR);
+            let (mut left, mut rest) = (steps, &mut out[step * width + first..]);
+            self.decoder.decode(s, &registers[..used], |value| {
+                if left > 0 {
+                    s.store_u32(s.bits(value), rest);
+                    rest = std::mem::take(&mut rest).get_mut(width..).unwrap_or_default();
+                    left -= 1;
                 }
-                self.decoder.decode(s, register, &mut packed);
-                for (j, &value) in packed[..codes / S::PAIR].iter().enumerate() {
-                    if done + j < steps {
-                        s.store_u32(s.bits(value), &mut out[(step + done + j) * width + first..]);
-                    }
-                }
-            }
+            });
             step += steps;
         }
     }

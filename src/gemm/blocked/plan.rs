@@ -15,7 +15,7 @@ const STREAMED_ELEMENTS: usize = 1 << 20;
 /// Rows and columns of a block of D, at most: its sums take 4 MiB.
 const TASK: usize = 1024;
 
-/// Elements of K in a block: a micropanel of B stays in the first-level cache.
+/// Packed steps of K in a block: a micropanel of B stays in the first-level cache.
 const KC: usize = 256;
 
 /// Rows of A packed at a time, about: they stay in the second-level cache.
@@ -84,7 +84,7 @@ impl<'p> Plan<'p> {
         let mr =
             if streams_b { m.max(1).div_ceil(m.max(1).div_ceil(tile::MAX_ROWS)) } else { tile::MAX_ROWS };
         let (width, pair) = isa.run(Geometry { rows: mr });
-        let kc = if streams_b { KC * 16 * pair / width } else { KC * pair };
+        let kc = KC * pair;
         let segments = segments(k, problem.interval(), kc, pair);
         let blocks = blocks(&segments, kc);
         Plan {

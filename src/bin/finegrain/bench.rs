@@ -1,0 +1,390 @@
+//! `finegrain bench`: how fast, after the answer was checked.
+
+use std::num::NonZeroUsize;
+use std::time::Instant;
+
+use clap::ValueEnum;
+use finegrain::formats::{Format, Overflow};
+use finegrain::gemm::{
+    Accumulation, Arithmetic, Blocked, Execution, GemmBackend, GemmProblem, GroupedProblem, Model, Output,
+    Reference,
+};
+use finegrain::matrix::Matrix;
+use finegrain::quant::{Quantized, Quantizer, Recipe, Role};
+use finegrain::scaled::{ScaledMatrix, ScaledRef};
+use finegrain::simd::Isa;
+use half::bf16;
+use serde::Serialize;
+
+use crate::output::{print, print_json};
+use crate::values::RoleWord;
+use crate::{Failure, Outcome, values};
+
+const EXAMPLE: &str = "\
+The answer is checked against the reference before the clock starts: all of it, or rows at
+the beginning, the middle and the end where that would take minutes. Then runs for at least
+--seconds; the median counts. Codes lie in memory in plain row-major form: decoding and
+packing are inside the measured time.
+
+Examples:
+  finegrain bench gemm --m 1024 --n 4096 --k 4096
+  finegrain bench emulate --accumulate hopper --m 64
+  finegrain bench quantize --m 4096 --k 4096 --json";
+
+/// Measure the speed of the library on this machine, against what the machine can do
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLE)]
+pub(crate) struct Args {
+    /// What to measure
+    #[arg(value_enum)]
+    op: Op,
+
+    /// Rows of A and D; of each group for grouped; of the matrix for quantize, dequantize and cast
+    #[arg(long, default_value = "1024")]
+    m: NonZeroUsize,
+
+    /// Rows of B, columns of D
+    #[arg(long, default_value = "4096")]
+    n: NonZeroUsize,
+
+    /// Elements summed; columns of the matrix
+    #[arg(long, default_value = "4096")]
+    k: NonZeroUsize,
+
+    /// Groups of a grouped problem
+    #[arg(long, default_value = "4")]
+    groups: NonZeroUsize,
+
+    /// Recipe of the operands
+    #[arg(long, value_name = "NAME", default_value = "deepseek-v3", value_parser = values::recipe)]
+    recipe: &'static Recipe,
+
+    /// Accumulation model [default: f32; hopper for emulate]
+    #[arg(long, value_name = "MODEL")]
+    accumulate: Option<Arithmetic>,
+
+    /// Format of D
+    #[arg(long, value_enum, default_value_t = Out::F32)]
+    out: Out,
+
+    /// Role of the quantised matrix: activation 1x128, weight 128x128, transposed 128x1
+    #[arg(long = "as", value_enum)]
+    role: Option<RoleWord>,
+
+    /// Format that cast writes
+    #[arg(long, value_name = "FORMAT", default_value = "e4m3", value_parser = values::format)]
+    to: Format,
+
+    /// Threads [default: all]
+    #[arg(long)]
+    threads: Option<NonZeroUsize>,
+
+    /// Instruction set: scalar, avx2, avx512, avx512-bf16 [default: the fastest here, or FINEGRAIN_ISA]
+    #[arg(long, value_name = "NAME", value_parser = Isa::by_name)]
+    isa: Option<Isa>,
+
+    /// Least time to measure, in seconds
+    #[arg(long, default_value = "1.0", value_parser = seconds)]
+    seconds: f64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Op {
+    Gemm,
+    Grouped,
+    Emulate,
+    Quantize,
+    Dequantize,
+    Cast,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Out {
+    F32,
+    Bf16,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(s) if (0.0..=3600.0).contains(&s) => Ok(s),
+        _ => Err("expected seconds from 0 to 3600".to_owned()),
+    }
+}
+
+/// What was measured.
+#[derive(Serialize)]
+struct Measured {
+    op: String,
+    m: usize,
+    n: usize,
+    k: usize,
+    recipe: &'static str,
+    accumulation: String,
+    threads: usize,
+    isa: &'static str,
+    backend: &'static str,
+    runs: usize,
+    /// Median, least and largest of the runs.
+    seconds: f64,
+    seconds_min: f64,
+    seconds_max: f64,
+    gflops: f64,
+    /// Bytes of codes, scales and results, each counted once, a second.
+    gbytes_per_s: f64,
+    /// Peak of the instruction set's multiply-adds, and of reading memory, measured just before.
+    peak_gflops: f64,
+    peak_gbytes_per_s: f64,
+}
+
+/// Runs `work` for as long as asked, after one run that does not count; the times, sorted.
+fn times(least: f64, mut work: impl FnMut() -> Result<(), Failure>) -> Result<Vec<f64>, Failure> {
+    work()?;
+    let (mut times, begin) = (Vec::new(), Instant::now());
+    while times.len() < 3 || begin.elapsed().as_secs_f64() < least {
+        let start = Instant::now();
+        work()?;
+        times.push(start.elapsed().as_secs_f64());
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(times)
+}
+
+/// Values of both signs over several binades, the same on every machine.
+fn sample(rows: usize, cols: usize, seed: u64) -> Matrix<f32> {
+    let value = |i: u64, j: u64| {
+        let mut x = (i << 32 ^ j).wrapping_add(seed << 56).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        x = (x ^ (x >> 31)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let unit = (x >> 40) as f32 / (1u64 << 23) as f32 - 1.0;
+        unit * [0.25, 1.0, 1.0, 4.0][(x & 3) as usize]
+    };
+    Matrix::from_fn(rows, cols, |i, j| value(i as u64, j as u64))
+}
+
+/// Bytes of an operand: codes and scales.
+fn bytes(x: &ScaledRef<'_>) -> usize {
+    let (rows, cols) = x.shape();
+    let scales = x
+        .scales()
+        .map_or(0, |s| s.grid.shape().0 * s.grid.shape().1 * s.grid.format().spec().bits() as usize / 8);
+    rows * cols * (x.format().spec().bits() as usize).div_ceil(8) + scales
+}
+
+pub(crate) fn run(args: Args, json: bool) -> Outcome {
+    let isa = args.isa.map_or_else(Isa::active, Isa::checked)?;
+    let execution = Execution { threads: args.threads, ..Execution::default() };
+    let measured = execution.install(|| Ok(measure(&args, isa)))??;
+    if json {
+        return print_json(&measured);
+    }
+    print(&format!(
+        "{} {}x{}x{} {} {}: {:.3} ms ({} runs, {:.3} to {:.3}), {:.1} GFLOP/s ({:.0} % of peak), {:.1} GB/s ({:.0} % of reading)\n\
+         backend {}, instruction set {}, {} threads; peak {:.1} GFLOP/s, reads {:.1} GB/s\n",
+        measured.op,
+        measured.m,
+        measured.n,
+        measured.k,
+        measured.recipe,
+        measured.accumulation,
+        measured.seconds * 1e3,
+        measured.runs,
+        measured.seconds_min * 1e3,
+        measured.seconds_max * 1e3,
+        measured.gflops,
+        100.0 * measured.gflops / measured.peak_gflops,
+        measured.gbytes_per_s,
+        100.0 * measured.gbytes_per_s / measured.peak_gbytes_per_s,
+        measured.backend,
+        measured.isa,
+        measured.threads,
+        measured.peak_gflops,
+        measured.peak_gbytes_per_s,
+    ))
+}
+
+/// What an operation did: times, multiply-adds and bytes of one run, and how.
+struct Work {
+    times: Vec<f64>,
+    macs: usize,
+    bytes: usize,
+    accumulation: String,
+    isa: Isa,
+    backend: &'static str,
+}
+
+fn measure(args: &Args, isa: Isa) -> Result<Measured, Failure> {
+    let (m, n, k) = (args.m.get(), args.n.get(), args.k.get());
+    let work = match args.op {
+        Op::Gemm | Op::Emulate => dense(args, isa)?,
+        Op::Grouped => grouped(args, isa)?,
+        Op::Quantize | Op::Dequantize | Op::Cast => elements(args)?,
+    };
+    let by_element = matches!(args.op, Op::Quantize | Op::Dequantize | Op::Cast);
+    let median = work.times[work.times.len() / 2];
+    Ok(Measured {
+        op: args.op.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned()),
+        m,
+        n: if by_element { 1 } else { n },
+        k,
+        recipe: args.recipe.name,
+        accumulation: work.accumulation,
+        threads: rayon::current_num_threads(),
+        isa: work.isa.name(),
+        backend: work.backend,
+        runs: work.times.len(),
+        seconds: median,
+        seconds_min: work.times[0],
+        seconds_max: work.times[work.times.len() - 1],
+        gflops: 2.0 * work.macs as f64 / median / 1e9,
+        gbytes_per_s: work.bytes as f64 / median / 1e9,
+        peak_gflops: work.isa.peak_flops() / 1e9,
+        peak_gbytes_per_s: work.isa.read_bandwidth() / 1e9,
+    })
+}
+
+fn quantized(args: &Args, role: Role, rows: usize, seed: u64) -> Result<ScaledMatrix, Failure> {
+    let x = sample(rows, args.k.get(), seed);
+    let Quantized { matrix, .. } = Quantizer::new(*args.recipe).quantize(x.view(), role)?;
+    Ok(matrix)
+}
+
+/// The backend of a dense problem: blocked where it computes it, else the reference.
+fn backend(problem: &GemmProblem<'_>, isa: Isa) -> Result<(Box<dyn GemmBackend>, Isa), Failure> {
+    let blocked = Blocked::on(isa)?;
+    Ok(match blocked.isa_for(problem) {
+        Ok(isa) => (Box::new(blocked), isa),
+        Err(_) => (Box::new(Reference), Isa::Scalar),
+    })
+}
+
+fn arithmetic(args: &Args) -> Arithmetic {
+    let model = if args.op == Op::Emulate { Accumulation::HOPPER.model() } else { Model::F32 };
+    args.accumulate.unwrap_or(Arithmetic::Fitting(model))
+}
+
+/// Compares up to three stripes of rows with the reference.
+fn check(
+    problem: &GemmProblem<'_>,
+    a: ScaledRef<'_>,
+    b: ScaledRef<'_>,
+    d: &Matrix<f32>,
+    first: usize,
+) -> Result<(), Failure> {
+    /// Multiply-adds that the reference does in about a second.
+    const CHECKED: usize = 500_000_000;
+    let m = a.shape().0;
+    let stripe = (CHECKED / 3 / (b.shape().0 * b.shape().1)).clamp(1, m);
+    for start in [0, (m - stripe) / 2, m - stripe] {
+        let rows = a.row_range(start, start + stripe);
+        let part = GemmProblem::nt(rows, b)?.with_accumulation(problem.accumulation())?;
+        let expected =
+            part.run_with(&Execution { backend: Some(Reference.name()), ..Execution::default() })?;
+        for i in 0..stripe {
+            let got = d.row(first + start + i);
+            if let Some(j) = (0..got.len()).find(|&j| got[j].to_bits() != expected.row(i)[j].to_bits()) {
+                return Err(Failure::Failed(format!(
+                    "D[{}, {j}] is {:08x}, the reference says {:08x}: nothing was timed",
+                    first + start + i,
+                    got[j].to_bits(),
+                    expected.row(i)[j].to_bits()
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn dense(args: &Args, isa: Isa) -> Result<Work, Failure> {
+    let (m, n, k) = (args.m.get(), args.n.get(), args.k.get());
+    let a = quantized(args, Role::Activation, m, 1)?;
+    let b = quantized(args, Role::Weight, n, 2)?;
+    let problem = GemmProblem::nt(a.view(), b.view())?.with_arithmetic(&arithmetic(args))?;
+    let (backend, isa) = backend(&problem, isa)?;
+    let execution = Execution::default();
+    let mut d = Matrix::filled(m, n, 0.0);
+    backend.run(&problem, Output::F32(d.view_mut()), &execution)?;
+    check(&problem, a.view(), b.view(), &d, 0)?;
+    let mut narrow = Matrix::filled(m, n, bf16::ZERO);
+    let times = times(args.seconds, || {
+        let out = match args.out {
+            Out::F32 => Output::F32(d.view_mut()),
+            Out::Bf16 => Output::Bf16(narrow.view_mut()),
+        };
+        Ok(backend.run(&problem, out, &execution)?)
+    })?;
+    let element = if args.out == Out::F32 { 4 } else { 2 };
+    let bytes = bytes(problem.a()) + bytes(problem.b()) + m * n * element;
+    let accumulation = problem.accumulation().to_string();
+    Ok(Work { times, macs: m * n * k, bytes, accumulation, isa, backend: backend.name() })
+}
+
+fn grouped(args: &Args, isa: Isa) -> Result<Work, Failure> {
+    let (m, n, k, groups) = (args.m.get(), args.n.get(), args.k.get(), args.groups.get());
+    let a = quantized(args, Role::Activation, groups * m, 1)?;
+    let experts =
+        (0..groups).map(|g| quantized(args, Role::Weight, n, 2 + g as u64)).collect::<Result<Vec<_>, _>>()?;
+    let experts: Vec<ScaledRef<'_>> = experts.iter().map(ScaledMatrix::view).collect();
+    let index: Vec<i32> = (0..groups * m).map(|i| (i / m) as i32).collect();
+    let problem =
+        GroupedProblem::contiguous(a.view(), &index, &experts)?.with_arithmetic(&arithmetic(args))?;
+    let first = problem.parts()[0].problem();
+    let (backend, isa) = backend(first, isa)?;
+    let mut d = Matrix::filled(groups * m, n, 0.0);
+    let run = |d: &mut Matrix<f32>| -> Result<(), Failure> {
+        let mut out = Output::F32(d.view_mut());
+        for part in problem.parts() {
+            let rows = part.rows();
+            backend.run(part.problem(), out.row_range(rows.start, rows.end), &Execution::default())?;
+        }
+        Ok(())
+    };
+    run(&mut d)?;
+    for (g, &expert) in experts.iter().enumerate() {
+        check(first, a.view().row_range(g * m, (g + 1) * m), expert, &d, g * m)?;
+    }
+    let times = times(args.seconds, || run(&mut d))?;
+    let operands: usize = experts.iter().map(bytes).sum::<usize>() + bytes(&a.view());
+    Ok(Work {
+        times,
+        macs: groups * m * n * k,
+        bytes: operands + groups * m * n * 4,
+        accumulation: problem.accumulation().to_string(),
+        isa,
+        backend: backend.name(),
+    })
+}
+
+/// Quantise, dequantise, cast: by element, without multiply-adds.
+fn elements(args: &Args) -> Result<Work, Failure> {
+    let (rows, cols) = (args.m.get(), args.k.get());
+    let x = sample(rows, cols, 1);
+    let quantizer = Quantizer::new(*args.recipe);
+    let default = if args.op == Op::Dequantize { Role::Weight } else { Role::Activation };
+    let role = args.role.map_or(default, Role::from);
+    let q = quantizer.quantize(x.view(), role)?;
+    let (times, bytes) = match args.op {
+        Op::Quantize => {
+            let times = times(args.seconds, || {
+                std::hint::black_box(quantizer.quantize(x.view(), role)?);
+                Ok(())
+            })?;
+            (times, 4 * rows * cols + bytes(&q.view()))
+        }
+        Op::Dequantize => {
+            let times = times(args.seconds, || {
+                std::hint::black_box(q.matrix.dequantize());
+                Ok(())
+            })?;
+            (times, 4 * rows * cols + bytes(&q.view()))
+        }
+        _ => {
+            let cast = |v: f32| args.to.cast_f32(v, Overflow::Saturate).code as u16;
+            let times = times(args.seconds, || {
+                std::hint::black_box(x.map(|&v| cast(v)));
+                Ok(())
+            })?;
+            (times, 6 * rows * cols)
+        }
+    };
+    let accumulation = "none".to_owned();
+    Ok(Work { times, macs: 0, bytes, accumulation, isa: Isa::Scalar, backend: "reference" })
+}

@@ -1,0 +1,31 @@
+//! `finegrain bench`: small sizes; the numbers are not looked at, what was run is.
+
+use crate::{finegrain, json};
+
+#[test]
+fn every_operation_is_checked_and_measured() {
+    for op in ["gemm", "grouped", "emulate", "quantize", "dequantize", "cast"] {
+        let size = ["--m", "5", "--n", "9", "--k", "200", "--groups", "2", "--seconds", "0"];
+        let report = json(&[&["bench", op, "--threads", "2"][..], &size].concat());
+        assert_eq!((&report["op"], &report["m"], &report["k"]), (&op.into(), &5.into(), &200.into()));
+        assert_eq!(report["threads"], 2);
+        for figure in ["seconds", "gbytes_per_s", "peak_gflops", "peak_gbytes_per_s"] {
+            assert!(report[figure].as_f64().unwrap() > 0.0, "{op}: {figure}");
+        }
+        let multiplies = report["gflops"].as_f64().unwrap() > 0.0;
+        assert_eq!(multiplies, ["gemm", "grouped", "emulate"].contains(&op), "{op}");
+    }
+}
+
+#[test]
+fn the_instruction_set_is_the_one_asked_for() {
+    let small = ["bench", "gemm", "--m", "3", "--n", "8", "--k", "64", "--seconds", "0", "--isa"];
+    assert_eq!(json(&[&small[..], &["scalar"]].concat())["isa"], "scalar");
+    let refused = finegrain([&small[..], &["abacus"]].concat());
+    assert_eq!(refused.status.code(), Some(2));
+    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        message.contains("unknown instruction set 'abacus'") && message.contains("avx512-bf16"),
+        "{message}"
+    );
+}
