@@ -244,7 +244,7 @@ mod tests {
         let further = descriptor(0x420, 16, 0x400, 1);
         for row in 0..64 {
             for unit in 0..2 {
-                let at = |u: usize| (0x400 + row * 128 + (u ^ row % 8) * 16) as u64;
+                let at = |u: usize| (0x400 + row * 128 + (u ^ (row % 8)) * 16) as u64;
                 assert_eq!(wide.address(row, unit), at(unit));
                 assert_eq!(further.address(row, unit), at(unit + 2));
             }

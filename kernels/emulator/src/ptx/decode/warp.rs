@@ -161,7 +161,7 @@ fn wgmma(s: &Statement, opcode: &Opcode<'_>, symbols: &Symbols) -> Result<Op> {
     let columns =
         opcode.modifiers.iter().find_map(|m| m.strip_prefix("m64n")?.strip_suffix("k32")?.parse().ok());
     let Some(columns) =
-        columns.filter(|n: &usize| (8..=256).contains(n) && n % 8 == 0 && eight(a) && eight(b))
+        columns.filter(|n: &usize| (8..=256).contains(n) && n.is_multiple_of(8) && eight(a) && eight(b))
     else {
         return s.error("unknown shape or types");
     };
