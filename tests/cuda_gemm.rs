@@ -9,18 +9,19 @@ mod operands;
 
 use std::time::Instant;
 
-use emulated_gemm::{Case, Form, Layout, Plain, alone, ptx};
+use emulated_gemm::{Case, Form, Layout, Plain, alone, options, ptx};
 use finegrain::cuda::kernels::KERNELS;
 use finegrain::formats::Format::{self, E4M3, E5M2};
 use finegrain::gemm::{Accumulation, Promotion};
 use finegrain::matrix::Matrix;
 use finegrain::scaled::{Codes, Granule, ScaleGrid, ScaledMatrix, Scales};
 use operands::{Random, scaled, unscaled};
-use ptx_emulator::{Module, Options};
+use ptx_emulator::Module;
 
 const TILE: Granule = Granule::TILE_1X128;
 const BLOCK: Granule = Granule::BLOCK_128X128;
 const MMA: &str = "sm89_fp8_gemm_promoted";
+const WGMMA: &str = "sm90a_fp8_gemm_promoted";
 const PLAIN: &str = "gemm_f32_reference";
 
 fn addend(rows: usize, cols: usize, seed: u64) -> Matrix<f32> {
@@ -177,7 +178,7 @@ fn agrees(
     let what = format!("{kernel}: {}, {}", case.name, accumulation.with_promotion(case.promotion));
     let want = case.expected(accumulation);
     let (got, _) =
-        case.run(module, kernel, plain, &Options::default()).unwrap_or_else(|f| panic!("{what}: {f}"));
+        case.run(module, kernel, plain, &options(kernel)).unwrap_or_else(|f| panic!("{what}: {f}"));
     assert_eq!(got.len(), want.len(), "{what}");
     let wrong: Vec<usize> = (0..want.len()).filter(|&i| got[i] != want[i]).collect();
     if let Some(&i) = wrong.first() {
@@ -218,12 +219,10 @@ fn check(
 #[test]
 fn every_kernel_has_a_case() {
     let cases = [dense_cases(), grouped_cases()].concat();
-    for kernel in KERNELS
-        .iter()
-        .filter(|k| [format!("{MMA}.cu"), format!("{PLAIN}.cu")].contains(&k.source.file.into()))
-    {
-        let named = cases.iter().any(|c| c.mma_kernel() == kernel.name || c.plain_kernel() == kernel.name);
-        assert!(named, "{}", kernel.name);
+    let files = [MMA, WGMMA, PLAIN].map(|file| format!("{file}.cu"));
+    for kernel in KERNELS.iter().filter(|k| files.contains(&k.source.file.into())) {
+        let of = |c: &Case| [c.mma_kernel(), c.wgmma_kernel(), c.plain_kernel()];
+        assert!(cases.iter().any(|c| of(c).contains(&kernel.name.into())), "{}", kernel.name);
     }
 }
 
@@ -239,6 +238,28 @@ fn mma_on_dense_problems() {
 #[test]
 fn mma_on_grouped_problems() {
     check(&grouped_cases(), MMA, Case::mma_kernel, ada);
+}
+
+fn hopper(case: &Case, module: &Module, kernel: &str) -> usize {
+    agrees(case, module, kernel, None, Accumulation::HOPPER.promote_every(128).unwrap())
+}
+
+#[test]
+fn wgmma_on_dense_problems() {
+    check(&dense_cases(), WGMMA, Case::wgmma_kernel, hopper);
+}
+
+#[test]
+fn wgmma_on_grouped_problems() {
+    check(&grouped_cases(), WGMMA, Case::wgmma_kernel, hopper);
+}
+
+/// On the same problem the two units of the tensor core have other bits: the comparisons above can tell them apart.
+#[test]
+fn wgmma_is_not_ada() {
+    let case = dense("whole tiles", scaled(E4M3, 128, 384, TILE, 1), scaled(E4M3, 128, 384, BLOCK, 2));
+    let of = |a: Accumulation| case.expected(a.promote_every(128).unwrap());
+    assert_ne!(of(Accumulation::HOPPER), of(Accumulation::ADA));
 }
 
 fn plain(interval: usize) -> impl Fn(&Case, &Module, &str) -> usize {
@@ -284,7 +305,7 @@ fn the_main_loop_has_no_bank_conflicts() {
         let text = alone(&ptx(MMA), &kernel);
         let module = Module::parse(&text).unwrap();
         let start = Instant::now();
-        let (got, report) = case.run(&module, &kernel, None, &Options::default()).unwrap();
+        let (got, report) = case.run(&module, &kernel, None, &options(&kernel)).unwrap();
         let time = start.elapsed();
         assert_eq!(got, case.expected(Accumulation::ADA.promote_every(128).unwrap()));
 

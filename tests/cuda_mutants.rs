@@ -7,7 +7,7 @@ mod emulated_gemm;
 #[path = "common/operands.rs"]
 mod operands;
 
-use emulated_gemm::{Case, Form, alone, ptx};
+use emulated_gemm::{Case, Form, alone, options, ptx};
 use finegrain::cuda::RecipeArgs;
 use finegrain::cuda::kernels::{Desc, Kernel};
 use finegrain::formats::Format::E4M3;
@@ -51,6 +51,7 @@ const DENSE: &str = "sm89_e4m3_e4m3_gemm_promoted";
 const CONTIGUOUS: &str = "sm89_e4m3_e4m3_gemm_promoted_contiguous";
 const MASKED: &str = "sm89_e4m3_e4m3_gemm_promoted_masked";
 const K_GROUPED: &str = "sm89_e4m3_e4m3_gemm_promoted_k_grouped";
+const WGMMA: &str = "sm90a_e4m3_e4m3_gemm_promoted";
 const TILES: &str = "quantize_1x128_f32";
 const BLOCKS: &str = "quantize_128x128_f32";
 const COLUMNS: &str = "quantize_128x1_f32";
@@ -99,6 +100,39 @@ const GEMM_MUTANTS: &[Mutant] = &[
     bug("all rows valid", MASKED, "masked", "ld.global.nc.u32 %r3, [%rd103];", "mov.u32 %r3, 140;"),
     bug("scales of a k-group from another's", K_GROUPED, "k-grouped", "ld.global.nc.u32 %r2, [%rd89+4];", "ld.global.nc.u32 %r2, [%rd87+4];"),
     bug("a k-group one element too long", K_GROUPED, "k-grouped", "sub.s32 %r3, %r219, %r1;", "sub.s32 %r3, %r219, %r1;\nadd.s32 %r3, %r3, 1;"),
+];
+
+#[rustfmt::skip]
+const WGMMA_MUTANTS: &[Mutant] = &[
+    // Descriptors.
+    bug("stride of A's descriptor halved", WGMMA, "deep", "or.b64 %rd192, %rd200, 4611686293305360384;", "or.b64 %rd192, %rd200, 4611686155866406912;"),
+    bug("stride of B's descriptor halved", WGMMA, "deep", "or.b64 %rd193, %rd201, 4611686293305360384;", "or.b64 %rd193, %rd201, 4611686155866406912;"),
+    bug("no swizzle", WGMMA, "deep", "or.b64 %rd193, %rd201, 4611686293305360384;", "or.b64 %rd193, %rd201, 274877972480;"),
+    bug("swizzle of 64 bytes", WGMMA, "deep", "or.b64 %rd193, %rd201, 4611686293305360384;", "or.b64 %rd193, %rd201, 9223372311732748288;"),
+    bug("swizzle of 32 bytes", WGMMA, "deep", "or.b64 %rd193, %rd201, 4611686293305360384;", "or.b64 %rd193, %rd201, 13835058330160136192;"),
+    bug("the same 32 of K twice", WGMMA, "deep", "or.b64 %rd195, %rd201, 4611686293305360386;", "or.b64 %rd195, %rd201, 4611686293305360384;"),
+    bug("rows of the other warpgroup", WGMMA, "deep", "and.b32 %r726, %r725, 253952;", "and.b32 %r726, %r725, 0;"),
+    bug("descriptors differ between warps", WGMMA, "deep", "and.b32 %r726, %r725, 253952;", "and.b32 %r726, %r725, 258048;"),
+    bug("A and B exchanged", WGMMA, "deep", "%rd194, %rd195, p, 1, 1;", "%rd195, %rd194, p, 1, 1;"),
+    bug("accumulators exchanged", WGMMA, "partial-first", "fma.rn.f32 %f2015, %f1379, %f1380, %f2015;\nmul.rn.f32 %f1381, %f1950,", "fma.rn.f32 %f2015, %f1379, %f1380, %f2015;\nmul.rn.f32 %f1381, %f1949,"),
+    bug("sum not reset", WGMMA, "deep", "mov.u32 %r716, 0;", "mov.u32 %r716, 1;"),
+    bug("sum reset at each step", WGMMA, "deep", "mov.u32 %r719, 1;", "mov.u32 %r719, 0;"),
+    // What is asynchronous.
+    bug("wgmma not waited for", WGMMA, "deep", "wgmma.wait_group.sync.aligned 0;", ""),
+    bug("wgmma waited for one group too few", WGMMA, "deep", "wgmma.wait_group.sync.aligned 0;", "wgmma.wait_group.sync.aligned 1;"),
+    bug("wgmma not committed", WGMMA, "deep", "wgmma.commit_group.sync.aligned;", ""),
+    bug("wgmma.fence missing", WGMMA, "deep", "wgmma.fence.sync.aligned;", ""),
+    bug("fence.proxy.async missing", WGMMA, "deep", "fence.proxy.async.shared::cta;", ""),
+    bug("fence.proxy.async before the copies arrive", WGMMA, "deep", "cp.async.wait_group 2;\nfence.proxy.async.shared::cta;", "fence.proxy.async.shared::cta;\ncp.async.wait_group 2;"),
+    bug("barrier of the loop missing", WGMMA, "deep", "fence.proxy.async.shared::cta;\nbar.sync 0;", "fence.proxy.async.shared::cta;"),
+    bug("waits for one group of copies too few", WGMMA, "deep", "cp.async.wait_group 2;", "cp.async.wait_group 3;"),
+    bug("multiplies the stage that is being filled", WGMMA, "deep", "mul.lo.s32 %r720, %r1302, 33792;", "mul.lo.s32 %r720, %r1305, 33792;"),
+    // Promotion.
+    bug("scales left out", WGMMA, "partial-first", "fma.rn.f32 %f2015, %f1379, %f1380, %f2015;", "add.rn.f32 %f2015, %f1951, %f2015;"),
+    bug("promotion skipped", WGMMA, "partial-first", "fma.rn.f32 %f2015, %f1379, %f1380, %f2015;", ""),
+    bug("scale of the neighbouring row", WGMMA, "partial-first", "or.b32 %r757, %r742, 8;", "or.b32 %r757, %r742, 1;"),
+    bug("scale of the neighbouring column", WGMMA, "partial-first", "or.b32 %r753, %r748, 1;", "or.b32 %r753, %r748, 0;"),
+    bug("scales of another stage", WGMMA, "partial-first", "mad.lo.s32 %r734, %r1302, 33792, %r228;", "mov.u32 %r734, %r228;"),
 ];
 
 #[rustfmt::skip]
@@ -221,15 +255,25 @@ fn gemm_problem(name: &str) -> Case {
     }
 }
 
-#[test]
-fn bugs_in_the_gemms_are_caught() {
-    let want = |m: &Mutant| gemm_problem(m.problem).expected(Accumulation::ADA.promote_every(128).unwrap());
+fn survivors_of_gemm(mutants: &[Mutant], kernel: fn(&Case) -> String, model: Accumulation) -> Vec<String> {
+    let want = |m: &Mutant| gemm_problem(m.problem).expected(model.promote_every(128).unwrap());
     let run = |m: &Mutant, module: &Module| {
         let case = gemm_problem(m.problem);
-        assert_eq!(case.mma_kernel(), m.kernel, "{}", m.name);
-        Ok(case.run(module, m.kernel, None, &Options::default())?.0)
+        assert_eq!(kernel(&case), m.kernel, "{}", m.name);
+        Ok(case.run(module, m.kernel, None, &options(m.kernel))?.0)
     };
-    let survivors = survivors(GEMM_MUTANTS, want, run);
+    survivors(mutants, want, run)
+}
+
+#[test]
+fn bugs_in_the_gemms_by_mma_are_caught() {
+    let survivors = survivors_of_gemm(GEMM_MUTANTS, Case::mma_kernel, Accumulation::ADA);
+    assert!(survivors.is_empty(), "not noticed: {survivors:#?}");
+}
+
+#[test]
+fn bugs_in_the_gemm_by_wgmma_are_caught() {
+    let survivors = survivors_of_gemm(WGMMA_MUTANTS, Case::wgmma_kernel, Accumulation::HOPPER);
     assert!(survivors.is_empty(), "not noticed: {survivors:#?}");
 }
 

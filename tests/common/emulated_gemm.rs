@@ -147,8 +147,16 @@ impl Case {
     }
 
     pub fn mma_kernel(&self) -> String {
+        self.promoted_kernel("sm89")
+    }
+
+    pub fn wgmma_kernel(&self) -> String {
+        self.promoted_kernel("sm90a")
+    }
+
+    fn promoted_kernel(&self, arch: &str) -> String {
         let name = |x: &[ScaledMatrix]| if x[0].format() == Format::E4M3 { "e4m3" } else { "e5m2" };
-        format!("sm89_{}_{}_gemm_promoted{}", name(&self.a), name(&self.b), self.suffix())
+        format!("{arch}_{}_{}_gemm_promoted{}", name(&self.a), name(&self.b), self.suffix())
     }
 
     pub fn plain_kernel(&self) -> String {
@@ -316,10 +324,17 @@ impl Case {
     }
 }
 
-/// The PTX that is kept of a source, and its parse.
+/// The PTX that is kept of a source.
 pub fn ptx(file: &str) -> String {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/ptx");
-    std::fs::read_to_string(folder.join(format!("{file}.sm_89.ptx"))).unwrap()
+    let arch = if file.starts_with("sm90a") { "sm_90a" } else { "sm_89" };
+    std::fs::read_to_string(folder.join(format!("{file}.{arch}.ptx"))).unwrap()
+}
+
+/// All checks on, with the shared memory that a block of the kernel's architecture may have.
+pub fn options(kernel: &str) -> Options {
+    let shared_limit = if kernel.starts_with("sm90a") { 227 } else { 99 } * 1024;
+    Options { shared_limit, ..Options::default() }
 }
 
 /// The text of one kernel of a module, with all that stands before the first: parsing the others takes time.

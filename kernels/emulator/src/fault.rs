@@ -126,6 +126,35 @@ pub enum FaultKind {
         /// The byte.
         address: u64,
     },
+    /// Shared memory is written while a wgmma that was not waited for may still read it.
+    #[error("shared memory at {address:#x} is written while a wgmma may still read it")]
+    PendingRead {
+        /// The byte.
+        address: u64,
+    },
+    /// wgmma reads what its writer has not made visible to the asynchronous proxy.
+    #[error(
+        "shared memory at {address:#x} is read by wgmma without a fence.proxy.async of the thread that wrote it"
+    )]
+    MissingProxyFence {
+        /// The byte.
+        address: u64,
+    },
+    /// wgmma starts to accumulate into registers that no wgmma.fence ordered.
+    #[error("wgmma accumulates without a wgmma.fence since the last wait")]
+    MissingProductFence,
+    /// An accumulator is written while a wgmma to it is under way.
+    #[error("an accumulator of wgmma is written while the product is pending")]
+    AccumulatorWritten,
+    /// A block ends while products are under way.
+    #[error("{count} wgmma are pending at exit")]
+    PendingProductsAtExit {
+        /// How many.
+        count: usize,
+    },
+    /// The threads of a warpgroup disagree.
+    #[error("warpgroup: {0}")]
+    Warpgroup(String),
     /// A block ends while copies are under way.
     #[error("{count} cp.async are pending at exit")]
     PendingCopyAtExit {

@@ -280,7 +280,7 @@ fn what_cannot_be_done_is_said() {
     for (text, word) in [
         ("frobnicate.u32 %r0, %r1;", "unknown"),
         ("mov.u32 %r0, %clock;", "reproducible"),
-        ("wgmma.fence.sync.aligned;", "not supported"),
+        ("mbarrier.init.shared.b64 [%rd0], 1;", "not supported"),
         ("bra NOWHERE;", "NOWHERE"),
         ("ld.global.u32 %r0, [nobody];", "nobody"),
         ("add.f7 %r0, %r1;", "unknown"),

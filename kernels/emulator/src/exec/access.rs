@@ -26,8 +26,16 @@ fn resolve(space: Space, address: u64) -> (Space, u64) {
     resolve(Space::Global, address)
 }
 
-fn actor<'a>(block: u32, warp: &'a Warp, lane: usize, strong: bool) -> Actor<'a> {
-    Actor { block, warp: warp.index, lane: lane as u8, clock: warp.clock, seen: &warp.seen, strong }
+pub(super) fn actor<'a>(block: u32, warp: &'a Warp, lane: usize, strong: bool) -> Actor<'a> {
+    Actor {
+        block,
+        warp: warp.index,
+        lane: lane as u8,
+        clock: warp.clock,
+        seen: &warp.seen,
+        strong,
+        step: warp.steps,
+    }
 }
 
 pub(super) fn addresses(warp: &Warp, address: Address, active: u32) -> Step<Lanes> {

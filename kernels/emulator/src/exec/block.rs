@@ -52,6 +52,8 @@ pub(super) struct Block<'a, 'm> {
     pub(super) warps: Vec<Warp>,
     pub(super) shared: Segment,
     pub(super) barriers: Vec<Barrier>,
+    /// Per warpgroup: the products its warps issued, as instruction, descriptors of A and B, and whether they add.
+    pub(super) issued: Vec<Vec<(usize, u64, u64, bool)>>,
 }
 
 /// Runs one block to its end.
@@ -68,6 +70,7 @@ pub(super) fn run(machine: &mut Machine<'_>, kernel: &Kernel, index: u32, place:
         warps: (0..warps).map(|i| Warp::new(kernel, i, warps, place)).collect(),
         shared,
         barriers: (0..BARRIERS).map(|_| Barrier::default()).collect(),
+        issued: Vec::new(),
     };
     block.run()
 }
@@ -107,6 +110,17 @@ impl Block<'_, '_> {
             let (count, lane) = (self.warps[w].copies.len(), self.warps[w].copies[0].lane);
             let pc = self.kernel.insts.len().saturating_sub(1);
             return Err(self.fault(w, pc, (FaultKind::PendingCopyAtExit { count }, lane)));
+        }
+        for (w, warp) in self.warps.iter().enumerate() {
+            let count = warp.products.len();
+            let pc = self.kernel.insts.len().saturating_sub(1);
+            if count != 0 {
+                return Err(self.fault(w, pc, (FaultKind::PendingProductsAtExit { count }, 0)));
+            }
+            if self.issued.get(w / 4).is_some_and(|log| log.len() != warp.issued) {
+                let what = "its warps issue different numbers of products".to_owned();
+                return Err(self.fault(w, pc, (FaultKind::Warpgroup(what), 0)));
+            }
         }
         Ok(())
     }

@@ -90,7 +90,7 @@ impl Block<'_, '_> {
         let options = self.machine.options;
         let eight = matches!(shape.a, Ty::E4m3 | Ty::E5m2);
         let model = if eight { options.fp8_model } else { options.half_model };
-        let d = product(model, shape, &rows[..M * row_bytes], &columns[..N * row_bytes], &sums)
+        let d = product(model, shape, N, &rows[..M * row_bytes], &columns[..N * row_bytes], &sums)
             .map_err(|e| FaultKind::Unsupported(e.to_string()))?;
         let element = |i: usize, lane: usize| d[(lane / 4 + 8 * (i / 2)) * N + 2 * (lane % 4) + i % 2];
         Ok(std::array::from_fn(|i| std::array::from_fn(|lane| u64::from(element(i, lane).to_bits()))))
@@ -106,24 +106,31 @@ fn format(ty: Ty) -> Format {
     }
 }
 
-/// D = A·Bᵀ + C as one chain of the model.
-fn product(model: Model, shape: MmaShape, a: &[u8], b: &[u8], c: &[f32]) -> finegrain::Result<Vec<f32>> {
+/// D = A·Bᵀ + C as one chain of the model, of 16 rows and `n` columns.
+pub(super) fn product(
+    model: Model,
+    shape: MmaShape,
+    n: usize,
+    a: &[u8],
+    b: &[u8],
+    c: &[f32],
+) -> finegrain::Result<Vec<f32>> {
     let words = |bytes: &[u8]| -> Vec<u16> {
         bytes.as_chunks().0.iter().map(|pair| u16::from_le_bytes(*pair)).collect()
     };
     let (wide_a, wide_b);
     let (codes_a, codes_b) = if matches!(shape.a, Ty::E4m3 | Ty::E5m2) {
         let k = shape.row_bytes;
-        (CodesRef::Bytes(MatRef::new(a, M, k)?), CodesRef::Bytes(MatRef::new(b, N, k)?))
+        (CodesRef::Bytes(MatRef::new(a, M, k)?), CodesRef::Bytes(MatRef::new(b, n, k)?))
     } else {
         let k = shape.row_bytes / 2;
         (wide_a, wide_b) = (words(a), words(b));
-        (CodesRef::Words(MatRef::new(&wide_a, M, k)?), CodesRef::Words(MatRef::new(&wide_b, N, k)?))
+        (CodesRef::Words(MatRef::new(&wide_a, M, k)?), CodesRef::Words(MatRef::new(&wide_b, n, k)?))
     };
     let a = ScaledRef::new(format(shape.a), codes_a, None)?;
     let b = ScaledRef::new(format(shape.b), codes_b, None)?;
     let problem = GemmProblem::nt(a, b)?
         .with_accumulation(Accumulation::new(model).without_promotion())?
-        .with_addend(MatRef::new(c, M, N)?)?;
+        .with_addend(MatRef::new(c, M, n)?)?;
     Ok(problem.run()?.as_slice().to_vec())
 }

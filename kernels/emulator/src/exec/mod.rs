@@ -6,6 +6,7 @@ mod collective;
 mod matrix;
 mod step;
 mod warp;
+mod warpgroup;
 
 use std::sync::OnceLock;
 
@@ -68,6 +69,8 @@ pub struct Options {
     pub fp8_model: Model,
     /// The accumulation of mma.sync on FP16 and BF16.
     pub half_model: Model,
+    /// The accumulation of wgmma on FP8.
+    pub wgmma_model: Model,
     /// Whether to look for races.
     pub check_races: bool,
     /// Instructions that a warp runs before the next has its turn.
@@ -83,6 +86,7 @@ impl Default for Options {
         Options {
             fp8_model: Model::TensorCore(TensorCore::ADA),
             half_model: Model::TensorCore(TensorCore::AMPERE),
+            wgmma_model: Model::TensorCore(TensorCore::HOPPER),
             check_races: true,
             turn: 16,
             step_limit: 50_000_000,

@@ -170,12 +170,16 @@ impl Block<'_, '_> {
                 return Err((FaultKind::Irreproducible { opcode: inst.opcode.clone() }, first(active)));
             }
             Op::Fence => {}
+            Op::ProxyFence => lanes(active).for_each(|lane| warp.proxy_fences[lane] = warp.steps),
             Op::ActiveMask { dst } => warp.write(*dst, &[u64::from(active); 32], 0, active),
             Op::Load { .. } | Op::Store { .. } | Op::Atomic { .. } => self.access(w, &inst.op, pc, active)?,
             Op::AsyncCopy { .. } | Op::CommitGroup | Op::WaitGroup(_) => {
                 self.copy(w, &inst.op, pc, active)?
             }
             Op::LoadMatrix { .. } | Op::Mma { .. } => self.matrix(w, &inst.op, pc, active)?,
+            Op::Product { .. } | Op::ProductFence | Op::CommitProducts | Op::WaitProducts(_) => {
+                self.warpgroup(w, &inst.op, pc, active)?;
+            }
             Op::Barrier { .. } => self.barrier(w, &inst.op, active)?,
             Op::SyncWarp { .. }
             | Op::Shuffle { .. }

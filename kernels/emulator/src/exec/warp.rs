@@ -1,7 +1,7 @@
 //! A warp: registers, which of them were ever written, and the stack of its diverged paths.
 
 use crate::memory::Segment;
-use crate::ptx::{Kernel, Pred, PredSrc, Reg, Space, Special, Src};
+use crate::ptx::{Kernel, MmaShape, Pred, PredSrc, Reg, Space, Special, Src};
 
 /// One value a lane.
 pub(super) type Lanes = [u64; 32];
@@ -41,6 +41,18 @@ pub(super) struct Copy {
     pub(super) copied: u8,
 }
 
+/// A wgmma under way.
+#[derive(Clone, Debug)]
+pub(super) struct Product {
+    pub(super) shape: MmaShape,
+    pub(super) d: Vec<Reg>,
+    /// Addresses of A's and B's rows in pieces of 16 bytes.
+    pub(super) a: Vec<u64>,
+    pub(super) b: Vec<u64>,
+    pub(super) adds: bool,
+    pub(super) group: u32,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
     Ready,
@@ -66,6 +78,15 @@ pub(super) struct Warp {
     pub(super) local: Vec<Segment>,
     pub(super) copies: Vec<Copy>,
     pub(super) committed: [u32; 32],
+    /// Products under way, oldest first, and groups of them that were committed.
+    pub(super) products: Vec<Product>,
+    pub(super) product_groups: u32,
+    /// Products issued since the start.
+    pub(super) issued: usize,
+    /// Whether wgmma.fence came after the last wait.
+    pub(super) fenced: bool,
+    /// Per lane: the step of its last fence.proxy.async.
+    pub(super) proxy_fences: [u64; 32],
 }
 
 impl Warp {
@@ -99,6 +120,11 @@ impl Warp {
             local: if kernel.local_bytes == 0 { Vec::new() } else { (0..32).map(|_| local()).collect() },
             copies: Vec::new(),
             committed: [0; 32],
+            products: Vec::new(),
+            product_groups: 0,
+            issued: 0,
+            fenced: false,
+            proxy_fences: [0; 32],
         }
     }
 
@@ -158,6 +184,11 @@ impl Warp {
             }
         }
         *flags = *flags & !mask | unset & mask;
+    }
+
+    /// Forgets that a register was written, but not its value.
+    pub(super) fn poison(&mut self, reg: Reg) {
+        self.unset[reg as usize] = u32::MAX;
     }
 
     /// Truths as a mask, and the lanes where they are unset.

@@ -16,13 +16,36 @@ pub(crate) struct Segment {
     shadow: Shadow,
     /// Bytes that a cp.async is on its way to; empty where there can be none.
     pending: Vec<bool>,
+    /// Of shared memory: how many wgmma that are under way read the byte.
+    readers: Vec<u16>,
+    /// Of shared memory: the byte's last writer.
+    writers: Vec<Writer>,
+}
+
+/// A thread that wrote, and its warp's step at that time.
+#[derive(Clone, Copy, Debug, Default)]
+struct Writer {
+    step: u64,
+    warp: u8,
+    lane: u8,
 }
 
 impl Segment {
     pub(crate) fn new(space: Space, base: u64, bytes: usize, check_races: bool) -> Segment {
         let pending = if space == Space::Shared { vec![false; bytes] } else { Vec::new() };
         let shadow = Shadow::new(bytes, check_races);
-        Segment { space, base, data: vec![0; bytes], written: vec![false; bytes], shadow, pending }
+        let shared = pending.len();
+        let (readers, writers) = (vec![0; shared], vec![Writer::default(); shared]);
+        Segment {
+            space,
+            base,
+            data: vec![0; bytes],
+            written: vec![false; bytes],
+            shadow,
+            pending,
+            readers,
+            writers,
+        }
     }
 
     /// Forgets who touched what: a new launch.
@@ -66,7 +89,11 @@ impl Segment {
         actor: Option<&Actor<'_>>,
     ) -> Result<(), FaultKind> {
         self.untouched(at, bytes.len())?;
+        self.unread(at, bytes.len())?;
         if let Some(actor) = actor {
+            if let Some(writers) = self.writers.get_mut(at..at + bytes.len()) {
+                writers.fill(Writer { step: actor.step, warp: actor.warp, lane: actor.lane });
+            }
             let data = &self.data;
             self.shadow.write(self.space, self.base, at, |i| data[at + i] == bytes[i], bytes.len(), actor)?;
         }
@@ -82,9 +109,41 @@ impl Segment {
         }
     }
 
+    fn unread(&self, at: usize, len: usize) -> Result<(), FaultKind> {
+        match self.readers.get(at..at + len).and_then(|r| r.iter().position(|r| *r != 0)) {
+            Some(i) => Err(FaultKind::PendingRead { address: self.base + (at + i) as u64 }),
+            None => Ok(()),
+        }
+    }
+
+    /// A wgmma that reads these bytes sets out: nobody may write them until it is done. `fences` are the steps of each
+    /// warp's lanes at which they last made their writes visible to it.
+    pub(crate) fn begin_read(
+        &mut self,
+        at: usize,
+        len: usize,
+        actor: &Actor<'_>,
+        fences: &[[u64; 32]],
+    ) -> Result<(), FaultKind> {
+        self.read(at, len, Some(actor))?;
+        let visible = |w: &Writer| w.step < fences[usize::from(w.warp)][usize::from(w.lane)];
+        if let Some(i) = self.writers[at..at + len].iter().position(|w| !visible(w)) {
+            return Err(FaultKind::MissingProxyFence { address: self.base + (at + i) as u64 });
+        }
+        self.readers[at..at + len].iter_mut().for_each(|r| *r += 1);
+        Ok(())
+    }
+
+    /// It is done.
+    pub(crate) fn end_read(&mut self, at: usize, len: usize, actor: &Actor<'_>) -> Result<&[u8], FaultKind> {
+        self.readers[at..at + len].iter_mut().for_each(|r| *r -= 1);
+        self.read(at, len, Some(actor))
+    }
+
     /// A cp.async to these bytes sets out: nobody may touch them until it has landed.
     pub(crate) fn begin_copy(&mut self, at: usize, len: usize, actor: &Actor<'_>) -> Result<(), FaultKind> {
         self.untouched(at, len)?;
+        self.unread(at, len)?;
         self.shadow.write(self.space, self.base, at, |_| false, len, actor)?;
         self.pending[at..at + len].fill(true);
         Ok(())

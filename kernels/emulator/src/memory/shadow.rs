@@ -20,6 +20,8 @@ pub(crate) struct Actor<'a> {
     pub(crate) clock: u32,
     /// Per warp of the block: the last clock of it that this warp has seen completed.
     pub(crate) seen: &'a [u32],
+    /// Instructions that the warp has begun.
+    pub(crate) step: u64,
     /// Atomic, volatile or relaxed: no race with its like.
     pub(crate) strong: bool,
 }

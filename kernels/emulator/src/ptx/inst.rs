@@ -229,6 +229,19 @@ pub(crate) enum Op {
         b: Vec<Src>,
         c: [Src; 4],
     },
+    /// wgmma.mma_async with both operands in shared memory.
+    Product {
+        shape: MmaShape,
+        d: Vec<Reg>,
+        a: Src,
+        b: Src,
+        accumulate: PredSrc,
+    },
+    /// wgmma.fence
+    ProductFence,
+    CommitProducts,
+    /// Waits until at most so many groups of products are pending.
+    WaitProducts(u32),
     Branch {
         target: usize,
     },
@@ -247,6 +260,8 @@ pub(crate) enum Op {
         mask: Src,
     },
     Fence,
+    /// fence.proxy.async
+    ProxyFence,
     Shuffle {
         mode: ShuffleMode,
         dst: Reg,

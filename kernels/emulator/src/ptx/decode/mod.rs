@@ -196,7 +196,7 @@ pub(super) fn decode(statement: &Statement, symbols: &Symbols) -> Result<Op> {
         }
     }
     match opcode.base {
-        "wgmma" | "mbarrier" | "tcgen05" | "setmaxnreg" => {
+        "mbarrier" | "tcgen05" | "setmaxnreg" => {
             statement.error("Hopper's and Blackwell's asynchronous instructions are not supported")
         }
         "call" => statement.error("calls are not supported: inline the function"),

@@ -12,6 +12,7 @@ pub(super) fn decode(s: &Statement, opcode: &Opcode<'_>, symbols: &Symbols) -> R
     Ok(Some(match opcode.base {
         "ret" | "exit" => Op::Exit,
         "trap" => Op::Trap,
+        "fence" if opcode.has("proxy") => Op::ProxyFence,
         "membar" | "fence" | "nanosleep" | "prefetch" | "prefetchu" | "discard" => Op::Fence,
         "bar" if opcode.has("warp") => Op::SyncWarp { mask: s.src(0, WORD, symbols)? },
         "bar" | "barrier" => barrier(s, opcode, symbols)?,
@@ -41,6 +42,7 @@ pub(super) fn decode(s: &Statement, opcode: &Opcode<'_>, symbols: &Symbols) -> R
         }
         "activemask" => Op::ActiveMask { dst: s.dst(0)? },
         "mma" => mma(s, opcode, symbols)?,
+        "wgmma" => wgmma(s, opcode, symbols)?,
         _ => return Ok(None),
     }))
 }
@@ -138,6 +140,46 @@ fn mma(s: &Statement, opcode: &Opcode<'_>, symbols: &Symbols) -> Result<Op> {
         return s.error(format!("A has {} registers, B has {}", left.len(), right.len()));
     }
     Ok(Op::Mma { shape: MmaShape { a, b, row_bytes }, d, a: left, b: right, c })
+}
+
+fn wgmma(s: &Statement, opcode: &Opcode<'_>, symbols: &Symbols) -> Result<Op> {
+    if opcode.has("fence") {
+        return Ok(Op::ProductFence);
+    }
+    if opcode.has("commit_group") {
+        return Ok(Op::CommitProducts);
+    }
+    if opcode.has("wait_group") {
+        return match s.src(0, WORD, symbols)? {
+            Src::Imm(pending) => Ok(Op::WaitProducts(pending as u32)),
+            _ => s.error("the number of groups is no constant"),
+        };
+    }
+    let types = opcode.types();
+    let &[Ty::F32, a, b] = types.as_slice() else { return s.error("only f32 accumulators are supported") };
+    let eight = |t| matches!(t, Ty::E4m3 | Ty::E5m2);
+    let columns =
+        opcode.modifiers.iter().find_map(|m| m.strip_prefix("m64n")?.strip_suffix("k32")?.parse().ok());
+    let Some(columns) =
+        columns.filter(|n: &usize| (8..=256).contains(n) && n.is_multiple_of(8) && eight(a) && eight(b))
+    else {
+        return s.error("unknown shape or types");
+    };
+    let d: Vec<_> = s.registers(0)?.into_iter().flatten().map(|r| r.0).collect();
+    if d.len() != columns / 2 {
+        return s.error(format!("D has {} registers, expected {}", d.len(), columns / 2));
+    }
+    if matches!(s.operand(1)?, Operand::Vector(_)) {
+        return s.error("A in registers is not supported");
+    }
+    for factor in [4, 5] {
+        if s.src(factor, WORD, symbols)? != Src::Imm(1) {
+            return s.error("negated operands are not supported");
+        }
+    }
+    let descriptor = |i| s.src(i, Ty::U(64), symbols);
+    let shape = MmaShape { a, b, row_bytes: 32 };
+    Ok(Op::Product { shape, d, a: descriptor(1)?, b: descriptor(2)?, accumulate: s.pred(3)? })
 }
 
 fn sixteen(a: Ty, b: Ty) -> bool {
