@@ -29,8 +29,8 @@ struct Bytes {
 }
 
 impl Decoder {
-    /// The decoder of a format; `None` for formats that it does not know: those without −0, and of more than 8 bits
-    /// but BF16.
+    /// The decoder of a format; `None` for formats that it does not know: those whose NaN is the code of −0, and those
+    /// of more than 8 bits but BF16.
     pub(crate) fn new(format: Format) -> Option<Decoder> {
         if format == Format::Bf16 {
             return Some(Decoder { bytes: None });
@@ -60,14 +60,6 @@ impl Decoder {
     /// Codes in one 32-bit lane.
     pub(crate) fn codes_a_lane(&self) -> usize {
         if self.bytes.is_some() { 4 } else { 2 }
-    }
-
-    /// The code of −0, repeated over a lane: what pads K without a trace, since its product with +0 is −0.
-    pub(crate) fn negative_zero(&self) -> u32 {
-        match &self.bytes {
-            Some(b) => 0x0101_0101 << (31 - b.align),
-            None => 0x8000_8000,
-        }
     }
 
     /// Decodes a block of transposed codes, register after register, [`Simd::PAIR`] elements a lane, k ascending: the

@@ -65,7 +65,9 @@ impl Isa {
     /// The most floating-point operations a second (a multiply-add is two) that the threads of the current pool reach
     /// with the instruction of the GEMM's inner loop: the best of several runs of about 10 ms.
     pub fn peak_flops(self) -> f64 {
-        self.best(|| self.run(Steps { rounds: 1 << 21 }) * 2)
+        let threads = rayon::current_num_threads();
+        let thread = |_| self.run(Steps { rounds: 1 << 21 }) * 2;
+        best_rate(|| (0..threads).into_par_iter().with_max_len(1).map(thread).sum())
     }
 
     /// The most bytes a second that the threads of the current pool read from memory: the best of several passes over
@@ -73,20 +75,15 @@ impl Isa {
     pub fn read_bandwidth(self) -> f64 {
         let buffers: Vec<Vec<u8>> =
             (0..rayon::current_num_threads()).map(|i| vec![i as u8 | 1; 1 << 26]).collect();
-        let pass = || buffers.par_iter().map(|data| self.run(Loads { data: black_box(data) })).sum::<u64>();
-        (0..8).map(|_| rate(pass)).fold(0.0, f64::max)
-    }
-
-    fn best(self, work: impl Fn() -> u64 + Sync) -> f64 {
-        let threads = rayon::current_num_threads();
-        let all = || (0..threads).into_par_iter().with_max_len(1).map(|_| work()).sum::<u64>();
-        (0..8).map(|_| rate(all)).fold(0.0, f64::max)
+        best_rate(|| buffers.par_iter().map(|data| self.run(Loads { data: black_box(data) })).sum())
     }
 }
 
-/// Units of work a second.
-fn rate(work: impl Fn() -> u64) -> f64 {
-    let start = Instant::now();
-    let units = work();
-    units as f64 / start.elapsed().as_secs_f64()
+/// Units of work a second, the best of several runs.
+fn best_rate(work: impl Fn() -> u64) -> f64 {
+    let rate = |_| {
+        let start = Instant::now();
+        work() as f64 / start.elapsed().as_secs_f64()
+    };
+    (0..8).map(rate).fold(0.0, f64::max)
 }

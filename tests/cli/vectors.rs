@@ -1,8 +1,9 @@
 //! `finegrain vectors`: the same bytes each time, nothing to find in them, and every planted error found.
 
 use finegrain::checkpoint::{Tensor, TensorFile, write_tensors};
+use finegrain::gemm::TensorCore;
 
-use crate::{Folder, finegrain, json, stdout};
+use crate::{Folder, fails, finegrain, json, stdout};
 
 #[test]
 fn vectors_are_the_same_each_time_and_check() {
@@ -24,31 +25,112 @@ fn vectors_are_the_same_each_time_and_check() {
     assert!(report["elements"].as_u64().unwrap() > 1_000_000);
 }
 
+/// Rewrites a file of vectors with one tensor changed.
+fn change(folder: &Folder, file: &str, name: &str, f: impl FnOnce(Tensor) -> Tensor) {
+    let path = folder.path("dir").join(file);
+    let old = TensorFile::open(&path).unwrap();
+    let tensors = old.names().iter().map(|n| (n.clone(), old.read(n).unwrap()));
+    let (mut changed, mut f) = (Vec::new(), Some(f));
+    for (n, tensor) in tensors {
+        let tensor = if n == name { f.take().unwrap()(tensor) } else { tensor };
+        changed.push((n, tensor));
+    }
+    assert!(f.is_none(), "{name} is not in {file}");
+    write_tensors(&path, &changed).unwrap();
+}
+
+/// The same tensor with the lowest bit of an element flipped.
+fn flipped(tensor: Tensor, element: usize) -> Tensor {
+    let mut data = tensor.data().to_vec();
+    data[element * tensor.dtype().bitsize() / 8] ^= 1;
+    Tensor::new(tensor.dtype(), tensor.shape().to_vec(), data).unwrap()
+}
+
 #[test]
-fn a_changed_element_is_found_and_named() {
+fn a_changed_element_of_any_operation_is_found_and_named() {
+    for (file, tensor, element, index) in [
+        ("casts", "e4m3.bf16.nearest-even.saturate", 300, vec![300]),
+        ("recipes", "finite.deepseek-v3.activation", 301, vec![1, 1]),
+        ("recipes", "finite.deepseek-v3.weight_scale_inv", 4, vec![1, 1]),
+        ("layouts", "e8m0.5x9.RowMajor", 17, vec![17]),
+        ("accumulations", "hopper.e4m3-e5m2.tiles.d.128.scales-first", 8, vec![1, 1]),
+        ("accumulations", "grouped.f32.masked.d", 9, vec![1, 2]),
+    ] {
+        let folder = Folder::new();
+        let dir = folder.text("dir");
+        stdout(&finegrain(["vectors", "generate", &dir, "--only", file]));
+        let file = format!("{file}.safetensors");
+        change(&folder, &file, tensor, |t| flipped(t, element));
+        let output = finegrain(["vectors", "check", &dir, "--json"]);
+        assert_eq!(output.status.code(), Some(1));
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let found = report["differences"].as_array().unwrap();
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!((&found[0]["file"], &found[0]["tensor"]), (&file.into(), &tensor.into()));
+        assert_eq!((&found[0]["index"], &found[0]["elements"]), (&serde_json::json!(index), &1.into()));
+        let bits = |what: &str| {
+            let text = found[0][what].as_str().unwrap();
+            u64::from_str_radix(text.split(' ').next().unwrap().trim_start_matches("0x"), 16).unwrap()
+        };
+        assert_eq!(bits("expected") ^ bits("found"), 1);
+    }
+}
+
+#[test]
+fn another_nan_counts_unless_any_will_do() {
+    let folder = Folder::new();
+    let dir = folder.text("dir");
+    stdout(&finegrain(["vectors", "generate", &dir, "--only", "casts"]));
+    // Code 7F of E4M3 is NaN, and so is FF.
+    change(&folder, "casts.safetensors", "e4m3.codes", |codes| {
+        assert_eq!(codes.data()[0x7F], 0x7F);
+        let mut data = codes.data().to_vec();
+        data[0x7F] = 0xFF;
+        Tensor::new(codes.dtype(), codes.shape().to_vec(), data).unwrap()
+    });
+    fails_after_its_table(&["vectors", "check", &dir], "1 of");
+    assert_eq!(json(&["vectors", "check", &dir, "--any-nan"])["differences"], serde_json::json!([]));
+}
+
+/// Exit 1 with a report on stdout, and the reason on stderr.
+fn fails_after_its_table(args: &[&str], reason: &str) {
+    let output = finegrain(args);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("e4m3.codes"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains(reason));
+}
+
+#[test]
+fn a_tensor_of_another_shape_is_an_error() {
     let folder = Folder::new();
     let dir = folder.text("dir");
     stdout(&finegrain(["vectors", "generate", &dir, "--only", "layouts"]));
-    let path = folder.path("dir").join("layouts.safetensors");
-    let file = TensorFile::open(&path).unwrap();
-    let mut tensors: Vec<(String, Tensor)> =
-        file.names().iter().map(|n| (n.clone(), file.read(n).unwrap())).collect();
-    let (_, tensor) = tensors.iter_mut().find(|(n, _)| n == "e8m0.5x9.RowMajor").unwrap();
-    let mut data = tensor.data().to_vec();
-    let before = data[17];
-    data[17] ^= 1;
-    *tensor = Tensor::new(tensor.dtype(), tensor.shape().to_vec(), data).unwrap();
-    write_tensors(&path, &tensors).unwrap();
-    let output = finegrain(["vectors", "check", &dir, "--json"]);
-    assert_eq!(output.status.code(), Some(1));
-    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    let found = &report["differences"];
-    assert_eq!(found.as_array().unwrap().len(), 1);
-    assert_eq!(
-        (&found[0]["file"], &found[0]["tensor"]),
-        (&"layouts.safetensors".into(), &"e8m0.5x9.RowMajor".into())
-    );
-    assert_eq!((&found[0]["index"], &found[0]["elements"]), (&serde_json::json!([17]), &1.into()));
-    assert!(found[0]["expected"].as_str().unwrap().starts_with(&format!("0x{before:02X}")));
-    assert!(found[0]["found"].as_str().unwrap().starts_with(&format!("0x{:02X}", before ^ 1)));
+    change(&folder, "layouts.safetensors", "e2m1.packed", |t| {
+        Tensor::new(t.dtype(), vec![2, t.elements() / 2], t.data().to_vec()).unwrap()
+    });
+    fails(["vectors", "check", &dir], &["layouts.safetensors", "e2m1.packed", "[2, 128]", "[256]"]);
+    std::fs::remove_file(folder.path("dir").join("layouts.safetensors")).unwrap();
+    fails(["vectors", "check", &dir], &["layouts.safetensors"]);
+}
+
+/// What the contract refuses is left out; nothing else may be.
+#[test]
+fn every_accumulation_is_there() {
+    let folder = Folder::new();
+    let index = json(&["vectors", "generate", &folder.text("dir"), "--only", "accumulations"]);
+    let tensors = index["files"][0]["tensors"].as_array().unwrap();
+    let named = |prefix: &str, part: &str| {
+        let names = tensors.iter().map(|t| t["name"].as_str().unwrap());
+        names.filter(|n| n.starts_with(prefix) && n.contains(part)).count()
+    };
+    for core in TensorCore::ALL {
+        let model = format!("{}.", core.name());
+        for order in ["scales-first", "partial-first", "deepseek-v3"] {
+            assert!(named(&model, &format!(".d.128.{order}")) >= 3, "{model} {order}");
+            assert!(named(&model, &format!(".d.64.{order}")) >= 3, "{model} {order}");
+        }
+        assert!(named(&model, ".d.none.") >= 2, "{model} without promotion");
+        assert!(named(&model, ".c") >= 4, "{model} with an addend");
+    }
+    assert_eq!(named("grouped.", ".d"), 4 * 3);
 }

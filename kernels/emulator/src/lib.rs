@@ -6,10 +6,10 @@
 //! # What it executes
 //!
 //! What NVRTC 13 emits for compute_89: integers, f32, f64, packed halves, conversions with FP8, shared, local, constant
-//! and generic addresses, atomics, barriers, shuffles, votes, `cp.async`, `ldmatrix` `mma.sync` on FP8, FP16 and
-//! BF16, and for compute_90a `wgmma` on FP8 with both operands in shared memory, by descriptors of any swizzle. The
-//! arithmetic of both is one of finegrain's accumulation models ([`Options::fp8_model`], [`Options::wgmma_model`]). Instructions whose bits
-//! no document fixes (`ex2.approx` and its kin, clocks) fault when they are reached. TMA, `mbarrier`,
+//! and generic addresses, atomics, barriers, shuffles, votes, `cp.async`, `ldmatrix`, `mma.sync` on FP8, FP16 and BF16;
+//! and for compute_90a `wgmma` on FP8 with both operands in shared memory, by descriptors of any swizzle. The arithmetic
+//! of both is one of finegrain's accumulation models ([`Options::fp8_model`], [`Options::wgmma_model`]). Instructions
+//! whose bits no document fixes (`ex2.approx` and its kin, clocks) fault when they are reached. TMA, `mbarrier`,
 //! clusters and calls are refused by the parser, with the line.
 //!
 //! # What it checks

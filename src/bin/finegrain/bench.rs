@@ -21,8 +21,9 @@ use crate::values::RoleWord;
 use crate::{Failure, Outcome, values};
 
 const EXAMPLE: &str = "\
-The answer is checked against the reference before the clock starts: all of it, or rows at
-the beginning, the middle and the end where that would take minutes. Then runs for at least
+A product is checked against the reference before the clock starts: all of it, or rows at
+the beginning, the middle and the end where that would take minutes. Casts and quantisers are
+the reference as yet. Then runs for at least
 --seconds; the median counts. Codes lie in memory in plain row-major form: decoding and
 packing are inside the measured time.
 
@@ -98,6 +99,13 @@ enum Op {
     Cast,
 }
 
+impl Op {
+    /// Whether it works on the elements of one matrix, without multiply-adds.
+    fn is_by_element(self) -> bool {
+        matches!(self, Op::Quantize | Op::Dequantize | Op::Cast)
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Out {
     F32,
@@ -170,6 +178,9 @@ fn bytes(x: &ScaledRef<'_>) -> usize {
 }
 
 pub(crate) fn run(args: Args, json: bool) -> Outcome {
+    if let (true, Some(isa)) = (args.op.is_by_element(), args.isa.filter(|&isa| isa != Isa::Scalar)) {
+        return Err(Failure::Usage(format!("casts and quantisers run on scalar only, not on {isa}")));
+    }
     let isa = args.isa.map_or_else(Isa::active, Isa::checked)?;
     let execution = Execution { threads: args.threads, ..Execution::default() };
     let measured = execution.install(|| Ok(measure(&args, isa)))??;
@@ -218,12 +229,11 @@ fn measure(args: &Args, isa: Isa) -> Result<Measured, Failure> {
         Op::Grouped => grouped(args, isa)?,
         Op::Quantize | Op::Dequantize | Op::Cast => elements(args)?,
     };
-    let by_element = matches!(args.op, Op::Quantize | Op::Dequantize | Op::Cast);
     let median = work.times[work.times.len() / 2];
     Ok(Measured {
         op: args.op.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned()),
         m,
-        n: if by_element { 1 } else { n },
+        n: if args.op.is_by_element() { 1 } else { n },
         k,
         recipe: args.recipe.name,
         accumulation: work.accumulation,

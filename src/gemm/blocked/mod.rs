@@ -71,14 +71,21 @@ impl Blocked {
     /// # Errors
     /// [`Error::Unsupported`] if the backend does not compute it.
     pub fn isa_for(&self, problem: &GemmProblem<'_>) -> Result<Isa> {
-        let isa = self.isa.map_or_else(Isa::active, Ok)?;
-        if problem.accumulation().model() != Model::F32 {
-            return Err(Error::Unsupported(format!(
-                "backend blocked sums in f32, not as {}",
-                problem.accumulation()
-            )));
+        match self.supporting_isa(problem)? {
+            Isa::Avx512Bf16 if !pairs_are_exact(problem) => Ok(Isa::Avx512),
+            isa => Ok(isa),
         }
-        for (name, x) in [("A", problem.a()), ("B", problem.b())] {
+    }
+
+    /// The same without a look at the data, which decides only between the two AVX-512 sets.
+    fn supporting_isa(&self, problem: &GemmProblem<'_>) -> Result<Isa> {
+        let isa = self.isa.map_or_else(Isa::active, Ok)?;
+        let (a, b) = (problem.a(), problem.b());
+        if problem.accumulation().model() != Model::F32 {
+            let accumulation = problem.accumulation();
+            return Err(Error::Unsupported(format!("backend blocked sums in f32, not as {accumulation}")));
+        }
+        for (name, x) in [("A", a), ("B", b)] {
             if pack::Source::new(x).is_none() || cfg!(target_endian = "big") {
                 return Err(Error::Unsupported(format!(
                     "backend blocked does not decode {name} in {}",
@@ -86,16 +93,14 @@ impl Blocked {
                 )));
             }
         }
-        let exact = products_are_exact(problem.a().format(), problem.b().format());
-        match isa {
-            Isa::Avx512Bf16 if !pairs_are_exact(problem) => Ok(Isa::Avx512),
-            Isa::Scalar if !exact => Err(Error::Unsupported(format!(
+        if isa == Isa::Scalar && !products_are_exact(a.format(), b.format()) {
+            return Err(Error::Unsupported(format!(
                 "{} x {} needs fused multiply-adds, which instruction set scalar lacks",
-                problem.a().format(),
-                problem.b().format()
-            ))),
-            isa => Ok(isa),
+                a.format(),
+                b.format()
+            )));
         }
+        Ok(isa)
     }
 }
 
@@ -130,7 +135,7 @@ impl GemmBackend for Blocked {
     }
 
     fn supports(&self, problem: &GemmProblem<'_>) -> Result<()> {
-        self.isa_for(problem).map(|_| ())
+        self.supporting_isa(problem).map(|_| ())
     }
 
     fn run(&self, problem: &GemmProblem<'_>, out: Output<'_>, execution: &Execution<'_>) -> Result<()> {
@@ -223,22 +228,9 @@ impl Work for PackA<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> Buffer {
         let plan = self.plan;
-        let panel = plan.steps * plan.mr;
-        let panels = plan.problem.m().div_ceil(plan.mr);
-        let mut packed = Buffer::new(panels * panel + S::LANES);
-        for p in 0..panels {
-            let mut to = p * panel;
-            for segment in &plan.segments {
-                plan.a.pack(
-                    s,
-                    plan.a_rows(p * plan.mr),
-                    segment.k.clone(),
-                    plan.mr,
-                    &mut packed.as_mut_slice()[to..],
-                );
-                to += segment.steps * plan.mr;
-            }
-        }
+        let m = plan.problem.m();
+        let mut packed = Buffer::new(m.next_multiple_of(plan.mr) * plan.steps + S::LANES);
+        plan.pack(s, &plan.a, 0..m, plan.mr, 0..plan.segments.len(), packed.as_mut_slice());
         packed
     }
 }
@@ -270,7 +262,8 @@ impl Work for Sums<'_> {
                 }
             }
         }
-        let mut scratch = Scratch::new(plan, &self, if plan.is_cut && !bare { acc.len() } else { 0 });
+        let steps = plan.blocks.iter().map(|b| b.steps).max().unwrap_or(0);
+        let mut scratch = Scratch::new(plan, &self, steps, if plan.is_cut && !bare { acc.len() } else { 0 });
         if plan.streams_b {
             for panel in 0..tile_cols {
                 let first = self.cols.start + panel * plan.width;
@@ -287,15 +280,18 @@ impl Work for Sums<'_> {
                 }
             }
         } else {
+            let mut packed_a = Buffer::new(plan.mc * plan.mr * steps + S::LANES);
             for block in &plan.blocks {
                 scratch.pack_b(s, plan, block, self.cols.clone());
                 scratch.load_scales(plan, block, self.rows.clone(), self.cols.clone());
                 for first in (0..tile_rows).step_by(plan.mc) {
-                    let rows = first..tile_rows.min(first + plan.mc);
-                    let a = scratch.pack_a(s, plan, block, self.rows.start, rows.clone());
+                    let tiles = first..tile_rows.min(first + plan.mc);
+                    let row = |tile: usize| self.rows.end.min(self.rows.start + tile * plan.mr);
+                    let rows = row(tiles.start)..row(tiles.end);
+                    plan.pack(s, &plan.a, rows, plan.mr, block.segments.clone(), packed_a.as_mut_slice());
                     for panel in 0..tile_cols {
-                        for row in rows.clone() {
-                            let a = &a.as_slice()[(row - first) * block.steps * plan.mr..];
+                        for row in tiles.clone() {
+                            let a = &packed_a.as_slice()[(row - first) * block.steps * plan.mr..];
                             scratch.multiply(
                                 s,
                                 plan,
@@ -307,7 +303,6 @@ impl Work for Sums<'_> {
                             );
                         }
                     }
-                    scratch.packed_a = a;
                 }
             }
         }
@@ -317,7 +312,6 @@ impl Work for Sums<'_> {
 
 /// What a thread needs besides its sums.
 struct Scratch {
-    packed_a: Buffer,
     packed_b: Buffer,
     /// For each segment of the block at hand, those of all rows, and of all columns.
     scales_a: Vec<f32>,
@@ -329,19 +323,12 @@ struct Scratch {
 }
 
 impl Scratch {
-    fn new(plan: &Plan<'_>, task: &Sums<'_>, cut: usize) -> Scratch {
+    fn new(plan: &Plan<'_>, task: &Sums<'_>, steps: usize, cut: usize) -> Scratch {
         let padded_rows = task.rows.len().next_multiple_of(plan.mr);
         let columns = if plan.streams_b { plan.width } else { task.cols.len() };
         let padded_cols = columns.next_multiple_of(plan.width);
-        let (steps, segments) =
-            (plan.blocks.iter().map(|b| b.steps), plan.blocks.iter().map(|b| b.segments.len()));
-        let (steps, segments) = (steps.max().unwrap_or(0), segments.max().unwrap_or(0));
+        let segments = plan.blocks.iter().map(|b| b.segments.len()).max().unwrap_or(0);
         Scratch {
-            packed_a: if plan.streams_b {
-                Buffer::default()
-            } else {
-                Buffer::new(plan.mc * plan.mr * steps + 16)
-            },
             packed_b: Buffer::new(padded_cols * steps),
             scales_a: vec![1.0; segments * padded_rows],
             scales_b: vec![1.0; segments * padded_cols],
@@ -353,41 +340,8 @@ impl Scratch {
 
     #[inline(always)]
     fn pack_b<S: Simd>(&mut self, s: S, plan: &Plan<'_>, block: &Block, cols: Range<usize>) {
-        let mut to = 0;
-        for first in cols.clone().step_by(plan.width) {
-            for segment in &plan.segments[block.segments.clone()] {
-                plan.b.pack(
-                    s,
-                    first..cols.end,
-                    segment.k.clone(),
-                    plan.width,
-                    &mut self.packed_b.as_mut_slice()[to..],
-                );
-                to += segment.steps * plan.width;
-            }
-        }
-    }
-
-    /// Packs rows of tiles; gives the buffer out, to be put back.
-    #[inline(always)]
-    fn pack_a<S: Simd>(
-        &mut self,
-        s: S,
-        plan: &Plan<'_>,
-        block: &Block,
-        first: usize,
-        tiles: Range<usize>,
-    ) -> Buffer {
-        let mut packed = std::mem::take(&mut self.packed_a);
-        let mut to = 0;
-        for tile in tiles {
-            for segment in &plan.segments[block.segments.clone()] {
-                let rows = plan.a_rows(first + tile * plan.mr);
-                plan.a.pack(s, rows, segment.k.clone(), plan.mr, &mut packed.as_mut_slice()[to..]);
-                to += segment.steps * plan.mr;
-            }
-        }
-        packed
+        let out = self.packed_b.as_mut_slice();
+        plan.pack(s, &plan.b, cols, plan.width, block.segments.clone(), out);
     }
 
     fn load_scales(&mut self, plan: &Plan<'_>, block: &Block, rows: Range<usize>, cols: Range<usize>) {

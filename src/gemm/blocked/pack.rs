@@ -121,7 +121,8 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// A block at the edge, copied: rows that do not exist are +0, columns −0 (contract, clause 7: nothing shows).
+    /// A block at the edge, copied; rows and columns that do not exist are +0. A column of them fills the last pair of
+    /// an odd interval: it adds +0 to a sum that is not −0, since pairs are used only where sums begin at +0.
     #[inline(never)]
     fn stage(&self, rows: Range<usize>, k: Range<usize>, width: usize) -> [u8; 4 * MAX_LANES * MAX_LANES] {
         let mut staged = [0; 4 * MAX_LANES * MAX_LANES];
@@ -130,10 +131,6 @@ impl<'a> Source<'a> {
         for (i, to) in (rows.start..last).zip(staged.chunks_exact_mut(width)) {
             let from = &self.data[i * self.stride + k.start * self.code_bytes..];
             to[..used].copy_from_slice(&from[..used]);
-            let padding = self.decoder.negative_zero().to_le_bytes();
-            for (byte, to) in to.iter_mut().enumerate().skip(used) {
-                *to = padding[byte % 4];
-            }
         }
         staged
     }

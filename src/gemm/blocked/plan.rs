@@ -103,9 +103,24 @@ impl<'p> Plan<'p> {
         }
     }
 
-    /// The rows of A from `first` on that a microtile may hold.
-    pub(super) fn a_rows(&self, first: usize) -> Range<usize> {
-        first..self.problem.m().min(first + self.mr)
+    /// Packs rows of an operand into panels of `width` rows, one after the other, each over the given segments.
+    #[inline(always)]
+    pub(super) fn pack<S: Simd>(
+        &self,
+        s: S,
+        source: &Source<'_>,
+        rows: Range<usize>,
+        width: usize,
+        segments: Range<usize>,
+        out: &mut [u32],
+    ) {
+        let mut to = 0;
+        for first in rows.clone().step_by(width) {
+            for segment in &self.segments[segments.clone()] {
+                source.pack(s, first..rows.end, segment.k.clone(), width, &mut out[to..]);
+                to += segment.steps * width;
+            }
+        }
     }
 }
 
