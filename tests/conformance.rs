@@ -1,7 +1,8 @@
 //! Every backend on every instruction set gives the reference's bits: shapes at the edges of the blocking, recipes'
 //! granules, promotion orders, addends, values at the edges of the formats, one thread or many.
 //!
-//! `FINEGRAIN_ISA=NAME` tries that instruction set only; `FINEGRAIN_REQUIRE_ISA=NAME` makes the absence of an instruction set a failure; without it the absent are named.
+//! `FINEGRAIN_ISA=NAME` tries that instruction set only; `FINEGRAIN_REQUIRE_ISA=NAME` makes the absence of an
+//! instruction set a failure; without it the absent are named.
 
 #[path = "common/operands.rs"]
 mod operands;
@@ -190,7 +191,8 @@ fn values_at_the_edges() {
             }
         }
     }
-    assert!(ran >= 300, "{ran}");
+    // Two numbers of threads on each of the 120 problems that every set has: scalar leaves out inexact products.
+    assert!(ran >= 240 * available().len(), "{ran}");
 }
 
 /// Products of BF16 that are subnormal: dot-product instructions flush them, the contract does not.
