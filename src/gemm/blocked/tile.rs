@@ -105,7 +105,8 @@ fn sum<S: Simd, const MR: usize, const NV: usize>(
     }
 }
 
-/// [`Promotion::promote`], a register at a time.
+/// [`Promotion::promote`], a register at a time. One choice for the whole tile: with it inside, the loops would not be
+/// unrolled, and the tile would live in memory, stored at every step of K.
 #[inline(always)]
 fn promote<S: Simd, const MR: usize, const NV: usize>(
     s: S,
@@ -114,20 +115,39 @@ fn promote<S: Simd, const MR: usize, const NV: usize>(
     promotion: Promotion,
     acc: &mut [f32],
 ) {
-    let acc = &mut acc[..MR * NV * S::LANES];
-    let (scales_a, scales_b) = (&panels.scales_a[..MR], &panels.scales_b[..NV * S::LANES]);
+    match promotion {
+        Promotion::ScalesFirst => each(s, tile, panels, acc, |sa, sb, partial, before| {
+            s.mul_add(s.mul(sa, sb), partial, before)
+        }),
+        Promotion::PartialFirst => each(s, tile, panels, acc, |sa, sb, partial, before| {
+            s.mul_add(s.mul(partial, sa), sb, before)
+        }),
+        Promotion::Unfused => each(s, tile, panels, acc, |sa, sb, partial, before| {
+            s.add(before, s.mul(s.mul(partial, sa), sb))
+        }),
+    }
+}
+
+/// `after(scale of the row, scale of the column, partial, before)` of every register.
+#[inline(always)]
+fn each<S: Simd, const MR: usize, const NV: usize>(
+    s: S,
+    tile: &[[S::F32; NV]; MR],
+    panels: Panels<'_>,
+    acc: &mut [f32],
+    after: impl Fn(S::F32, S::F32, S::F32, S::F32) -> S::F32,
+) {
+    let width = NV * S::LANES;
+    let mut columns = [s.splat(0.0); NV];
     for v in 0..NV {
-        let sb = s.load(&scales_b[v * S::LANES..]);
-        for i in 0..MR {
-            let (sa, partial) = (s.splat(scales_a[i]), tile[i][v]);
-            let acc = &mut acc[(i * NV + v) * S::LANES..][..S::LANES];
-            let before = s.load(acc);
-            let after = match promotion {
-                Promotion::ScalesFirst => s.mul_add(s.mul(sa, sb), partial, before),
-                Promotion::PartialFirst => s.mul_add(s.mul(partial, sa), sb, before),
-                Promotion::Unfused => s.add(before, s.mul(s.mul(partial, sa), sb)),
-            };
-            s.store(after, acc);
+        columns[v] = s.load(&panels.scales_b[v * S::LANES..]);
+    }
+    let (acc, rows) = (&mut acc[..MR * width], &panels.scales_a[..MR]);
+    for i in 0..MR {
+        let row = s.splat(rows[i]);
+        for v in 0..NV {
+            let acc = &mut acc[i * width + v * S::LANES..][..S::LANES];
+            s.store(after(row, columns[v], tile[i][v], s.load(acc)), acc);
         }
     }
 }
