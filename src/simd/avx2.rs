@@ -26,7 +26,7 @@ const LANES: usize = 8;
 
 impl Simd for Avx2 {
     const LANES: usize = LANES;
-    const TILE_REGISTERS: usize = 2;
+    const REGISTERS: usize = 16;
     const PAIR: usize = 1;
 
     type F32 = __m256;

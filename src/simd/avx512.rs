@@ -82,7 +82,7 @@ const LANES: usize = 16;
 
 impl<const BF16: bool> Simd for Avx512<BF16> {
     const LANES: usize = LANES;
-    const TILE_REGISTERS: usize = 4;
+    const REGISTERS: usize = 32;
     const PAIR: usize = if BF16 { 2 } else { 1 };
 
     type F32 = __m512;

@@ -35,8 +35,8 @@ use crate::error::{Error, Result};
 pub(crate) trait Simd: Copy + Send + Sync {
     /// 32-bit lanes of a register.
     const LANES: usize;
-    /// Registers side by side in a microtile of the GEMM.
-    const TILE_REGISTERS: usize;
+    /// Registers of the instruction set.
+    const REGISTERS: usize;
     /// Elements of K in one 32-bit lane of a packed panel: an f32, or two BF16.
     const PAIR: usize;
 

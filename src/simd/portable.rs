@@ -27,7 +27,7 @@ fn map<T: Copy, R: Copy + Default>(a: [T; LANES], f: impl Fn(T) -> R) -> [R; LAN
 
 impl Simd for Portable {
     const LANES: usize = LANES;
-    const TILE_REGISTERS: usize = 2;
+    const REGISTERS: usize = 16;
     const PAIR: usize = 1;
 
     type F32 = [f32; LANES];

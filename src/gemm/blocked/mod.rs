@@ -22,8 +22,8 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use self::pack::Buffer;
-use self::plan::{Block, Plan, Segment, fill_scales};
-use self::tile::{Panels, Span};
+use self::plan::{Block, Plan, fill_scales};
+use self::tile::Panels;
 use super::accumulation::Model;
 use super::backend::{Execution, GemmBackend, Output};
 use super::problem::GemmProblem;
@@ -310,6 +310,9 @@ impl Work for Sums<'_> {
     }
 }
 
+/// Elements of a cache line.
+const LINE: usize = 16;
+
 /// What a thread needs besides its sums.
 struct Scratch {
     packed_b: Buffer,
@@ -368,27 +371,24 @@ impl Scratch {
     ) {
         let size = plan.mr * plan.width;
         let acc = &mut acc[tile * size..][..size];
-        let b = &self.packed_b.as_slice()[place.1 * block.steps * plan.width..];
-        let (mut at, promotion) = (0, plan.problem.accumulation().promotion());
-        for (i, Segment { steps, starts, ends, .. }) in
-            plan.segments[block.segments.clone()].iter().enumerate()
-        {
-            let panels = Panels {
-                a: &a[at * plan.mr..][..steps * plan.mr],
-                b: &b[at * plan.width..][..steps * plan.width],
-                scales_a: &self.scales_a[i * self.padded_rows + place.0 * plan.mr..][..plan.mr],
-                scales_b: &self.scales_b[i * self.padded_cols + place.1 * plan.width..][..plan.width],
-            };
-            at += steps;
-            if plan.problem.is_bare_chain() {
-                let span = Span { starts: false, ends: false };
-                tile::multiply(s, plan.mr, panels, span, promotion, acc, &mut []);
-            } else {
-                let span = Span { starts: *starts, ends: *ends };
-                let sums =
-                    if self.cut.is_empty() { &mut [][..] } else { &mut self.cut[tile * size..][..size] };
-                tile::multiply(s, plan.mr, panels, span, promotion, sums, acc);
-            }
+        for line in acc.chunks(LINE) {
+            s.prefetch(bytemuck::cast_slice(line));
+        }
+        let panels = Panels {
+            segments: &plan.segments[block.segments.clone()],
+            a,
+            b: &self.packed_b.as_slice()[place.1 * block.steps * plan.width..],
+            scales_a: &self.scales_a[place.0 * plan.mr..],
+            scales_b: &self.scales_b[place.1 * plan.width..],
+            strides: (self.padded_rows, self.padded_cols),
+            one_column_scale: plan.one_column_scale,
+            promotion: plan.problem.accumulation().promotion(),
+        };
+        if plan.problem.is_bare_chain() {
+            tile::multiply(s, plan.mr, panels, acc, &mut []);
+        } else {
+            let sums = if self.cut.is_empty() { &mut [][..] } else { &mut self.cut[tile * size..][..size] };
+            tile::multiply(s, plan.mr, panels, sums, acc);
         }
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::super::problem::GemmProblem;
 use super::pack::Source;
-use super::tile;
+use super::tile::{self, Segment};
 use crate::scaled::ScaledRef;
 use crate::simd::{Isa, Simd, Work};
 
@@ -20,17 +20,6 @@ const KC: usize = 256;
 
 /// Rows of A packed at a time, about: they stay in the second-level cache.
 const MC: usize = 192;
-
-/// A part of one promotion interval.
-#[derive(Clone, Debug)]
-pub(super) struct Segment {
-    pub(super) k: Range<usize>,
-    /// Packed steps.
-    pub(super) steps: usize,
-    /// Whether the interval begins, and ends, with it.
-    pub(super) starts: bool,
-    pub(super) ends: bool,
-}
 
 /// Segments that are packed together.
 #[derive(Clone, Debug)]
@@ -56,22 +45,34 @@ pub(super) struct Plan<'p> {
     pub(super) steps: usize,
     /// Whether some interval is longer than a segment.
     pub(super) is_cut: bool,
+    /// Whether the columns of every microtile share one scale.
+    pub(super) one_column_scale: bool,
     /// Whether A is packed whole and each micropanel of B used at once.
     pub(super) streams_b: bool,
     /// Rows and columns of a block of D.
     pub(super) task: (usize, usize),
 }
 
-/// What the plan asks of an instruction set.
+/// What the plan asks of an instruction set: a microtile's rows and columns for `m` rows, and elements of K a step.
 struct Geometry {
-    rows: usize,
+    m: usize,
 }
 
 impl Work for Geometry {
-    type Output = (usize, usize);
+    type Output = (usize, usize, usize);
 
-    fn run<S: Simd>(self, _: S) -> (usize, usize) {
-        (tile::registers::<S>(self.rows) * S::LANES, S::PAIR)
+    fn run<S: Simd>(self, _: S) -> (usize, usize, usize) {
+        // With few rows, what leaves the fewest of a microtile empty.
+        let padded = |rows: usize| self.m.max(1).next_multiple_of(rows);
+        let (mut rows, mut registers) = *tile::shapes::<S>().last().expect("there are microtiles");
+        if self.m <= STREAMED_ROWS {
+            for &shape in tile::shapes::<S>().iter().rev() {
+                if padded(shape.0) < padded(rows) {
+                    (rows, registers) = shape;
+                }
+            }
+        }
+        (rows, registers * S::LANES, S::PAIR)
     }
 }
 
@@ -80,12 +81,9 @@ impl<'p> Plan<'p> {
         const SUPPORTED: &str = "supported formats have decoders";
         let (m, n, k) = (problem.m(), problem.n(), problem.k());
         let streams_b = m <= STREAMED_ROWS && m * k <= STREAMED_ELEMENTS;
-        // Rows spread evenly over as few microtiles as they need.
-        let mr =
-            if streams_b { m.max(1).div_ceil(m.max(1).div_ceil(tile::MAX_ROWS)) } else { tile::MAX_ROWS };
-        let (width, pair) = isa.run(Geometry { rows: mr });
+        let (mr, width, pair) = isa.run(Geometry { m });
         let kc = KC * pair;
-        let segments = segments(k, problem.interval(), kc, pair);
+        let segments = segments(problem, kc, pair);
         let blocks = blocks(&segments, kc);
         Plan {
             problem,
@@ -96,6 +94,7 @@ impl<'p> Plan<'p> {
             mc: MC.div_ceil(mr),
             steps: segments.iter().map(|s| s.steps).sum(),
             is_cut: segments.iter().any(|s| !s.ends),
+            one_column_scale: one_scale(problem.b(), width),
             segments,
             blocks,
             streams_b,
@@ -124,15 +123,18 @@ impl<'p> Plan<'p> {
     }
 }
 
-/// K cut at the promotion intervals, and intervals at every `kc` elements.
-fn segments(k: usize, interval: usize, kc: usize, pair: usize) -> Vec<Segment> {
+/// K cut at the promotion intervals, and intervals at every `kc` elements; the segments of a bare chain neither start
+/// nor end.
+fn segments(problem: &GemmProblem<'_>, kc: usize, pair: usize) -> Vec<Segment> {
+    let (k, interval, promoted) = (problem.k(), problem.interval(), !problem.is_bare_chain());
     let mut segments = Vec::new();
     for start in (0..k).step_by(interval) {
         let end = k.min(start.saturating_add(interval));
         for first in (start..end).step_by(kc) {
             let last = end.min(first + kc);
             let steps = (last - first).div_ceil(pair);
-            segments.push(Segment { k: first..last, steps, starts: first == start, ends: last == end });
+            let (starts, ends) = (promoted && first == start, promoted && last == end);
+            segments.push(Segment { k: first..last, steps, starts, ends });
         }
     }
     segments
@@ -174,6 +176,13 @@ fn task(m: usize, n: usize, mr: usize, width: usize, streams_b: bool) -> (usize,
         return (even(m, row_parts, mr), even(n, col_parts.next_multiple_of(threads), width));
     }
     (even(m, row_parts.next_multiple_of(threads), mr), even(n, col_parts, width))
+}
+
+/// Whether `width` rows from every multiple of `width` share one scale.
+fn one_scale(x: &ScaledRef<'_>, width: usize) -> bool {
+    let granule = x.scales().map_or(usize::MAX, |s| s.granule.rows());
+    let (first, last) = (x.row_offset(), x.row_offset() + x.shape().0);
+    last <= granule || (granule % width == 0 && first % width == 0)
 }
 
 /// Writes the scale of each of `rows` at column `k`.
