@@ -72,6 +72,20 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn load_u8(self, x: &[u8]) -> __m256i {
+        let x = &x[..LANES];
+        // SAFETY: as in `op`; the slice holds eight bytes.
+        unsafe { _mm256_cvtepu8_epi32(_mm_loadl_epi64(x.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn load_u16(self, x: &[u8]) -> __m256i {
+        let x = &x[..2 * LANES];
+        // SAFETY: as in `op`; the slice holds sixteen bytes.
+        unsafe { _mm256_cvtepu16_epi32(_mm_loadu_si128(x.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
     fn store(self, x: __m256, out: &mut [f32]) {
         let out = &mut out[..LANES];
         // SAFETY: as in `op`; the slice holds eight elements.
@@ -83,6 +97,18 @@ impl Simd for Avx2 {
         let out = &mut out[..LANES];
         // SAFETY: as in `op`; the slice holds eight elements.
         unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), x) }
+    }
+
+    #[inline(always)]
+    fn store_u16(self, x: __m256i, out: &mut [u16]) {
+        let out = &mut out[..LANES];
+        // Packing saturates: the high halves go first. It packs by 128-bit halves, whose words are then joined.
+        // SAFETY: as in `op`; the slice holds eight elements.
+        unsafe {
+            let low = _mm256_and_si256(x, _mm256_set1_epi32(0xFFFF));
+            let packed = _mm256_permute4x64_epi64::<0b1000>(_mm256_packus_epi32(low, low));
+            _mm_storeu_si128(out.as_mut_ptr().cast(), _mm256_castsi256_si128(packed));
+        }
     }
 
     #[inline(always)]
@@ -113,6 +139,16 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn step(self, a: __m256, b: __m256, c: __m256) -> __m256 {
         op!(_mm256_fmadd_ps(a, b, c))
+    }
+
+    #[inline(always)]
+    fn with_nan(self, x: __m256, nan: f32) -> __m256 {
+        op!(_mm256_blendv_ps(x, _mm256_set1_ps(nan), _mm256_cmp_ps::<_CMP_UNORD_Q>(x, x)))
+    }
+
+    #[inline(always)]
+    fn add_u32(self, a: __m256i, b: __m256i) -> __m256i {
+        op!(_mm256_add_epi32(a, b))
     }
 
     #[inline(always)]
@@ -175,8 +211,8 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn prefetch(self, x: &[u8]) {
+    fn prefetch(self, x: &[u8], at: usize) {
         // SAFETY: as in `op`; a prefetch reads nothing, whatever the address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(x.as_ptr().cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(x.as_ptr().wrapping_add(at).cast()) }
     }
 }

@@ -3,9 +3,10 @@
 use std::arch::x86_64::*;
 use std::sync::OnceLock;
 
-use super::{Simd, Work};
+use super::{Bf16Table, Simd, Work};
 
-/// Exists only where the CPU has AVX-512 F, BW, DQ and VL, and for `BF16` a VDPBF16PS that sums as the contract does.
+/// Exists only where the CPU has AVX-512 F, BW, DQ and VL, and for `BF16` also VBMI and a VDPBF16PS that sums as the
+/// contract does.
 #[derive(Clone, Copy)]
 pub(super) struct Avx512<const BF16: bool>(());
 
@@ -22,7 +23,9 @@ impl Avx512<false> {
 impl Avx512<true> {
     pub(super) fn detect() -> Option<Self> {
         static SUMS_AS_DOCUMENTED: OnceLock<bool> = OnceLock::new();
-        let has = Avx512::<false>::detect().is_some() && is_x86_feature_detected!("avx512bf16");
+        let has = Avx512::<false>::detect().is_some()
+            && is_x86_feature_detected!("avx512bf16")
+            && is_x86_feature_detected!("avx512vbmi");
         // SAFETY: AVX-512 F and BF16 were found just now.
         let known = has && *SUMS_AS_DOCUMENTED.get_or_init(|| unsafe { sums_as_documented() });
         known.then_some(Avx512(()))
@@ -80,6 +83,39 @@ macro_rules! op {
 
 const LANES: usize = 16;
 
+/// Where the bytes of BF16 pairs are among 64 low and 64 high bytes: lane i has the codes `stride · i + first` in its
+/// high half and the next in its low half.
+const fn pair_bytes(stride: usize, first: usize) -> [u8; 64] {
+    let (mut at, mut i) = ([0; 64], 0);
+    while i < LANES {
+        let code = (stride * i + first) as u8;
+        at[4 * i] = code + 1;
+        at[4 * i + 1] = 64 + code + 1;
+        at[4 * i + 2] = code;
+        at[4 * i + 3] = 64 + code;
+        i += 1;
+    }
+    at
+}
+
+impl<const BF16: bool> Avx512<BF16> {
+    /// Looks 64 codes up and pairs their bytes as said.
+    #[inline(always)]
+    fn pairs(self, table: &Bf16Table, codes: __m512i, pairs: &[[u8; 64]; 2]) -> [__m512; 2] {
+        assert!(BF16, "VBMI comes with BF16");
+        let halves = |x: &[u8; 128]| (self.load_bytes(&x[..64]), self.load_bytes(&x[64..]));
+        let (low, high) = (halves(&table.low), halves(&table.high));
+        // SAFETY: `self` exists with BF16, so `detect` found VBMI.
+        unsafe {
+            let low = _mm512_permutex2var_epi8(low.0, codes, low.1);
+            let high = _mm512_permutex2var_epi8(high.0, codes, high.1);
+            // The sign of the code is that of the number: high | codes & 80.
+            let high = _mm512_ternarylogic_epi32::<0xEC>(codes, high, _mm512_set1_epi8(i8::MIN));
+            pairs.each_ref().map(|at| self.float(_mm512_permutex2var_epi8(low, self.load_bytes(at), high)))
+        }
+    }
+}
+
 impl<const BF16: bool> Simd for Avx512<BF16> {
     const LANES: usize = LANES;
     const REGISTERS: usize = 32;
@@ -93,7 +129,7 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         fn plain<W: Work, S: Simd>(s: S, work: W) -> W::Output {
             work.run(s)
         }
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vbmi,avx2,fma")]
         fn bf16<W: Work, S: Simd>(s: S, work: W) -> W::Output {
             work.run(s)
         }
@@ -132,6 +168,20 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     }
 
     #[inline(always)]
+    fn load_u8(self, x: &[u8]) -> __m512i {
+        let x = &x[..LANES];
+        // SAFETY: as in `op`; the slice holds sixteen bytes.
+        unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(x.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn load_u16(self, x: &[u8]) -> __m512i {
+        let x = &x[..2 * LANES];
+        // SAFETY: as in `op`; the slice holds 32 bytes.
+        unsafe { _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
     fn store(self, x: __m512, out: &mut [f32]) {
         let out = &mut out[..LANES];
         // SAFETY: as in `op`; the slice holds sixteen elements.
@@ -143,6 +193,13 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         let out = &mut out[..LANES];
         // SAFETY: as in `op`; the slice holds sixteen elements.
         unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), x) }
+    }
+
+    #[inline(always)]
+    fn store_u16(self, x: __m512i, out: &mut [u16]) {
+        let out = &mut out[..LANES];
+        // SAFETY: as in `op`; the slice holds sixteen elements.
+        unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), _mm512_cvtepi32_epi16(x)) }
     }
 
     #[inline(always)]
@@ -180,6 +237,16 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     }
 
     #[inline(always)]
+    fn with_nan(self, x: __m512, nan: f32) -> __m512 {
+        op!(_mm512_mask_mov_ps(x, _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x), _mm512_set1_ps(nan)))
+    }
+
+    #[inline(always)]
+    fn add_u32(self, a: __m512i, b: __m512i) -> __m512i {
+        op!(_mm512_add_epi32(a, b))
+    }
+
+    #[inline(always)]
     fn and(self, a: __m512i, b: __m512i) -> __m512i {
         op!(_mm512_and_si512(a, b))
     }
@@ -207,6 +274,18 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     #[inline(always)]
     fn any_byte_above(self, a: __m512i, b: i8) -> bool {
         op!(_mm512_cmpgt_epi8_mask(a, _mm512_set1_epi8(b)) != 0)
+    }
+
+    #[inline(always)]
+    fn pairs_in_lanes(self, table: &Bf16Table, codes: __m512i) -> [__m512; 2] {
+        const PAIRS: [[u8; 64]; 2] = [pair_bytes(4, 0), pair_bytes(4, 2)];
+        self.pairs(table, codes, &PAIRS)
+    }
+
+    #[inline(always)]
+    fn pairs_in_order(self, table: &Bf16Table, codes: __m512i) -> [__m512; 2] {
+        const PAIRS: [[u8; 64]; 2] = [pair_bytes(2, 0), pair_bytes(2, 32)];
+        self.pairs(table, codes, &PAIRS)
     }
 
     #[inline(always)]
@@ -241,8 +320,8 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     }
 
     #[inline(always)]
-    fn prefetch(self, x: &[u8]) {
+    fn prefetch(self, x: &[u8], at: usize) {
         // SAFETY: as in `op`; a prefetch reads nothing, whatever the address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(x.as_ptr().cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(x.as_ptr().wrapping_add(at).cast()) }
     }
 }

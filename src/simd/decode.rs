@@ -3,19 +3,85 @@
 use super::Simd;
 use crate::formats::{Format, Specials};
 
-/// Decodes registers whose lanes hold four codes of a byte each, or two of BF16.
-///
-/// A code of e exponent and m fraction bits is moved so that its sign, exponent and fraction fall on those of an f32
-/// whose exponent field it then is: the value times 2^(bias − 127), subnormals included, and one exact product
-/// restores it. Infinities and NaN are found by a comparison and looked up in the format's table.
+/// How the codes of a format become operands of the GEMM's step.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Decoder {
-    /// `None` for BF16.
-    bytes: Option<Bytes>,
+pub(crate) enum Decoder {
+    /// A byte a code.
+    Bytes(ByteCodes),
+    /// BF16 as it is.
+    Words(WordCodes),
 }
 
+impl Decoder {
+    /// The decoder of a format; `None` for formats that it does not know: those whose NaN is the code of −0, and those
+    /// of more than 8 bits but BF16.
+    pub(crate) fn new(format: Format) -> Option<Decoder> {
+        if format == Format::Bf16 {
+            return Some(Decoder::Words(WordCodes));
+        }
+        let spec = format.spec();
+        let known = spec.signed() && spec.has_negative_zero();
+        format.table().filter(|_| known).map(|table| Decoder::Bytes(ByteCodes::new(format, table)))
+    }
+}
+
+/// Decodes registers of codes.
+pub(crate) trait Decode: Copy {
+    /// Codes in one 32-bit lane.
+    const CODES: usize;
+
+    /// Decodes the codes of each lane, k ascending, [`Simd::PAIR`] elements a result: the first of a pair in the high
+    /// half, since the dot product adds that first. The first `CODES / PAIR` results count.
+    fn lanes<S: Simd>(&self, s: S, codes: S::U32) -> [S::F32; 4];
+
+    /// Decodes the codes at the start of `x`, which lie in a row, one element or pair after the other. `REGISTERS`
+    /// results count, of as many codes as fill them.
+    fn row<S: Simd>(&self, s: S, x: &[u8]) -> [S::F32; 2];
+
+    /// Registers that [`Decode::row`] gives.
+    fn row_registers<S: Simd>() -> usize;
+}
+
+/// BF16.
 #[derive(Clone, Copy, Debug)]
-struct Bytes {
+pub(crate) struct WordCodes;
+
+impl Decode for WordCodes {
+    const CODES: usize = 2;
+
+    #[inline(always)]
+    fn lanes<S: Simd>(&self, s: S, x: S::U32) -> [S::F32; 4] {
+        let mut values = [s.splat(0.0); 4];
+        if S::PAIR == 2 {
+            values[0] = s.float(s.or(s.shl(x, 16), s.shr(x, 16)));
+        } else {
+            values[0] = s.float(s.shl(x, 16));
+            values[1] = s.float(s.and(x, s.splat_u32(0xFFFF_0000)));
+        }
+        values
+    }
+
+    #[inline(always)]
+    fn row<S: Simd>(&self, s: S, x: &[u8]) -> [S::F32; 2] {
+        let value =
+            if S::PAIR == 2 { self.lanes(s, s.load_bytes(x))[0] } else { s.float(s.shl(s.load_u16(x), 16)) };
+        [value; 2]
+    }
+
+    fn row_registers<S: Simd>() -> usize {
+        1
+    }
+}
+
+/// Codes of a byte each.
+///
+/// Where a step takes BF16 pairs, two tables look up their bytes. Elsewhere a code of e exponent and m fraction bits is
+/// moved so that its sign, exponent and fraction fall on those of an f32 whose exponent field it then is: the value
+/// times 2^(bias − 127), subnormals included, and one exact product restores it. Infinities and NaN are found by a
+/// comparison and looked up in the format's table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ByteCodes {
+    pairs: Bf16Table,
     /// Moves the sign of the code in the low byte to bit 31, less the byte's own place.
     align: u32,
     /// Moves the lowest exponent bit to bit 23.
@@ -28,24 +94,37 @@ struct Bytes {
     table: &'static [f32],
 }
 
-impl Decoder {
-    /// The decoder of a format; `None` for formats that it does not know: those whose NaN is the code of −0, and those
-    /// of more than 8 bits but BF16.
-    pub(crate) fn new(format: Format) -> Option<Decoder> {
-        if format == Format::Bf16 {
-            return Some(Decoder { bytes: None });
+/// The bytes of the BF16 numbers of all codes without their bit 7, which is the sign where a format has 8 bits.
+#[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
+pub(crate) struct Bf16Table {
+    pub(super) low: [u8; 128],
+    pub(super) high: [u8; 128],
+}
+
+impl Bf16Table {
+    fn new(values: &[f32]) -> Bf16Table {
+        let mut table = Bf16Table { low: [0; 128], high: [0; 128] };
+        for code in 0..128 {
+            // Every value of at most 8 bits is a BF16: the low half of its f32 is zero.
+            let [_, _, low, high] = values[code & (values.len() - 1)].to_le_bytes();
+            (table.low[code], table.high[code]) = (low, high);
         }
-        let (spec, table) = (format.spec(), format.table()?);
-        if !spec.signed() || !spec.has_negative_zero() {
-            return None;
-        }
+        table
+    }
+}
+
+impl ByteCodes {
+    fn new(format: Format, table: &'static [f32]) -> ByteCodes {
+        let spec = format.spec();
         let largest_finite = match spec.specials {
             Specials::None => i8::MAX,
             _ => spec.max_code() as i8,
         };
         let fields = 0x7F80_0000 & (0x7F80_0000 >> (8 - spec.exponent_bits))
             | (0x7F_FFFF << (23 - spec.mantissa_bits)) & 0x7F_FFFF;
-        let bytes = Bytes {
+        ByteCodes {
+            pairs: Bf16Table::new(table),
             align: 32 - spec.bits(),
             shift: 8 - spec.exponent_bits,
             mask: 0x8000_0000 | fields,
@@ -53,91 +132,71 @@ impl Decoder {
             magnitude: 0x0101_0101 * (spec.code_mask() & !spec.sign_mask()) as u32,
             largest_finite,
             table,
-        };
-        Some(Decoder { bytes: Some(bytes) })
+        }
     }
 
-    /// Codes in one 32-bit lane.
-    pub(crate) fn codes_a_lane(&self) -> usize {
-        if self.bytes.is_some() { 4 } else { 2 }
-    }
-
-    /// Decodes a block of transposed codes, register after register, [`Simd::PAIR`] elements a lane, k ascending: the
-    /// first of a pair in the high half, since the dot product adds that first. `store` takes the packed registers in
-    /// order.
+    /// Whether some byte is an infinity or NaN.
     #[inline(always)]
-    pub(crate) fn decode<S: Simd>(&self, s: S, registers: &[S::U32], mut store: impl FnMut(S::F32)) {
-        let Some(bytes) = &self.bytes else {
-            let high = s.splat_u32(0xFFFF_0000);
-            for &x in registers {
-                if S::PAIR == 2 {
-                    store(s.float(s.or(s.shl(x, 16), s.shr(x, 16))));
-                } else {
-                    store(s.float(s.shl(x, 16)));
-                    store(s.float(s.and(x, high)));
-                }
-            }
-            return;
-        };
-        let magnitude = s.splat_u32(bytes.magnitude);
-        let mut special = false;
-        for &x in registers {
-            special |= s.any_byte_above(s.and(x, magnitude), bytes.largest_finite);
-        }
-        for &x in registers {
-            let values = if special {
-                bytes.look_up(s, x)
-            } else if bytes.align == 24 {
-                // The same as below with shifts that the compiler knows.
-                bytes.expand(s, [s.shl(x, 24), s.shl(x, 16), s.shl(x, 8), x])
-            } else {
-                let top = |j: u32| {
-                    if 8 * j <= bytes.align {
-                        s.shl(x, bytes.align - 8 * j)
-                    } else {
-                        s.shr(x, 8 * j - bytes.align)
-                    }
-                };
-                bytes.expand(s, [top(0), top(1), top(2), top(3)])
-            };
-            if S::PAIR == 1 {
-                for value in values {
-                    store(value);
-                }
-            } else {
-                for p in 0..2 {
-                    let odd = s.shr(s.bits(values[2 * p + 1]), 16);
-                    store(s.float(s.or(s.bits(values[2 * p]), odd)));
-                }
-            }
-        }
+    fn has_specials<S: Simd>(&self, s: S, codes: S::U32) -> bool {
+        s.any_byte_above(s.and(codes, s.splat_u32(self.magnitude)), self.largest_finite)
+    }
+
+    /// The values of codes whose signs are in bit 31.
+    #[inline(always)]
+    fn expand<S: Simd>(&self, s: S, top: S::U32) -> S::F32 {
+        let fields = s.and(s.sar(top, self.shift), s.splat_u32(self.mask));
+        s.mul(s.float(fields), s.splat(self.factor))
+    }
+
+    /// The values of byte `j` of each lane, by table.
+    #[inline(always)]
+    fn look_up<S: Simd>(&self, s: S, codes: S::U32, j: usize) -> S::F32 {
+        let mut bytes = [0; 16];
+        s.store_u32(codes, &mut bytes);
+        s.load(&self.values(bytes, j))
+    }
+
+    /// Out of the loops: specials are rare.
+    #[inline(never)]
+    fn values(&self, codes: [u32; 16], j: usize) -> [f32; 16] {
+        codes.map(|code| self.table[(code >> (8 * j)) as usize & (self.table.len() - 1)])
     }
 }
 
-impl Bytes {
-    /// The values of codes whose signs are in bit 31.
+impl Decode for ByteCodes {
+    const CODES: usize = 4;
+
     #[inline(always)]
-    fn expand<S: Simd>(&self, s: S, top: [S::U32; 4]) -> [S::F32; 4] {
-        let (mask, factor) = (s.splat_u32(self.mask), s.splat(self.factor));
-        let mut values = [factor; 4];
-        for j in 0..4 {
-            values[j] = s.mul(s.float(s.and(s.sar(top[j], self.shift), mask)), factor);
+    fn lanes<S: Simd>(&self, s: S, x: S::U32) -> [S::F32; 4] {
+        if S::PAIR == 2 {
+            let [first, second] = s.pairs_in_lanes(&self.pairs, x);
+            return [first, second, first, second];
         }
-        values
+        if self.has_specials(s, x) {
+            return [0, 1, 2, 3].map(|j| self.look_up(s, x, j));
+        }
+        if self.align == 24 {
+            // The same as below with shifts that the compiler knows.
+            return [s.shl(x, 24), s.shl(x, 16), s.shl(x, 8), x].map(|top| self.expand(s, top));
+        }
+        [0, 8, 16, 24].map(|place| {
+            let top =
+                if place <= self.align { s.shl(x, self.align - place) } else { s.shr(x, place - self.align) };
+            self.expand(s, top)
+        })
     }
 
-    /// The same by table, for registers with an infinity or NaN.
     #[inline(always)]
-    fn look_up<S: Simd>(&self, s: S, x: S::U32) -> [S::F32; 4] {
-        let (mut codes, mut values) = ([0u32; 16], [0f32; 16]);
-        let mut out = [s.splat(0.0); 4];
-        s.store_u32(x, &mut codes);
-        for (j, out) in out.iter_mut().enumerate() {
-            for (value, code) in values.iter_mut().zip(codes) {
-                *value = self.table[(code >> (8 * j)) as usize & (self.table.len() - 1)];
-            }
-            *out = s.load(&values);
+    fn row<S: Simd>(&self, s: S, x: &[u8]) -> [S::F32; 2] {
+        if S::PAIR == 2 {
+            return s.pairs_in_order(&self.pairs, s.load_bytes(x));
         }
-        out
+        let codes = s.load_u8(x);
+        let special = self.has_specials(s, codes);
+        [if special { self.look_up(s, codes, 0) } else { self.expand(s, s.shl(codes, self.align)) }; 2]
+    }
+
+    fn row_registers<S: Simd>() -> usize {
+        S::PAIR
     }
 }

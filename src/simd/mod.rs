@@ -24,7 +24,8 @@ mod portable;
 
 use std::sync::OnceLock;
 
-pub(crate) use decode::Decoder;
+use decode::Bf16Table;
+pub(crate) use decode::{Decode, Decoder};
 
 use crate::error::{Error, Result};
 
@@ -58,10 +59,16 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn load_u32(self, x: &[u32]) -> Self::U32;
     /// The first `4 · LANES` bytes, little-endian.
     fn load_bytes(self, x: &[u8]) -> Self::U32;
+    /// The first `LANES` bytes, one a lane.
+    fn load_u8(self, x: &[u8]) -> Self::U32;
+    /// The first `2 · LANES` bytes, two a lane, little-endian.
+    fn load_u16(self, x: &[u8]) -> Self::U32;
     /// Into the first `LANES` elements.
     fn store(self, x: Self::F32, out: &mut [f32]);
     /// Into the first `LANES` elements.
     fn store_u32(self, x: Self::U32, out: &mut [u32]);
+    /// The low halves of the lanes, into the first `LANES` elements.
+    fn store_u16(self, x: Self::U32, out: &mut [u16]);
     /// The same bits.
     fn bits(self, x: Self::F32) -> Self::U32;
     /// The same bits.
@@ -78,6 +85,11 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// in f32 on [`Isa::Scalar`], and nothing subnormal on [`Isa::Avx512Bf16`].
     fn step(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
 
+    /// `x` with the NaN `nan` where it is any NaN.
+    fn with_nan(self, x: Self::F32, nan: f32) -> Self::F32;
+
+    /// a + b, modulo 2^32.
+    fn add_u32(self, a: Self::U32, b: Self::U32) -> Self::U32;
     /// Bitwise and.
     fn and(self, a: Self::U32, b: Self::U32) -> Self::U32;
     /// Bitwise or.
@@ -91,11 +103,21 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// Whether any byte of `a`, as i8, is greater than `b`.
     fn any_byte_above(self, a: Self::U32, b: i8) -> bool;
 
+    /// BF16 pairs of the four codes in each lane, the first of a pair in the high half: lane i of result j has the codes
+    /// of bytes 2j and 2j + 1 of lane i. Only where [`Simd::PAIR`] is 2.
+    fn pairs_in_lanes(self, _table: &Bf16Table, _codes: Self::U32) -> [Self::F32; 2] {
+        unreachable!("pairs are decoded where a step takes pairs")
+    }
+    /// The same of codes in a row: lane i of result j has the codes of bytes 2(i + LANES·j) and 2(i + LANES·j) + 1.
+    fn pairs_in_order(self, _table: &Bf16Table, _codes: Self::U32) -> [Self::F32; 2] {
+        unreachable!("pairs are decoded where a step takes pairs")
+    }
+
     /// Loads `LANES` rows of 4 bytes a lane, `stride` bytes apart, and transposes: lane i of the result's register j is
     /// dword j of row i.
     fn load_transposed(self, x: &[u8], stride: usize, out: &mut [Self::U32]);
-    /// Asks for the cache line at the start of `x`, soon to be read.
-    fn prefetch(self, x: &[u8]);
+    /// Asks for the cache line of byte `at` from the start of `x`, soon to be read; it may lie beyond the end.
+    fn prefetch(self, x: &[u8], at: usize);
 }
 
 /// An algorithm that runs on any instruction set. Implementations mark `run` `#[inline(always)]`.
@@ -115,7 +137,8 @@ pub enum Isa {
     Avx2,
     /// AVX-512 F, BW, DQ and VL.
     Avx512,
-    /// The same with BF16: VDPBF16PS, whose sums were checked against the contract on this CPU.
+    /// The same with BF16 and VBMI: VDPBF16PS, whose sums were checked against the contract on this CPU, and tables that
+    /// decode 64 codes at a time.
     Avx512Bf16,
 }
 

@@ -64,6 +64,17 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn load_u8(self, x: &[u8]) -> [u32; LANES] {
+        [x[0], x[1], x[2], x[3]].map(u32::from)
+    }
+
+    #[inline(always)]
+    fn load_u16(self, x: &[u8]) -> [u32; LANES] {
+        let (words, _) = x[..2 * LANES].as_chunks::<2>();
+        [0, 1, 2, 3].map(|i: usize| u32::from(u16::from_le_bytes(words[i])))
+    }
+
+    #[inline(always)]
     fn store(self, x: [f32; LANES], out: &mut [f32]) {
         out[..LANES].copy_from_slice(&x);
     }
@@ -71,6 +82,11 @@ impl Simd for Portable {
     #[inline(always)]
     fn store_u32(self, x: [u32; LANES], out: &mut [u32]) {
         out[..LANES].copy_from_slice(&x);
+    }
+
+    #[inline(always)]
+    fn store_u16(self, x: [u32; LANES], out: &mut [u16]) {
+        out[..LANES].copy_from_slice(&map(x, |x| x as u16));
     }
 
     #[inline(always)]
@@ -105,6 +121,16 @@ impl Simd for Portable {
     #[inline(always)]
     fn step(self, a: [f32; LANES], b: [f32; LANES], c: [f32; LANES]) -> [f32; LANES] {
         self.add(self.mul(a, b), c)
+    }
+
+    #[inline(always)]
+    fn with_nan(self, x: [f32; LANES], nan: f32) -> [f32; LANES] {
+        map(x, |x| if x.is_nan() { nan } else { x })
+    }
+
+    #[inline(always)]
+    fn add_u32(self, a: [u32; LANES], b: [u32; LANES]) -> [u32; LANES] {
+        zip(a, b, u32::wrapping_add)
     }
 
     #[inline(always)]
@@ -146,5 +172,5 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn prefetch(self, _: &[u8]) {}
+    fn prefetch(self, _: &[u8], _: usize) {}
 }

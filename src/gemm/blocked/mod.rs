@@ -4,12 +4,12 @@
 //! registers over an interval, k ascending, and promotes it with the scales into f32 at the interval's end. Vectors run
 //! over N, never over K, so each lane is the reference's scalar loop.
 //!
-//! Loops, from the outside (names as in Goto's algorithm): jc and ic over blocks of D that threads take; pc over
-//! K in steps of KC, where the block's B is packed; ic over MC rows, where A is packed; jr and ir over micropanels.
-//! With few rows (decoding a token) A is packed whole, and each micropanel of B is used while it is in the first-level
-//! cache, so that weights are read once, at the speed of memory.
+//! Loops, from the outside (names as in Goto's algorithm): jc and ic over blocks of D that threads take; pc over K in
+//! steps of KC, where the block's A is packed for the second-level cache; jr over panels of B, each packed for the
+//! first-level cache just before it is used; ir over microtiles. With few rows (decoding a token) A is packed once for all
+//! of K and the panels run outside, so that weights are read once, in order, at the speed of memory.
 //!
-//! Scratch is at most about 7 MiB a thread, whatever M, N and K.
+//! Scratch is at most about 5 MiB a thread, and 8 MiB where few rows are packed at once, whatever M, N and K.
 
 #![forbid(unsafe_code)]
 
@@ -18,16 +18,18 @@ mod plan;
 mod tile;
 
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
+use half::bf16;
 use rayon::prelude::*;
 
-use self::pack::Buffer;
+use self::pack::{Buffer, Source};
 use self::plan::{Block, Plan, fill_scales};
-use self::tile::Panels;
+use self::tile::{Panels, STEPS};
 use super::accumulation::Model;
 use super::backend::{Execution, GemmBackend, Output};
 use super::problem::GemmProblem;
-use super::reference::{NAN, products_are_exact, to_bf16};
+use super::reference::{NAN, products_are_exact};
 use crate::error::{Error, Result};
 use crate::formats::Format;
 use crate::matrix::MatMut;
@@ -142,8 +144,8 @@ impl GemmBackend for Blocked {
         let isa = self.isa_for(problem)?;
         let plan = Plan::new(problem, isa);
         match out {
-            Output::F32(m) => run(&plan, isa, m, execution, |d| d),
-            Output::Bf16(m) => run(&plan, isa, m, execution, to_bf16),
+            Output::F32(m) => run(&plan, isa, m, execution),
+            Output::Bf16(m) => run(&plan, isa, m, execution),
         }
         Ok(())
     }
@@ -158,15 +160,16 @@ struct Task<'d, T> {
 
 /// Cuts D into the plan's blocks.
 fn tasks<'d, T>(plan: &Plan<'_>, out: MatMut<'d, T>) -> Vec<Task<'d, T>> {
-    let ((m, n), (tm, tn)) = (out.shape(), plan.task);
     let mut tasks = Vec::new();
     let mut rows = out.into_rows().into_iter();
-    for first in (0..m).step_by(tm) {
-        let mut stripe: Vec<Task<'d, T>> = (0..n)
-            .step_by(tn)
-            .map(|col| Task { rows: first..m.min(first + tm), cols: col..n.min(col + tn), out: Vec::new() })
+    for stripe_rows in plan.row_cuts.windows(2) {
+        let stripe_rows = stripe_rows[0]..stripe_rows[1];
+        let mut stripe: Vec<Task<'d, T>> = plan
+            .col_cuts
+            .windows(2)
+            .map(|cols| Task { rows: stripe_rows.clone(), cols: cols[0]..cols[1], out: Vec::new() })
             .collect();
-        for mut row in rows.by_ref().take(tm) {
+        for mut row in rows.by_ref().take(stripe_rows.len()) {
             for task in &mut stripe {
                 let part;
                 (part, row) = row.split_at_mut(task.cols.len());
@@ -178,217 +181,284 @@ fn tasks<'d, T>(plan: &Plan<'_>, out: MatMut<'d, T>) -> Vec<Task<'d, T>> {
     tasks
 }
 
-fn run<T: Send>(
-    plan: &Plan<'_>,
-    isa: Isa,
-    out: MatMut<'_, T>,
-    execution: &Execution<'_>,
-    store: impl Fn(f32) -> T + Sync,
-) {
-    let packed_a = if plan.streams_b { isa.run(PackA { plan }) } else { Buffer::default() };
+fn run<T: Element>(plan: &Plan<'_>, isa: Isa, out: MatMut<'_, T>, execution: &Execution<'_>) {
+    let packed = if plan.streams_b {
+        let mut packed = Rows::default();
+        isa.run(PackRows { plan, rows: 0..plan.problem.m(), blocks: &plan.blocks, packed: &mut packed });
+        Some(packed)
+    } else {
+        None
+    };
+    // What one task has used serves the next of its thread.
+    let idle: Mutex<Vec<Scratch>> = Mutex::default();
+    let of_idle = |scratch: &mut Vec<Scratch>| scratch.pop().unwrap_or_default();
     tasks(plan, out).into_par_iter().for_each(|mut task| {
-        let sums = isa.run(Sums {
-            plan,
-            packed_a: packed_a.as_slice(),
-            rows: task.rows.clone(),
-            cols: task.cols.clone(),
-        });
-        finish(plan, &mut task, &sums, &store);
+        let mut scratch = of_idle(&mut idle.lock().unwrap_or_else(PoisonError::into_inner));
+        isa.run(Multiply { plan, packed: packed.as_ref(), task: &mut task, scratch: &mut scratch });
+        idle.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
         execution.report((task.rows.len() * task.cols.len()) as u64 * plan.problem.k() as u64);
     });
 }
 
-/// The rest of the contract for a block: second-level scale, addend, canonical NaN, store.
-fn finish<T>(plan: &Plan<'_>, task: &mut Task<'_, T>, sums: &[f32], store: impl Fn(f32) -> T) {
-    let (mr, width) = (plan.mr, plan.width);
-    let (bare, tensor) = (plan.problem.is_bare_chain(), plan.problem.tensor_scale());
-    let addend = if bare { None } else { plan.problem.addend() };
-    let panels = task.cols.len().div_ceil(width);
-    for (i, row) in task.out.iter_mut().enumerate() {
-        let addend = addend.map(|c| &c.row(task.rows.start + i)[task.cols.clone()]);
-        for (p, part) in row.chunks_mut(width).enumerate() {
-            let tile = (i / mr * panels + p) * mr + i % mr;
-            for (j, (d, &sum)) in part.iter_mut().zip(&sums[tile * width..]).enumerate() {
-                let scaled = tensor.map_or(sum, |t| sum * t);
-                let added = addend.map_or(scaled, |c| scaled + c[p * width + j]);
-                *d = store(if added.is_nan() { NAN } else { added });
+/// Packed rows of A over some blocks of K, and their scales.
+#[derive(Default)]
+struct Rows {
+    packed: Buffer,
+    /// Rows of a microtile and more: those packed, rounded up.
+    rows: usize,
+    /// For each segment, those of all rows.
+    scales: Vec<f32>,
+}
+
+impl Rows {
+    /// The rows over the block at place `i` of those packed.
+    fn block(&self, i: usize) -> &[[u32; STEPS]] {
+        let (rows, _) = self.packed.as_slice().as_chunks();
+        &rows[i * self.rows..][..self.rows]
+    }
+}
+
+/// Packs rows of A.
+struct PackRows<'p> {
+    plan: &'p Plan<'p>,
+    rows: Range<usize>,
+    blocks: &'p [Block],
+    packed: &'p mut Rows,
+}
+
+impl Work for PackRows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let (plan, Rows { packed, rows, scales }) = (self.plan, self.packed);
+        *rows = self.rows.len().next_multiple_of(plan.mr);
+        packed.reserve(self.blocks.len() * *rows * STEPS + Source::EXCESS);
+        scales.resize(self.blocks.iter().map(|b| b.segments.len()).sum::<usize>() * *rows, 1.0);
+        let mut scales = &mut scales[..];
+        for (i, block) in self.blocks.iter().enumerate() {
+            let segments = &plan.segments[block.segments.clone()];
+            let out = &mut packed.as_mut_slice()[i * *rows * STEPS..];
+            let padded = self.rows.start..self.rows.start + *rows;
+            plan.a.pack_rows(s, padded, segments.iter().map(|x| x.k.clone()), out);
+            for segment in segments {
+                let of_segment;
+                (of_segment, scales) = scales.split_at_mut(*rows);
+                fill_scales(plan.problem.a(), self.rows.clone(), segment.k.start, of_segment);
             }
         }
     }
 }
 
-/// All of A, packed, for the path that streams B: panel after panel, in each all of K.
-struct PackA<'p> {
-    plan: &'p Plan<'p>,
+/// What a thread needs besides its part of D.
+#[derive(Default)]
+struct Scratch {
+    a: Rows,
+    panel: Buffer,
+    /// For each segment of the block at hand, those of a panel's columns.
+    panel_scales: Vec<f32>,
+    /// Promoted sums, microtile after microtile, those of a panel after one another.
+    acc: Buffer,
+    /// Sums of intervals that are longer than a block.
+    cut: Buffer,
 }
 
-impl Work for PackA<'_> {
-    type Output = Buffer;
+/// Computes a block of D.
+struct Multiply<'p, 'd, T> {
+    plan: &'p Plan<'p>,
+    /// A, where it is packed once for all.
+    packed: Option<&'p Rows>,
+    task: &'p mut Task<'d, T>,
+    scratch: &'p mut Scratch,
+}
+
+impl<T: Element> Work for Multiply<'_, '_, T> {
+    type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> Buffer {
+    fn run<S: Simd>(mut self, s: S) {
         let plan = self.plan;
-        let m = plan.problem.m();
-        let mut packed = Buffer::new(m.next_multiple_of(plan.mr) * plan.steps + S::LANES);
-        plan.pack(s, &plan.a, 0..m, plan.mr, 0..plan.segments.len(), packed.as_mut_slice());
-        packed
-    }
-}
-
-/// The promoted sums of a block of D, in microtiles: those of a row of tiles after one another.
-struct Sums<'p> {
-    plan: &'p Plan<'p>,
-    packed_a: &'p [u32],
-    rows: Range<usize>,
-    cols: Range<usize>,
-}
-
-impl Work for Sums<'_> {
-    type Output = Vec<f32>;
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> Vec<f32> {
-        let plan = self.plan;
-        let tile = plan.mr * plan.width;
-        let (tile_rows, tile_cols) =
-            (self.rows.len().div_ceil(plan.mr), self.cols.len().div_ceil(plan.width));
-        let mut acc = vec![0.0; tile_rows * tile_cols * tile];
-        let bare = plan.problem.is_bare_chain();
-        if let (true, Some(c)) = (bare, plan.problem.addend()) {
-            for i in 0..self.rows.len() {
-                for (j, &c) in c.row(self.rows.start + i)[self.cols.clone()].iter().enumerate() {
-                    let at = (i / plan.mr * tile_cols + j / plan.width) * tile;
-                    acc[at + i % plan.mr * plan.width + j % plan.width] = c;
+        let tiles = self.task.rows.len().div_ceil(plan.mr);
+        let panels = self.task.cols.len().div_ceil(plan.width);
+        let kept = if self.packed.is_some() { tiles } else { tiles * panels } * plan.mr * plan.width;
+        self.scratch.acc.reserve(kept);
+        if plan.is_cut && !plan.problem.is_bare_chain() {
+            self.scratch.cut.reserve(kept);
+        }
+        let mut a = std::mem::take(&mut self.scratch.a);
+        if plan.blocks.is_empty() {
+            self.scratch.acc.as_mut_floats().fill(0.0);
+            for panel in 0..panels {
+                for tile in 0..tiles {
+                    self.enter(panel, tile, tile);
+                    self.finish(s, panel, tile, tile);
                 }
             }
-        }
-        let steps = plan.blocks.iter().map(|b| b.steps).max().unwrap_or(0);
-        let mut scratch = Scratch::new(plan, &self, steps, if plan.is_cut && !bare { acc.len() } else { 0 });
-        if plan.streams_b {
-            for panel in 0..tile_cols {
-                let first = self.cols.start + panel * plan.width;
-                let cols = first..self.cols.end.min(first + plan.width);
-                let mut from = 0;
-                for block in &plan.blocks {
-                    scratch.pack_b(s, plan, block, cols.clone());
-                    scratch.load_scales(plan, block, self.rows.clone(), cols.clone());
-                    for row in 0..tile_rows {
-                        let a = &self.packed_a[row * plan.steps * plan.mr + from..];
-                        scratch.multiply(s, plan, block, a, (row, 0), row * tile_cols + panel, &mut acc);
-                    }
-                    from += block.steps * plan.mr;
+        } else if let Some(packed) = self.packed {
+            for panel in 0..panels {
+                let mut segments = 0;
+                for (i, block) in plan.blocks.iter().enumerate() {
+                    self.multiply(
+                        s,
+                        (block, i),
+                        packed.block(i),
+                        &packed.scales[segments * packed.rows..],
+                        panel,
+                        0,
+                    );
+                    segments += block.segments.len();
                 }
             }
         } else {
-            let mut packed_a = Buffer::new(plan.mc * plan.mr * steps + S::LANES);
-            for block in &plan.blocks {
-                scratch.pack_b(s, plan, block, self.cols.clone());
-                scratch.load_scales(plan, block, self.rows.clone(), self.cols.clone());
-                for first in (0..tile_rows).step_by(plan.mc) {
-                    let tiles = first..tile_rows.min(first + plan.mc);
-                    let row = |tile: usize| self.rows.end.min(self.rows.start + tile * plan.mr);
-                    let rows = row(tiles.start)..row(tiles.end);
-                    plan.pack(s, &plan.a, rows, plan.mr, block.segments.clone(), packed_a.as_mut_slice());
-                    for panel in 0..tile_cols {
-                        for row in tiles.clone() {
-                            let a = &packed_a.as_slice()[(row - first) * block.steps * plan.mr..];
-                            scratch.multiply(
-                                s,
-                                plan,
-                                block,
-                                a,
-                                (row, panel),
-                                row * tile_cols + panel,
-                                &mut acc,
-                            );
-                        }
-                    }
+            for (i, block) in plan.blocks.iter().enumerate() {
+                let (rows, blocks) = (self.task.rows.clone(), std::slice::from_ref(block));
+                PackRows { plan, rows, blocks, packed: &mut a }.run(s);
+                for panel in 0..panels {
+                    self.multiply(s, (block, i), a.block(0), &a.scales, panel, panel * tiles);
                 }
             }
         }
-        acc
+        self.scratch.a = a;
     }
 }
 
-/// Elements of a cache line.
-const LINE: usize = 16;
-
-/// What a thread needs besides its sums.
-struct Scratch {
-    packed_b: Buffer,
-    /// For each segment of the block at hand, those of all rows, and of all columns.
-    scales_a: Vec<f32>,
-    scales_b: Vec<f32>,
-    padded_rows: usize,
-    padded_cols: usize,
-    /// Sums of intervals that are longer than a segment; empty where there are none, or where D is a bare chain.
-    cut: Vec<f32>,
-}
-
-impl Scratch {
-    fn new(plan: &Plan<'_>, task: &Sums<'_>, steps: usize, cut: usize) -> Scratch {
-        let padded_rows = task.rows.len().next_multiple_of(plan.mr);
-        let columns = if plan.streams_b { plan.width } else { task.cols.len() };
-        let padded_cols = columns.next_multiple_of(plan.width);
-        let segments = plan.blocks.iter().map(|b| b.segments.len()).max().unwrap_or(0);
-        Scratch {
-            packed_b: Buffer::new(padded_cols * steps),
-            scales_a: vec![1.0; segments * padded_rows],
-            scales_b: vec![1.0; segments * padded_cols],
-            padded_rows,
-            padded_cols,
-            cut: vec![0.0; cut],
-        }
-    }
-
+impl<T: Element> Multiply<'_, '_, T> {
+    /// One panel of B over a block of K, and all rows; `first` is the place of its first microtile in the sums.
     #[inline(always)]
-    fn pack_b<S: Simd>(&mut self, s: S, plan: &Plan<'_>, block: &Block, cols: Range<usize>) {
-        let out = self.packed_b.as_mut_slice();
-        plan.pack(s, &plan.b, cols, plan.width, block.segments.clone(), out);
-    }
-
-    fn load_scales(&mut self, plan: &Plan<'_>, block: &Block, rows: Range<usize>, cols: Range<usize>) {
-        let problem = plan.problem;
-        for (i, segment) in plan.segments[block.segments.clone()].iter().enumerate() {
-            let k = segment.k.start;
-            fill_scales(problem.a(), rows.clone(), k, &mut self.scales_a[i * self.padded_rows..]);
-            fill_scales(problem.b(), cols.clone(), k, &mut self.scales_b[i * self.padded_cols..]);
-        }
-    }
-
-    /// One microtile over a block of K. `place` is its row and column of tiles in the scratch, `tile` its place in `acc`.
-    #[inline(always)]
-    #[allow(clippy::too_many_arguments, reason = "the loop body of the GEMM")]
     fn multiply<S: Simd>(
         &mut self,
         s: S,
-        plan: &Plan<'_>,
-        block: &Block,
-        a: &[u32],
-        place: (usize, usize),
-        tile: usize,
-        acc: &mut [f32],
+        (block, index): (&Block, usize),
+        a: &[[u32; STEPS]],
+        scales_a: &[f32],
+        panel: usize,
+        first: usize,
     ) {
+        let (plan, problem) = (self.plan, self.plan.problem);
+        let segments = &plan.segments[block.segments.clone()];
+        let start = self.task.cols.start + panel * plan.width;
+        let cols = start..self.task.cols.end.min(start + plan.width);
+        let Scratch { panel: packed, panel_scales, .. } = &mut *self.scratch;
+        packed.reserve(block.steps * plan.width);
+        panel_scales.resize(segments.len() * plan.width, 1.0);
+        let mut step = 0;
+        for (segment, scales) in segments.iter().zip(panel_scales.chunks_exact_mut(plan.width)) {
+            let out = &mut packed.as_mut_slice()[step * plan.width..];
+            plan.b.pack_panel(s, cols.clone(), segment.k.clone(), plan.width, plan.ahead, out);
+            fill_scales(problem.b(), cols.clone(), segment.k.start, scales);
+            step += segment.steps;
+        }
+        let (bare, is_last) = (problem.is_bare_chain(), index + 1 == plan.blocks.len());
         let size = plan.mr * plan.width;
-        let acc = &mut acc[tile * size..][..size];
-        for line in acc.chunks(LINE) {
-            s.prefetch(bytemuck::cast_slice(line));
+        for tile in 0..a.len() / plan.mr {
+            let at = (first + tile) * size;
+            if index == 0 {
+                self.enter(panel, tile, first + tile);
+            }
+            let Scratch { panel: packed, panel_scales, acc, cut, .. } = &mut *self.scratch;
+            let panels = Panels {
+                segments,
+                a: &a[tile * plan.mr..],
+                b: packed.as_slice(),
+                scales_a: &scales_a[tile * plan.mr..],
+                scales_b: panel_scales,
+                strides: (a.len(), plan.width),
+                one_column_scale: plan.one_column_scale,
+                promotion: problem.accumulation().promotion(),
+                fresh: block.fresh && !(bare && problem.addend().is_some()),
+            };
+            let acc = &mut acc.as_mut_floats()[at..];
+            for line in (size..2 * size).step_by(LINE) {
+                s.prefetch(bytemuck::cast_slice(acc), 4 * line);
+            }
+            if bare {
+                tile::multiply(s, plan.mr, panels, &mut acc[..size], &mut []);
+            } else {
+                let sums = cut.as_mut_floats().get_mut(at..).unwrap_or_default();
+                tile::multiply(s, plan.mr, panels, sums, &mut acc[..size]);
+            }
+            if is_last {
+                self.finish(s, panel, tile, first + tile);
+            }
         }
-        let panels = Panels {
-            segments: &plan.segments[block.segments.clone()],
-            a,
-            b: &self.packed_b.as_slice()[place.1 * block.steps * plan.width..],
-            scales_a: &self.scales_a[place.0 * plan.mr..],
-            scales_b: &self.scales_b[place.1 * plan.width..],
-            strides: (self.padded_rows, self.padded_cols),
-            one_column_scale: plan.one_column_scale,
-            promotion: plan.problem.accumulation().promotion(),
-        };
-        if plan.problem.is_bare_chain() {
-            tile::multiply(s, plan.mr, panels, acc, &mut []);
-        } else {
-            let sums = if self.cut.is_empty() { &mut [][..] } else { &mut self.cut[tile * size..][..size] };
-            tile::multiply(s, plan.mr, panels, sums, acc);
+    }
+
+    /// The addend of a bare chain, into the sums of a microtile.
+    fn enter(&mut self, panel: usize, tile: usize, place: usize) {
+        let (plan, task) = (self.plan, &self.task);
+        let Some(c) = plan.problem.addend().filter(|_| plan.problem.is_bare_chain()) else { return };
+        let sums = &mut self.scratch.acc.as_mut_floats()[place * plan.mr * plan.width..];
+        let cols = task.cols.start + panel * plan.width..task.cols.end;
+        let cols = cols.start..cols.end.min(cols.start + plan.width);
+        let rows = task.rows.start + tile * plan.mr..task.rows.end;
+        for (sums, i) in sums.chunks_exact_mut(plan.width).take(plan.mr).zip(rows) {
+            sums[..cols.len()].copy_from_slice(&c.row(i)[cols.clone()]);
         }
+    }
+
+    /// The rest of the contract for a microtile: second-level scale, addend, canonical NaN, store.
+    #[inline(always)]
+    fn finish<S: Simd>(&mut self, s: S, panel: usize, tile: usize, place: usize) {
+        let (plan, task) = (self.plan, &mut *self.task);
+        let addend = plan.problem.addend().filter(|_| !plan.problem.is_bare_chain());
+        let tensor = plan.problem.tensor_scale();
+        let sums = &self.scratch.acc.as_mut_floats()[place * plan.mr * plan.width..];
+        let (first_row, first_col) = (tile * plan.mr, panel * plan.width);
+        let rows = task.out[first_row..].iter_mut().take(plan.mr);
+        for (i, (row, sums)) in rows.zip(sums.chunks_exact(plan.width)).enumerate() {
+            let c = addend.map(|c| &c.row(task.rows.start + first_row + i)[task.cols.clone()][first_col..]);
+            let parts = row[first_col..].chunks_mut(S::LANES).take(plan.width / S::LANES);
+            for (v, part) in parts.enumerate() {
+                let mut x = s.load(&sums[v * S::LANES..]);
+                if let Some(tensor) = tensor {
+                    x = s.mul(x, s.splat(tensor));
+                }
+                if let Some(c) = c {
+                    let mut lanes = [0.0; LINE];
+                    lanes[..part.len()].copy_from_slice(&c[v * S::LANES..][..part.len()]);
+                    x = s.add(x, s.load(&lanes));
+                }
+                T::store(s, s.with_nan(x, NAN), part);
+            }
+        }
+    }
+}
+
+/// Elements of a cache line, and of the widest register.
+const LINE: usize = 16;
+
+/// What D is stored as.
+trait Element: Copy + Default + Send {
+    /// Into all of `out`, which holds one register or less.
+    fn store<S: Simd>(s: S, x: S::F32, out: &mut [Self]);
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    fn store<S: Simd>(s: S, x: S::F32, out: &mut [f32]) {
+        if out.len() == S::LANES {
+            return s.store(x, out);
+        }
+        let mut lanes = [0.0; LINE];
+        s.store(x, &mut lanes);
+        out.copy_from_slice(&lanes[..out.len()]);
+    }
+}
+
+impl Element for bf16 {
+    /// To nearest even: half of the last place but the least, plus the last bit that stays, carries where it must. It
+    /// keeps the canonical NaN.
+    #[inline(always)]
+    fn store<S: Simd>(s: S, x: S::F32, out: &mut [bf16]) {
+        let bits = s.bits(x);
+        let odd = s.and(s.shr(bits, 16), s.splat_u32(1));
+        let rounded = s.shr(s.add_u32(bits, s.add_u32(odd, s.splat_u32(0x7FFF))), 16);
+        let out = bytemuck::cast_slice_mut(out);
+        if out.len() == S::LANES {
+            return s.store_u16(rounded, out);
+        }
+        let mut lanes = [0; LINE];
+        s.store_u16(rounded, &mut lanes);
+        out.copy_from_slice(&lanes[..out.len()]);
     }
 }

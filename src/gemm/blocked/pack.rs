@@ -1,17 +1,21 @@
 //! Packing: codes decoded and laid out as the microkernel reads them.
 //!
-//! A panel of `width` rows of an operand holds, for each packed step of K in ascending order, one 32-bit element of
-//! every row: an f32, or a pair of BF16.
+//! One 32-bit element of a packed operand is one step of K: an f32, or a pair of BF16. B lies in panels of a
+//! microtile's columns, step after step; A in rows of [`STEPS`] steps, which the microkernel broadcasts from.
 
 use std::ops::Range;
 
+use super::tile::STEPS;
 use crate::scaled::{CodesRef, ScaledRef};
-use crate::simd::{Decoder, Simd};
+use crate::simd::{Decode, Decoder, Simd};
 
 /// Most lanes of any instruction set.
 const MAX_LANES: usize = 16;
 
-/// Packed panels in memory that begins at a cache line: a register of them never lies across two.
+/// Bytes of the widest register.
+const MAX_BYTES: usize = 4 * MAX_LANES;
+
+/// Packed elements in memory that begins at a cache line: a register of them never lies across two.
 #[derive(Default)]
 pub(super) struct Buffer(Vec<Line>);
 
@@ -21,9 +25,13 @@ pub(super) struct Buffer(Vec<Line>);
 struct Line([u32; 16]);
 
 impl Buffer {
-    /// Room for `len` elements, all zero.
-    pub(super) fn new(len: usize) -> Buffer {
-        Buffer(vec![Line::default(); len.div_ceil(16)])
+    /// Room for `len` elements; what is there is whatever was there.
+    pub(super) fn reserve(&mut self, len: usize) {
+        let lines = len.div_ceil(16);
+        if self.0.len() < lines {
+            // Not grown in place: old elements need not be copied.
+            self.0 = vec![Line::default(); lines];
+        }
     }
 
     pub(super) fn as_slice(&self) -> &[u32] {
@@ -31,6 +39,10 @@ impl Buffer {
     }
 
     pub(super) fn as_mut_slice(&mut self) -> &mut [u32] {
+        bytemuck::cast_slice_mut(&mut self.0)
+    }
+
+    pub(super) fn as_mut_floats(&mut self) -> &mut [f32] {
         bytemuck::cast_slice_mut(&mut self.0)
     }
 }
@@ -59,73 +71,102 @@ impl<'a> Source<'a> {
         Some(Source { data, stride, code_bytes, rows, k, decoder })
     }
 
-    /// Packs rows `rows` (fewer than `width` at the edge: the rest is +0) and columns `k` into a panel.
+    /// Elements of room that the packing of rows needs beyond its last.
+    pub(super) const EXCESS: usize = 2 * MAX_LANES;
+
+    /// Packs `segments` of row after row into rows of [`STEPS`] elements; rows that do not exist are +0.
+    ///
+    /// Whole registers are stored, their excess over what follows: elements are stored in ascending order.
     #[inline(always)]
-    pub(super) fn pack<S: Simd>(
+    pub(super) fn pack_rows<S: Simd>(
         &self,
         s: S,
         rows: Range<usize>,
-        k: Range<usize>,
-        width: usize,
+        segments: impl Iterator<Item = Range<usize>> + Clone,
         out: &mut [u32],
     ) {
-        // The last first: what it stores beyond the panel's width belongs to the first columns of the next step.
-        for first in (0..width).step_by(S::LANES).rev() {
-            self.pack_lanes(s, rows.start + first..rows.end, k.clone(), width, first, out);
+        for (i, row) in rows.enumerate() {
+            let mut to = i * STEPS;
+            for k in segments.clone() {
+                if row >= self.rows {
+                    out[to..][..k.len().div_ceil(S::PAIR)].fill(0);
+                } else {
+                    let codes = &self.data[row * self.stride..][..self.k * self.code_bytes];
+                    match &self.decoder {
+                        Decoder::Bytes(d) => pack_row(s, d, codes, k.clone(), &mut out[to..]),
+                        Decoder::Words(d) => pack_row(s, d, codes, k.clone(), &mut out[to..]),
+                    }
+                }
+                to += k.len().div_ceil(S::PAIR);
+            }
         }
     }
 
-    /// Packs up to `LANES` rows into columns `first…` of a panel.
-    ///
-    /// Whole registers are stored, the excess of a narrow panel over the next step: steps are stored in ascending
-    /// order, and a panel has room for one register beyond its end.
+    /// Packs rows `rows` (fewer than `width` at the edge: the rest is +0) and columns `k` into a panel. `ahead` is how
+    /// far along K the panel will be packed next.
     #[inline(always)]
-    fn pack_lanes<S: Simd>(
+    pub(super) fn pack_panel<S: Simd>(
         &self,
         s: S,
         rows: Range<usize>,
         k: Range<usize>,
         width: usize,
-        first: usize,
+        ahead: usize,
         out: &mut [u32],
     ) {
-        let codes = self.decoder.codes_a_lane();
-        let block = codes * S::LANES;
-        let mut registers = [s.splat_u32(0); MAX_LANES];
+        for first in (0..width).step_by(S::LANES) {
+            let rows = (rows.start + first).min(rows.end)..rows.end;
+            match &self.decoder {
+                Decoder::Bytes(d) => {
+                    self.pack_lanes(s, d, rows, k.clone(), width, ahead, &mut out[first..]);
+                }
+                Decoder::Words(d) => {
+                    self.pack_lanes(s, d, rows, k.clone(), width, ahead, &mut out[first..]);
+                }
+            }
+        }
+    }
+
+    /// Packs up to `LANES` rows into the first columns of a panel.
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments, reason = "the loop body of the packing")]
+    fn pack_lanes<S: Simd, D: Decode>(
+        &self,
+        s: S,
+        decoder: &D,
+        rows: Range<usize>,
+        k: Range<usize>,
+        width: usize,
+        ahead: usize,
+        out: &mut [u32],
+    ) {
+        let block = D::CODES * S::LANES;
         let mut step = 0;
         for start in (k.start..k.end).step_by(block) {
             let len = block.min(k.end - start);
-            let inside = rows.start + S::LANES <= self.rows && start + block <= self.k;
-            if inside && len.is_multiple_of(S::PAIR) {
-                let x = &self.data[rows.start * self.stride + start * self.code_bytes..];
-                s.load_transposed(x, self.stride, &mut registers);
-                let ahead = (start + 2 * block).min(self.k - 1) * self.code_bytes;
+            let mut registers = [s.splat_u32(0); MAX_LANES];
+            if len == block && rows.len() >= S::LANES {
+                let from = rows.start * self.stride + start * self.code_bytes;
+                s.load_transposed(&self.data[from..], self.stride, &mut registers);
                 for i in 0..S::LANES {
-                    s.prefetch(&self.data[(rows.start + i) * self.stride + ahead..]);
+                    s.prefetch(self.data, from + i * self.stride + ahead * self.code_bytes);
                 }
+                store_lanes(s, decoder, &registers, block / S::PAIR, width, &mut out[step * width..]);
             } else {
                 let staged = self.stage(rows.clone(), start..start + len, 4 * S::LANES);
                 s.load_transposed(&staged, 4 * S::LANES, &mut registers);
+                let steps = len.div_ceil(S::PAIR);
+                store_lanes(s, decoder, &registers, steps, width, &mut out[step * width..]);
             }
-            let steps = len.div_ceil(S::PAIR);
-            let used = steps.div_ceil(codes / S::PAIR);
-            let (mut left, mut rest) = (steps, &mut out[step * width + first..]);
-            self.decoder.decode(s, &registers[..used], |value| {
-                if left > 0 {
-                    s.store_u32(s.bits(value), rest);
-                    rest = std::mem::take(&mut rest).get_mut(width..).unwrap_or_default();
-                    left -= 1;
-                }
-            });
-            step += steps;
+            step += len.div_ceil(S::PAIR);
         }
     }
 
     /// A block at the edge, copied; rows and columns that do not exist are +0. A column of them fills the last pair of
     /// an odd interval: it adds +0 to a sum that is not −0, since pairs are used only where sums begin at +0.
     #[inline(never)]
-    fn stage(&self, rows: Range<usize>, k: Range<usize>, width: usize) -> [u8; 4 * MAX_LANES * MAX_LANES] {
-        let mut staged = [0; 4 * MAX_LANES * MAX_LANES];
+    fn stage(&self, rows: Range<usize>, k: Range<usize>, width: usize) -> [u8; MAX_BYTES * MAX_LANES] {
+        let mut staged = [0; MAX_BYTES * MAX_LANES];
         let used = k.len() * self.code_bytes;
         let last = rows.end.min(self.rows).min(rows.start + width / 4);
         for (i, to) in (rows.start..last).zip(staged.chunks_exact_mut(width)) {
@@ -133,5 +174,48 @@ impl<'a> Source<'a> {
             to[..used].copy_from_slice(&from[..used]);
         }
         staged
+    }
+}
+
+/// Decodes transposed registers and stores `steps` steps, `width` apart.
+#[inline(always)]
+fn store_lanes<S: Simd, D: Decode>(
+    s: S,
+    decoder: &D,
+    registers: &[S::U32; MAX_LANES],
+    steps: usize,
+    width: usize,
+    out: &mut [u32],
+) {
+    let each = D::CODES / S::PAIR;
+    for i in 0..S::LANES {
+        let values = decoder.lanes(s, registers[i]);
+        for j in 0..each {
+            if i * each + j < steps {
+                s.store_u32(s.bits(values[j]), &mut out[(i * each + j) * width..]);
+            }
+        }
+    }
+}
+
+/// Decodes columns `k` of one row.
+#[inline(always)]
+fn pack_row<S: Simd, D: Decode>(s: S, decoder: &D, row: &[u8], k: Range<usize>, out: &mut [u32]) {
+    let (registers, code_bytes) = (D::row_registers::<S>(), 4 / D::CODES);
+    let codes = registers * S::LANES * S::PAIR;
+    for start in (k.start..k.end).step_by(codes) {
+        let x = &row[start * code_bytes..];
+        let values = if start + codes <= k.end {
+            decoder.row(s, x)
+        } else {
+            let mut staged = [0; MAX_BYTES];
+            let used = (k.end - start) * code_bytes;
+            staged[..used].copy_from_slice(&x[..used]);
+            decoder.row(s, &staged)
+        };
+        let to = (start - k.start) / S::PAIR;
+        for (i, &value) in values[..registers].iter().enumerate() {
+            s.store_u32(s.bits(value), &mut out[to + i * S::LANES..]);
+        }
     }
 }

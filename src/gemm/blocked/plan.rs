@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::super::problem::GemmProblem;
 use super::pack::Source;
-use super::tile::{self, Segment};
+use super::tile::{self, STEPS, Segment};
 use crate::scaled::ScaledRef;
 use crate::simd::{Isa, Simd, Work};
 
@@ -12,20 +12,19 @@ use crate::simd::{Isa, Simd, Work};
 const STREAMED_ROWS: usize = 32;
 const STREAMED_ELEMENTS: usize = 1 << 20;
 
-/// Rows and columns of a block of D, at most: its sums take 4 MiB.
+/// Rows and columns of a block of D, at most: its sums take 4 MiB, its packed A half of a second-level cache.
 const TASK: usize = 1024;
 
-/// Packed steps of K in a block: a micropanel of B stays in the first-level cache.
-const KC: usize = 256;
-
-/// Rows of A packed at a time, about: they stay in the second-level cache.
-const MC: usize = 192;
+/// Elements of a packed panel of B, at most: 32 KiB, for the first-level cache.
+const PANEL: usize = 64 * STEPS;
 
 /// Segments that are packed together.
 #[derive(Clone, Debug)]
 pub(super) struct Block {
     pub(super) segments: Range<usize>,
     pub(super) steps: usize,
+    /// Whether nothing was summed, or promoted, before it.
+    pub(super) fresh: bool,
 }
 
 /// A problem and how it is cut.
@@ -37,20 +36,19 @@ pub(super) struct Plan<'p> {
     pub(super) mr: usize,
     /// Columns of a microtile.
     pub(super) width: usize,
-    /// Microtiles whose A is packed at a time.
-    pub(super) mc: usize,
     pub(super) segments: Vec<Segment>,
     pub(super) blocks: Vec<Block>,
-    /// Packed steps of all of K.
-    pub(super) steps: usize,
-    /// Whether some interval is longer than a segment.
+    /// Whether some interval is longer than a block.
     pub(super) is_cut: bool,
     /// Whether the columns of every microtile share one scale.
     pub(super) one_column_scale: bool,
-    /// Whether A is packed whole and each micropanel of B used at once.
+    /// Whether A is packed whole and each panel of B used at once.
     pub(super) streams_b: bool,
-    /// Rows and columns of a block of D.
-    pub(super) task: (usize, usize),
+    /// Elements of K from a code of B to the one in its row that is read after the rest of the panel.
+    pub(super) ahead: usize,
+    /// Where blocks of D begin, and the end.
+    pub(super) row_cuts: Vec<usize>,
+    pub(super) col_cuts: Vec<usize>,
 }
 
 /// What the plan asks of an instruction set: a microtile's rows and columns for `m` rows, and elements of K a step.
@@ -62,7 +60,7 @@ impl Work for Geometry {
     type Output = (usize, usize, usize);
 
     fn run<S: Simd>(self, _: S) -> (usize, usize, usize) {
-        // With few rows, what leaves the fewest of a microtile empty.
+        // What leaves the fewest rows of microtiles empty; of those the tallest.
         let padded = |rows: usize| self.m.max(1).next_multiple_of(rows);
         let (mut rows, mut registers) = *tile::shapes::<S>().last().expect("there are microtiles");
         if self.m <= STREAMED_ROWS {
@@ -82,43 +80,23 @@ impl<'p> Plan<'p> {
         let (m, n, k) = (problem.m(), problem.n(), problem.k());
         let streams_b = m <= STREAMED_ROWS && m * k <= STREAMED_ELEMENTS;
         let (mr, width, pair) = isa.run(Geometry { m });
-        let kc = KC * pair;
-        let segments = segments(problem, kc, pair);
-        let blocks = blocks(&segments, kc);
+        let steps = (PANEL / width).min(STEPS);
+        let segments = segments(problem, steps * pair, pair);
+        let (row_parts, col_parts) = parts(m, n, width, streams_b);
         Plan {
             problem,
             a: Source::new(problem.a()).expect(SUPPORTED),
             b: Source::new(problem.b()).expect(SUPPORTED),
             mr,
             width,
-            mc: MC.div_ceil(mr),
-            steps: segments.iter().map(|s| s.steps).sum(),
             is_cut: segments.iter().any(|s| !s.ends),
             one_column_scale: one_scale(problem.b(), width),
+            blocks: blocks(&segments, steps, problem.is_bare_chain()),
             segments,
-            blocks,
             streams_b,
-            task: task(m, n, mr, width, streams_b),
-        }
-    }
-
-    /// Packs rows of an operand into panels of `width` rows, one after the other, each over the given segments.
-    #[inline(always)]
-    pub(super) fn pack<S: Simd>(
-        &self,
-        s: S,
-        source: &Source<'_>,
-        rows: Range<usize>,
-        width: usize,
-        segments: Range<usize>,
-        out: &mut [u32],
-    ) {
-        let mut to = 0;
-        for first in rows.clone().step_by(width) {
-            for segment in &self.segments[segments.clone()] {
-                source.pack(s, first..rows.end, segment.k.clone(), width, &mut out[to..]);
-                to += segment.steps * width;
-            }
+            ahead: steps * pair,
+            row_cuts: cuts(m, row_parts, mr),
+            col_cuts: cuts(n, col_parts, width),
         }
     }
 }
@@ -140,42 +118,46 @@ fn segments(problem: &GemmProblem<'_>, kc: usize, pair: usize) -> Vec<Segment> {
     segments
 }
 
-/// Segments of at most `kc` elements together.
-fn blocks(segments: &[Segment], kc: usize) -> Vec<Block> {
+/// Segments of at most `most` steps together.
+fn blocks(segments: &[Segment], most: usize, bare: bool) -> Vec<Block> {
     let mut blocks: Vec<Block> = Vec::new();
-    let mut elements = 0;
+    let mut fresh = true;
     for (i, segment) in segments.iter().enumerate() {
-        elements += segment.k.len();
         match blocks.last_mut() {
-            Some(block) if elements <= kc => {
+            Some(block) if block.steps + segment.steps <= most => {
                 block.segments.end = i + 1;
                 block.steps += segment.steps;
             }
-            _ => {
-                blocks.push(Block { segments: i..i + 1, steps: segment.steps });
-                elements = segment.k.len();
-            }
+            _ => blocks.push(Block { segments: i..i + 1, steps: segment.steps, fresh }),
         }
+        fresh &= !bare && !segment.ends;
     }
     blocks
 }
 
-/// Blocks of D: as large as the scratch allows, and a multiple of the threads where there is work for that many.
-fn task(m: usize, n: usize, mr: usize, width: usize, streams_b: bool) -> (usize, usize) {
+/// Into how many blocks the rows and columns of D are cut: each as large as the scratch allows, their number a multiple
+/// of the threads where there is work for that many.
+fn parts(m: usize, n: usize, width: usize, streams_b: bool) -> (usize, usize) {
     let threads = rayon::current_num_threads();
-    let even = |size: usize, parts: usize, unit: usize| size.div_ceil(parts).next_multiple_of(unit).max(unit);
-    let (row_parts, col_parts) = (m.div_ceil(TASK).max(1), n.div_ceil(TASK).max(1));
+    let (rows, cols) = (m.div_ceil(TASK).max(1), n.div_ceil(TASK).max(1));
     if threads == 1 {
-        return (even(m, row_parts, mr), even(n, col_parts, width));
+        return (rows, cols);
     }
     if streams_b {
         // Small enough that no thread waits long for another.
-        return (even(m, 1, mr), even(n, 4 * threads, width));
+        return (1, 4 * threads);
     }
     if n >= threads * 4 * width {
-        return (even(m, row_parts, mr), even(n, col_parts.next_multiple_of(threads), width));
+        return (rows, cols.next_multiple_of(threads));
     }
-    (even(m, row_parts.next_multiple_of(threads), mr), even(n, col_parts, width))
+    (rows.next_multiple_of(threads), cols)
+}
+
+/// `size` cut into at most `parts`, as even as whole units allow.
+fn cuts(size: usize, parts: usize, unit: usize) -> Vec<usize> {
+    let units = size.div_ceil(unit);
+    let parts = parts.min(units).max(1);
+    (0..=parts).map(|i| (i * units / parts * unit).min(size)).collect()
 }
 
 /// Whether `width` rows from every multiple of `width` share one scale.

@@ -1,9 +1,23 @@
-//! The microkernel: a microtile of D over a block of K, its sums and their promotion in registers.
+//! The microkernel: a microtile of D over a block of K, and what happens to its sums at the end of each interval.
+//!
+//! ```text
+//!            columns: NV registers of LANES
+//!          ┌────────────┬────────────┬─ … ─┐
+//!   a[0] → │ sum[0][0]  │ sum[0][1]  │     │      one step of K: load NV registers of the panel of B, broadcast
+//!   a[1] → │ sum[1][0]  │ sum[1][1]  │     │      MR elements of A, MR · NV dot products of S::PAIR elements
+//!    …     └────────────┴────────────┴─ … ─┘
+//! ```
+//!
+//! Two steps a cycle of six cycles' latency (VDPBF16PS on Zen 4 and 5) want at least twelve sums under way; 6 × 4 of the
+//! 32 registers are twice that, and leave eight for the operands. Promoted sums live in memory, in the first-level cache.
 
 use std::ops::Range;
 
 use super::super::accumulation::Promotion;
 use crate::simd::Simd;
+
+/// Packed steps of K in a block, at most: a panel of B of 64 columns takes 32 KiB, two thirds of a first-level cache.
+pub(super) const STEPS: usize = 128;
 
 /// A part of one promotion interval.
 #[derive(Clone, Debug)]
@@ -17,12 +31,13 @@ pub(super) struct Segment {
     pub(super) ends: bool,
 }
 
-/// One microtile's operands over some segments of K: packed panels, and the scales of its rows and columns, those of a
-/// segment after another.
+/// One microtile's operands over the segments of a block: packed elements, and the scales of its rows and columns, those
+/// of a segment after another.
 #[derive(Clone, Copy)]
 pub(super) struct Panels<'a> {
     pub(super) segments: &'a [Segment],
-    pub(super) a: &'a [u32],
+    /// Rows of A from the microtile's first.
+    pub(super) a: &'a [[u32; STEPS]],
     pub(super) b: &'a [u32],
     pub(super) scales_a: &'a [f32],
     pub(super) scales_b: &'a [f32],
@@ -31,13 +46,15 @@ pub(super) struct Panels<'a> {
     /// Whether a segment's columns share one scale.
     pub(super) one_column_scale: bool,
     pub(super) promotion: Promotion,
+    /// Whether all sums are +0 before this block, whatever the memory holds.
+    pub(super) fresh: bool,
 }
 
-/// Rows that a microtile may have, and for each the registers side by side. As many sums as hide the latency of a step;
-/// where there are 32 registers, promoted sums have room beside them.
+/// Rows that a microtile may have, and for each the registers side by side: few rows, more registers, so that enough
+/// sums are under way.
 pub(super) const fn shapes<S: Simd>() -> &'static [(usize, usize)] {
     match S::REGISTERS {
-        32 => &[(1, 8), (2, 6), (3, 4), (4, 3), (6, 2)],
+        32 => &[(1, 8), (2, 8), (3, 4), (4, 4), (5, 4), (6, 4)],
         _ => &[(1, 8), (2, 4), (3, 2), (4, 2), (5, 2), (6, 2)],
     }
 }
@@ -49,12 +66,12 @@ pub(super) const fn shapes<S: Simd>() -> &'static [(usize, usize)] {
 #[inline(always)]
 pub(super) fn multiply<S: Simd>(s: S, rows: usize, panels: Panels<'_>, sums: &mut [f32], acc: &mut [f32]) {
     match (S::REGISTERS, rows) {
-        (32, 1) => sum::<S, 1, 8>(s, panels, sums, acc),
-        (32, 2) => sum::<S, 2, 6>(s, panels, sums, acc),
-        (32, 3) => sum::<S, 3, 4>(s, panels, sums, acc),
-        (32, 4) => sum::<S, 4, 3>(s, panels, sums, acc),
-        (32, _) => sum::<S, 6, 2>(s, panels, sums, acc),
         (_, 1) => sum::<S, 1, 8>(s, panels, sums, acc),
+        (32, 2) => sum::<S, 2, 8>(s, panels, sums, acc),
+        (32, 3) => sum::<S, 3, 4>(s, panels, sums, acc),
+        (32, 4) => sum::<S, 4, 4>(s, panels, sums, acc),
+        (32, 5) => sum::<S, 5, 4>(s, panels, sums, acc),
+        (32, _) => sum::<S, 6, 4>(s, panels, sums, acc),
         (_, 2) => sum::<S, 2, 4>(s, panels, sums, acc),
         (_, 3) => sum::<S, 3, 2>(s, panels, sums, acc),
         (_, 4) => sum::<S, 4, 2>(s, panels, sums, acc),
@@ -95,41 +112,40 @@ fn sum<S: Simd, const MR: usize, const NV: usize>(
     sums: &mut [f32],
     acc: &mut [f32],
 ) {
-    let mut promoted = [[s.splat(0.0); NV]; MR];
-    if !acc.is_empty() {
-        promoted = load(s, acc);
-    }
-    let (mut a, mut b) = (panels.a, panels.b);
+    let a: &[[u32; STEPS]; MR] = panels.a.first_chunk().expect("the rows of a microtile are packed");
+    let (mut step, mut b) = (0, panels.b);
+    let mut fresh = panels.fresh;
     for (i, segment) in panels.segments.iter().enumerate() {
-        let (a_steps, b_steps);
-        (a_steps, a) = a.split_at(segment.steps * MR);
+        let b_steps;
         (b_steps, b) = b.split_at(segment.steps * NV * S::LANES);
         let mut tile = [[s.splat(0.0); NV]; MR];
-        if !segment.starts {
+        // Of a bare chain, whose segments never start, `sums` are all there is.
+        let nothing_yet = segment.starts || (fresh && acc.is_empty());
+        if !nothing_yet {
             tile = load(s, sums);
         }
-        for (a, b) in a_steps.chunks_exact(MR).zip(b_steps.chunks_exact(NV * S::LANES)) {
+        for (b, step) in b_steps.chunks_exact(NV * S::LANES).zip(step..STEPS) {
             let mut columns = [s.splat(0.0); NV];
             for v in 0..NV {
                 columns[v] = s.float(s.load_u32(&b[v * S::LANES..]));
             }
             for i in 0..MR {
-                let row = s.splat(f32::from_bits(a[i]));
+                let row = s.splat(f32::from_bits(a[i][step]));
                 for v in 0..NV {
                     tile[i][v] = s.step(row, columns[v], tile[i][v]);
                 }
             }
         }
+        step += segment.steps;
         if segment.ends {
             let (scales_a, scales_b) =
                 (&panels.scales_a[i * panels.strides.0..], &panels.scales_b[i * panels.strides.1..]);
-            promoted = promote(s, panels, scales_a, scales_b, tile, promoted);
+            promote(s, panels, scales_a, scales_b, tile, fresh, acc);
+            fresh = false;
         } else {
             store(s, tile, sums);
+            fresh &= !acc.is_empty();
         }
-    }
-    if !acc.is_empty() {
-        store(s, promoted, acc);
     }
 }
 
@@ -142,46 +158,46 @@ fn promote<S: Simd, const MR: usize, const NV: usize>(
     scales_a: &[f32],
     scales_b: &[f32],
     tile: Tile<S, MR, NV>,
-    mut acc: Tile<S, MR, NV>,
-) -> Tile<S, MR, NV> {
-    let (scales_a, scales_b) = (&scales_a[..MR], &scales_b[..NV * S::LANES]);
-    let mut columns = [s.splat(0.0); NV];
-    for v in 0..NV {
-        columns[v] = s.load(&scales_b[v * S::LANES..]);
-    }
+    fresh: bool,
+    acc: &mut [f32],
+) {
+    let (rows, scales_b) = (&scales_a[..MR], &scales_b[..NV * S::LANES]);
+    let columns = |v: usize| s.load(&scales_b[v * S::LANES..]);
     match panels.promotion {
         Promotion::ScalesFirst if panels.one_column_scale => {
+            let mut scale = [s.splat(0.0); MR];
             for i in 0..MR {
-                let scale = s.splat(scales_a[i] * scales_b[0]);
-                for v in 0..NV {
-                    acc[i][v] = s.mul_add(scale, tile[i][v], acc[i][v]);
-                }
+                scale[i] = s.splat(rows[i] * scales_b[0]);
             }
+            each(s, tile, fresh, acc, |i, _, partial, before| s.mul_add(scale[i], partial, before));
         }
-        Promotion::ScalesFirst => {
-            for i in 0..MR {
-                let row = s.splat(scales_a[i]);
-                for v in 0..NV {
-                    acc[i][v] = s.mul_add(s.mul(row, columns[v]), tile[i][v], acc[i][v]);
-                }
-            }
-        }
-        Promotion::PartialFirst => {
-            for i in 0..MR {
-                let row = s.splat(scales_a[i]);
-                for v in 0..NV {
-                    acc[i][v] = s.mul_add(s.mul(tile[i][v], row), columns[v], acc[i][v]);
-                }
-            }
-        }
-        Promotion::Unfused => {
-            for i in 0..MR {
-                let row = s.splat(scales_a[i]);
-                for v in 0..NV {
-                    acc[i][v] = s.add(acc[i][v], s.mul(s.mul(tile[i][v], row), columns[v]));
-                }
-            }
+        Promotion::ScalesFirst => each(s, tile, fresh, acc, |i, v, partial, before| {
+            s.mul_add(s.mul(s.splat(rows[i]), columns(v)), partial, before)
+        }),
+        Promotion::PartialFirst => each(s, tile, fresh, acc, |i, v, partial, before| {
+            s.mul_add(s.mul(partial, s.splat(rows[i])), columns(v), before)
+        }),
+        Promotion::Unfused => each(s, tile, fresh, acc, |i, v, partial, before| {
+            s.add(before, s.mul(s.mul(partial, s.splat(rows[i])), columns(v)))
+        }),
+    }
+}
+
+/// `after(row, register, partial, before)` of every register, into `acc`; +0 was before in a fresh one.
+#[inline(always)]
+fn each<S: Simd, const MR: usize, const NV: usize>(
+    s: S,
+    tile: Tile<S, MR, NV>,
+    fresh: bool,
+    acc: &mut [f32],
+    after: impl Fn(usize, usize, S::F32, S::F32) -> S::F32,
+) {
+    let acc = &mut acc[..MR * NV * S::LANES];
+    for i in 0..MR {
+        for v in 0..NV {
+            let acc = &mut acc[(i * NV + v) * S::LANES..][..S::LANES];
+            let before = if fresh { s.splat(0.0) } else { s.load(acc) };
+            s.store(after(i, v, tile[i][v], before), acc);
         }
     }
-    acc
 }
