@@ -183,7 +183,9 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn load_transposed(self, x: &[u8], stride: usize, out: &mut [__m256i]) {
-        let row = |i: usize| self.load_bytes(&x[i * stride..]);
+        assert!(stride <= isize::MAX as usize / LANES && x.len() >= (LANES - 1) * stride + 4 * LANES);
+        // SAFETY: as in `op`; by the assertion row 7 and with it every row ends within the slice.
+        let row = |i: usize| unsafe { _mm256_loadu_si256(x.as_ptr().add(i * stride).cast()) };
         // Pairs of dwords, pairs of qwords, then 128-bit halves.
         op!({
             let mut q = [_mm256_setzero_si256(); LANES];
@@ -192,21 +194,20 @@ impl Simd for Avx2 {
                 q[2 * i] = _mm256_unpacklo_epi32(a, b);
                 q[2 * i + 1] = _mm256_unpackhi_epi32(a, b);
             }
-            for half in 0..2 {
-                let q = &q[4 * half..][..4];
-                let halves = [
-                    _mm256_unpacklo_epi64(q[0], q[2]),
-                    _mm256_unpackhi_epi64(q[0], q[2]),
-                    _mm256_unpacklo_epi64(q[1], q[3]),
-                    _mm256_unpackhi_epi64(q[1], q[3]),
-                ];
-                out[4 * half..][..4].copy_from_slice(&halves);
-            }
+            let halves = [0, 4].map(|h| {
+                [
+                    _mm256_unpacklo_epi64(q[h], q[h + 2]),
+                    _mm256_unpackhi_epi64(q[h], q[h + 2]),
+                    _mm256_unpacklo_epi64(q[h + 1], q[h + 3]),
+                    _mm256_unpackhi_epi64(q[h + 1], q[h + 3]),
+                ]
+            });
+            let mut t = [_mm256_setzero_si256(); LANES];
             for j in 0..4 {
-                let (top, bottom) = (out[j], out[j + 4]);
-                out[j] = _mm256_permute2x128_si256::<0x20>(top, bottom);
-                out[j + 4] = _mm256_permute2x128_si256::<0x31>(top, bottom);
+                t[j] = _mm256_permute2x128_si256::<0x20>(halves[0][j], halves[1][j]);
+                t[j + 4] = _mm256_permute2x128_si256::<0x31>(halves[0][j], halves[1][j]);
             }
+            out[..LANES].copy_from_slice(&t);
         });
     }
 

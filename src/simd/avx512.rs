@@ -290,26 +290,29 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
 
     #[inline(always)]
     fn load_transposed(self, x: &[u8], stride: usize, out: &mut [__m512i]) {
-        let row = |i: usize| self.load_bytes(&x[i * stride..]);
+        assert!(stride <= isize::MAX as usize / LANES && x.len() >= (LANES - 1) * stride + 4 * LANES);
+        // SAFETY: as in `op`; by the assertion row 15 and with it every row ends within the slice.
+        let row = |i: usize| unsafe { _mm512_loadu_si512(x.as_ptr().add(i * stride).cast()) };
         // In groups of four rows: pairs of dwords, then of qwords; then the 4 × 4 blocks of 128 bits.
         op!({
+            // Block l of q[j][g] holds dword 4l + j of rows 4g … 4g + 3.
+            let mut q = [[_mm512_setzero_si512(); 4]; 4];
             for g in 0..4 {
                 let (a, b, c, d) = (row(4 * g), row(4 * g + 1), row(4 * g + 2), row(4 * g + 3));
                 let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
-                out[g] = _mm512_unpacklo_epi64(ab, cd);
-                out[g + 4] = _mm512_unpackhi_epi64(ab, cd);
+                q[0][g] = _mm512_unpacklo_epi64(ab, cd);
+                q[1][g] = _mm512_unpackhi_epi64(ab, cd);
                 let (ab, cd) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
-                out[g + 8] = _mm512_unpacklo_epi64(ab, cd);
-                out[g + 12] = _mm512_unpackhi_epi64(ab, cd);
+                q[2][g] = _mm512_unpacklo_epi64(ab, cd);
+                q[3][g] = _mm512_unpackhi_epi64(ab, cd);
             }
-            // Block l of out[4j + g] holds dword 4l + j of rows 4g … 4g + 3.
             let mut t = [_mm512_setzero_si512(); LANES];
             for j in 0..4 {
-                let o = &out[4 * j..][..4];
+                let [g0, g1, g2, g3] = q[j];
                 let (even01, even23) =
-                    (_mm512_shuffle_i32x4::<0x88>(o[0], o[1]), _mm512_shuffle_i32x4::<0x88>(o[2], o[3]));
+                    (_mm512_shuffle_i32x4::<0x88>(g0, g1), _mm512_shuffle_i32x4::<0x88>(g2, g3));
                 let (odd01, odd23) =
-                    (_mm512_shuffle_i32x4::<0xDD>(o[0], o[1]), _mm512_shuffle_i32x4::<0xDD>(o[2], o[3]));
+                    (_mm512_shuffle_i32x4::<0xDD>(g0, g1), _mm512_shuffle_i32x4::<0xDD>(g2, g3));
                 t[j] = _mm512_shuffle_i32x4::<0x88>(even01, even23);
                 t[8 + j] = _mm512_shuffle_i32x4::<0xDD>(even01, even23);
                 t[4 + j] = _mm512_shuffle_i32x4::<0x88>(odd01, odd23);

@@ -15,6 +15,7 @@
 
 mod pack;
 mod plan;
+mod stream;
 mod tile;
 
 use std::ops::Range;
@@ -25,6 +26,7 @@ use rayon::prelude::*;
 
 use self::pack::{Buffer, Source};
 use self::plan::{Block, Plan, fill_scales};
+use self::stream::Squares;
 use self::tile::{Panels, STEPS};
 use super::accumulation::Model;
 use super::backend::{Execution, GemmBackend, Output};
@@ -34,7 +36,7 @@ use crate::error::{Error, Result};
 use crate::formats::Format;
 use crate::matrix::MatMut;
 use crate::scaled::{CodesRef, ScaledRef};
-use crate::simd::{Isa, Simd, Work};
+use crate::simd::{Decoder, Isa, Simd, Work};
 
 /// Dense `f32` GEMM over E4M3, E5M2, BF16 and the 6- and 4-bit formats, in any mix, with any scales and promotion.
 ///
@@ -280,117 +282,166 @@ impl<T: Element> Work for Multiply<'_, '_, T> {
         let plan = self.plan;
         let tiles = self.task.rows.len().div_ceil(plan.mr);
         let panels = self.task.cols.len().div_ceil(plan.width);
-        let kept = if self.packed.is_some() { tiles } else { tiles * panels } * plan.mr * plan.width;
+        let kept = if self.packed.is_some() { 1 } else { tiles * panels } * plan.mr * plan.width;
         self.scratch.acc.reserve(kept);
         if plan.is_cut && !plan.problem.is_bare_chain() {
             self.scratch.cut.reserve(kept);
         }
-        let mut a = std::mem::take(&mut self.scratch.a);
         if plan.blocks.is_empty() {
-            self.scratch.acc.as_mut_floats().fill(0.0);
+            self.nothing_summed(s, tiles, panels);
+        } else if let Some(packed) = self.packed {
+            let mut squares = Squares::new(s);
             for panel in 0..panels {
                 for tile in 0..tiles {
-                    self.enter(panel, tile, tile);
-                    self.finish(s, panel, tile, tile);
-                }
-            }
-        } else if let Some(packed) = self.packed {
-            for panel in 0..panels {
-                let mut segments = 0;
-                for (i, block) in plan.blocks.iter().enumerate() {
-                    self.multiply(
-                        s,
-                        (block, i),
-                        packed.block(i),
-                        &packed.scales[segments * packed.rows..],
-                        panel,
-                        0,
-                    );
-                    segments += block.segments.len();
+                    self.stream(s, packed, Place { panel, tile, sums: 0 }, &mut squares);
                 }
             }
         } else {
+            let mut a = std::mem::take(&mut self.scratch.a);
             for (i, block) in plan.blocks.iter().enumerate() {
                 let (rows, blocks) = (self.task.rows.clone(), std::slice::from_ref(block));
                 PackRows { plan, rows, blocks, packed: &mut a }.run(s);
                 for panel in 0..panels {
-                    self.multiply(s, (block, i), a.block(0), &a.scales, panel, panel * tiles);
+                    self.multiply(s, i, &a, panel);
                 }
             }
+            self.scratch.a = a;
         }
-        self.scratch.a = a;
     }
 }
 
+/// A microtile of the block of D at hand.
+#[derive(Clone, Copy)]
+struct Place {
+    panel: usize,
+    tile: usize,
+    /// Which microtile of the sums it has.
+    sums: usize,
+}
+
+/// A panel of B over a block of K: packed, or as it lies in memory.
+enum B<'b, S: Simd> {
+    Packed(&'b [u32]),
+    Codes(stream::Codes<'b>, &'b mut Squares<S>),
+}
+
 impl<T: Element> Multiply<'_, '_, T> {
-    /// One panel of B over a block of K, and all rows; `first` is the place of its first microtile in the sums.
+    /// Columns of B in a panel.
+    fn panel_cols(&self, panel: usize) -> Range<usize> {
+        let start = self.task.cols.start + panel * self.plan.width;
+        start..self.task.cols.end.min(start + self.plan.width)
+    }
+
+    /// D of an empty K.
+    fn nothing_summed<S: Simd>(&mut self, s: S, tiles: usize, panels: usize) {
+        for panel in 0..panels {
+            for tile in 0..tiles {
+                let place = Place { panel, tile, sums: 0 };
+                self.scratch.acc.as_mut_floats().fill(0.0);
+                self.enter(place);
+                self.finish(s, place);
+            }
+        }
+    }
+
+    /// One microtile over all of K, B decoded on the way.
     #[inline(always)]
-    fn multiply<S: Simd>(
-        &mut self,
-        s: S,
-        (block, index): (&Block, usize),
-        a: &[[u32; STEPS]],
-        scales_a: &[f32],
-        panel: usize,
-        first: usize,
-    ) {
-        let (plan, problem) = (self.plan, self.plan.problem);
-        let segments = &plan.segments[block.segments.clone()];
-        let start = self.task.cols.start + panel * plan.width;
-        let cols = start..self.task.cols.end.min(start + plan.width);
-        let Scratch { panel: packed, panel_scales, .. } = &mut *self.scratch;
+    fn stream<S: Simd>(&mut self, s: S, a: &Rows, place: Place, squares: &mut Squares<S>) {
+        let (plan, cols) = (self.plan, self.panel_cols(place.panel));
+        let mut segments = 0;
+        for (i, block) in plan.blocks.iter().enumerate() {
+            let start = plan.segments[block.segments.start].k.start;
+            let codes = plan.b.codes(cols.clone(), start, plan.ahead);
+            let scales = (&a.scales[segments * a.rows..], a.rows);
+            self.load_panel_scales(block, &cols);
+            self.sum_tile(s, i, a.block(i), scales, place, B::Codes(codes, squares));
+            segments += block.segments.len();
+        }
+    }
+
+    /// One panel of B over block `index` of K, and all rows.
+    #[inline(always)]
+    fn multiply<S: Simd>(&mut self, s: S, index: usize, a: &Rows, panel: usize) {
+        let plan = self.plan;
+        let (block, cols) = (&plan.blocks[index], self.panel_cols(panel));
+        let mut packed = std::mem::take(&mut self.scratch.panel);
         packed.reserve(block.steps * plan.width);
-        panel_scales.resize(segments.len() * plan.width, 1.0);
         let mut step = 0;
-        for (segment, scales) in segments.iter().zip(panel_scales.chunks_exact_mut(plan.width)) {
+        for segment in &plan.segments[block.segments.clone()] {
             let out = &mut packed.as_mut_slice()[step * plan.width..];
-            plan.b.pack_panel(s, cols.clone(), segment.k.clone(), plan.width, plan.ahead, out);
-            fill_scales(problem.b(), cols.clone(), segment.k.start, scales);
+            plan.b.pack_panel(s, cols.clone(), segment.k.clone(), plan.width, out);
             step += segment.steps;
         }
-        let (bare, is_last) = (problem.is_bare_chain(), index + 1 == plan.blocks.len());
+        self.load_panel_scales(block, &cols);
+        let tiles = a.rows / plan.mr;
+        for tile in 0..tiles {
+            let place = Place { panel, tile, sums: panel * tiles + tile };
+            self.sum_tile(s, index, a.block(0), (&a.scales, a.rows), place, B::Packed(packed.as_slice()));
+        }
+        self.scratch.panel = packed;
+    }
+
+    fn load_panel_scales(&mut self, block: &Block, cols: &Range<usize>) {
+        let (plan, scales) = (self.plan, &mut self.scratch.panel_scales);
+        let segments = &plan.segments[block.segments.clone()];
+        scales.resize(segments.len() * plan.width, 1.0);
+        for (segment, scales) in segments.iter().zip(scales.chunks_exact_mut(plan.width)) {
+            fill_scales(plan.problem.b(), cols.clone(), segment.k.start, scales);
+        }
+    }
+
+    /// A microtile over block `index` of K. `a` and the scales are of all rows, the latter with the rows from segment to
+    /// segment.
+    #[inline(always)]
+    fn sum_tile<S: Simd>(
+        &mut self,
+        s: S,
+        index: usize,
+        a: &[[u32; STEPS]],
+        (scales_a, rows): (&[f32], usize),
+        place: Place,
+        b: B<'_, S>,
+    ) {
+        let (plan, problem) = (self.plan, self.plan.problem);
+        let (block, bare) = (&plan.blocks[index], problem.is_bare_chain());
         let size = plan.mr * plan.width;
-        for tile in 0..a.len() / plan.mr {
-            let at = (first + tile) * size;
-            if index == 0 {
-                self.enter(panel, tile, first + tile);
-            }
-            let Scratch { panel: packed, panel_scales, acc, cut, .. } = &mut *self.scratch;
-            let panels = Panels {
-                segments,
-                a: &a[tile * plan.mr..],
-                b: packed.as_slice(),
-                scales_a: &scales_a[tile * plan.mr..],
-                scales_b: panel_scales,
-                strides: (a.len(), plan.width),
-                one_column_scale: plan.one_column_scale,
-                promotion: problem.accumulation().promotion(),
-                fresh: block.fresh && !(bare && problem.addend().is_some()),
-            };
-            let acc = &mut acc.as_mut_floats()[at..];
-            for line in (size..2 * size).step_by(LINE) {
-                s.prefetch(bytemuck::cast_slice(acc), 4 * line);
-            }
-            if bare {
-                tile::multiply(s, plan.mr, panels, &mut acc[..size], &mut []);
-            } else {
-                let sums = cut.as_mut_floats().get_mut(at..).unwrap_or_default();
-                tile::multiply(s, plan.mr, panels, sums, &mut acc[..size]);
-            }
-            if is_last {
-                self.finish(s, panel, tile, first + tile);
-            }
+        if index == 0 {
+            self.enter(place);
+        }
+        let Scratch { panel_scales, acc, cut, .. } = &mut *self.scratch;
+        let panels = Panels {
+            segments: &plan.segments[block.segments.clone()],
+            a: &a[place.tile * plan.mr..],
+            scales_a: &scales_a[place.tile * plan.mr..],
+            scales_b: panel_scales,
+            strides: (rows, plan.width),
+            one_column_scale: plan.one_column_scale,
+            promotion: problem.accumulation().promotion(),
+            fresh: block.fresh && !(bare && problem.addend().is_some()),
+        };
+        let acc = &mut acc.as_mut_floats()[place.sums * size..];
+        for line in (size..2 * size).step_by(LINE) {
+            s.prefetch(bytemuck::cast_slice(acc), 4 * line);
+        }
+        let sums = cut.as_mut_floats().get_mut(place.sums * size..).unwrap_or_default();
+        let (sums, acc) = if bare { (&mut acc[..size], &mut [][..]) } else { (sums, &mut acc[..size]) };
+        match (b, plan.b.decoder()) {
+            (B::Packed(b), _) => tile::multiply(s, plan.mr, panels, b, sums, acc),
+            (B::Codes(b, x), Decoder::Bytes(d)) => stream::multiply(s, d, plan.mr, panels, b, x, sums, acc),
+            (B::Codes(b, x), Decoder::Words(d)) => stream::multiply(s, d, plan.mr, panels, b, x, sums, acc),
+        }
+        if index + 1 == plan.blocks.len() {
+            self.finish(s, place);
         }
     }
 
     /// The addend of a bare chain, into the sums of a microtile.
-    fn enter(&mut self, panel: usize, tile: usize, place: usize) {
+    fn enter(&mut self, place: Place) {
         let (plan, task) = (self.plan, &self.task);
         let Some(c) = plan.problem.addend().filter(|_| plan.problem.is_bare_chain()) else { return };
-        let sums = &mut self.scratch.acc.as_mut_floats()[place * plan.mr * plan.width..];
-        let cols = task.cols.start + panel * plan.width..task.cols.end;
-        let cols = cols.start..cols.end.min(cols.start + plan.width);
-        let rows = task.rows.start + tile * plan.mr..task.rows.end;
+        let cols = self.panel_cols(place.panel);
+        let sums = &mut self.scratch.acc.as_mut_floats()[place.sums * plan.mr * plan.width..];
+        let rows = task.rows.start + place.tile * plan.mr..task.rows.end;
         for (sums, i) in sums.chunks_exact_mut(plan.width).take(plan.mr).zip(rows) {
             sums[..cols.len()].copy_from_slice(&c.row(i)[cols.clone()]);
         }
@@ -398,12 +449,12 @@ impl<T: Element> Multiply<'_, '_, T> {
 
     /// The rest of the contract for a microtile: second-level scale, addend, canonical NaN, store.
     #[inline(always)]
-    fn finish<S: Simd>(&mut self, s: S, panel: usize, tile: usize, place: usize) {
+    fn finish<S: Simd>(&mut self, s: S, place: Place) {
         let (plan, task) = (self.plan, &mut *self.task);
         let addend = plan.problem.addend().filter(|_| !plan.problem.is_bare_chain());
         let tensor = plan.problem.tensor_scale();
-        let sums = &self.scratch.acc.as_mut_floats()[place * plan.mr * plan.width..];
-        let (first_row, first_col) = (tile * plan.mr, panel * plan.width);
+        let sums = &self.scratch.acc.as_mut_floats()[place.sums * plan.mr * plan.width..];
+        let (first_row, first_col) = (place.tile * plan.mr, place.panel * plan.width);
         let rows = task.out[first_row..].iter_mut().take(plan.mr);
         for (i, (row, sums)) in rows.zip(sums.chunks_exact(plan.width)).enumerate() {
             let c = addend.map(|c| &c.row(task.rows.start + first_row + i)[task.cols.clone()][first_col..]);

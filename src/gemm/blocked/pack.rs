@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use super::stream::Codes;
 use super::tile::STEPS;
 use crate::scaled::{CodesRef, ScaledRef};
 use crate::simd::{Decode, Decoder, Simd};
@@ -71,6 +72,22 @@ impl<'a> Source<'a> {
         Some(Source { data, stride, code_bytes, rows, k, decoder })
     }
 
+    /// What the codes are decoded with.
+    pub(super) fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
+    /// Rows `rows` from column `k` on, as they lie in memory; a code `ahead` elements further in its row will be read
+    /// soon.
+    pub(super) fn codes(&self, rows: Range<usize>, k: usize, ahead: usize) -> Codes<'a> {
+        Codes {
+            data: &self.data[rows.start * self.stride + k * self.code_bytes..],
+            stride: self.stride,
+            rows: rows.len(),
+            ahead: ahead * self.code_bytes,
+        }
+    }
+
     /// Elements of room that the packing of rows needs beyond its last.
     pub(super) const EXCESS: usize = 2 * MAX_LANES;
 
@@ -102,8 +119,8 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Packs rows `rows` (fewer than `width` at the edge: the rest is +0) and columns `k` into a panel. `ahead` is how
-    /// far along K the panel will be packed next.
+    /// Packs rows `rows` (fewer than `width` at the edge: the rest is +0) and columns `k` into a panel, and asks for
+    /// the codes of the next panel.
     #[inline(always)]
     pub(super) fn pack_panel<S: Simd>(
         &self,
@@ -111,17 +128,16 @@ impl<'a> Source<'a> {
         rows: Range<usize>,
         k: Range<usize>,
         width: usize,
-        ahead: usize,
         out: &mut [u32],
     ) {
         for first in (0..width).step_by(S::LANES) {
             let rows = (rows.start + first).min(rows.end)..rows.end;
             match &self.decoder {
                 Decoder::Bytes(d) => {
-                    self.pack_lanes(s, d, rows, k.clone(), width, ahead, &mut out[first..]);
+                    self.pack_lanes(s, d, rows, k.clone(), width, &mut out[first..]);
                 }
                 Decoder::Words(d) => {
-                    self.pack_lanes(s, d, rows, k.clone(), width, ahead, &mut out[first..]);
+                    self.pack_lanes(s, d, rows, k.clone(), width, &mut out[first..]);
                 }
             }
         }
@@ -137,7 +153,6 @@ impl<'a> Source<'a> {
         rows: Range<usize>,
         k: Range<usize>,
         width: usize,
-        ahead: usize,
         out: &mut [u32],
     ) {
         let block = D::CODES * S::LANES;
@@ -149,7 +164,7 @@ impl<'a> Source<'a> {
                 let from = rows.start * self.stride + start * self.code_bytes;
                 s.load_transposed(&self.data[from..], self.stride, &mut registers);
                 for i in 0..S::LANES {
-                    s.prefetch(self.data, from + i * self.stride + ahead * self.code_bytes);
+                    s.prefetch(self.data, from + (width + i) * self.stride);
                 }
                 store_lanes(s, decoder, &registers, block / S::PAIR, width, &mut out[step * width..]);
             } else {

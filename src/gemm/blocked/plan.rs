@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::super::problem::GemmProblem;
 use super::pack::Source;
+use super::stream;
 use super::tile::{self, STEPS, Segment};
 use crate::scaled::ScaledRef;
 use crate::simd::{Isa, Simd, Work};
@@ -15,8 +16,8 @@ const STREAMED_ELEMENTS: usize = 1 << 20;
 /// Rows and columns of a block of D, at most: its sums take 4 MiB, its packed A half of a second-level cache.
 const TASK: usize = 1024;
 
-/// Elements of a packed panel of B, at most: 32 KiB, for the first-level cache.
-const PANEL: usize = 64 * STEPS;
+/// Codes of B between one that is used and one that is asked for from memory, where B is streamed.
+const AHEAD: usize = 16384;
 
 /// Segments that are packed together.
 #[derive(Clone, Debug)]
@@ -42,9 +43,9 @@ pub(super) struct Plan<'p> {
     pub(super) is_cut: bool,
     /// Whether the columns of every microtile share one scale.
     pub(super) one_column_scale: bool,
-    /// Whether A is packed whole and each panel of B used at once.
+    /// Whether A is packed whole and B decoded on its way to the sums.
     pub(super) streams_b: bool,
-    /// Elements of K from a code of B to the one in its row that is read after the rest of the panel.
+    /// Elements of K from a code of B to the one in its row that is asked for from memory.
     pub(super) ahead: usize,
     /// Where blocks of D begin, and the end.
     pub(super) row_cuts: Vec<usize>,
@@ -54,22 +55,19 @@ pub(super) struct Plan<'p> {
 /// What the plan asks of an instruction set: a microtile's rows and columns for `m` rows, and elements of K a step.
 struct Geometry {
     m: usize,
+    streams_b: bool,
 }
 
 impl Work for Geometry {
     type Output = (usize, usize, usize);
 
     fn run<S: Simd>(self, _: S) -> (usize, usize, usize) {
-        // What leaves the fewest rows of microtiles empty; of those the tallest.
-        let padded = |rows: usize| self.m.max(1).next_multiple_of(rows);
-        let (mut rows, mut registers) = *tile::shapes::<S>().last().expect("there are microtiles");
-        if self.m <= STREAMED_ROWS {
-            for &shape in tile::shapes::<S>().iter().rev() {
-                if padded(shape.0) < padded(rows) {
-                    (rows, registers) = shape;
-                }
-            }
-        }
+        // Rows that are computed, and what decoding B for each microtile costs, in rows.
+        let (shapes, decoding) =
+            if self.streams_b { (stream::shapes::<S>(), 4) } else { (tile::shapes::<S>(), 0) };
+        let cost = |rows: usize| self.m.max(1).div_ceil(rows) * (rows + decoding);
+        let best = shapes.iter().rev().min_by_key(|(rows, _)| cost(*rows));
+        let &(rows, registers) = best.expect("there are microtiles");
         (rows, registers * S::LANES, S::PAIR)
     }
 }
@@ -79,9 +77,8 @@ impl<'p> Plan<'p> {
         const SUPPORTED: &str = "supported formats have decoders";
         let (m, n, k) = (problem.m(), problem.n(), problem.k());
         let streams_b = m <= STREAMED_ROWS && m * k <= STREAMED_ELEMENTS;
-        let (mr, width, pair) = isa.run(Geometry { m });
-        let steps = (PANEL / width).min(STEPS);
-        let segments = segments(problem, steps * pair, pair);
+        let (mr, width, pair) = isa.run(Geometry { m, streams_b });
+        let segments = segments(problem, STEPS * pair, pair);
         let (row_parts, col_parts) = parts(m, n, width, streams_b);
         Plan {
             problem,
@@ -91,10 +88,10 @@ impl<'p> Plan<'p> {
             width,
             is_cut: segments.iter().any(|s| !s.ends),
             one_column_scale: one_scale(problem.b(), width),
-            blocks: blocks(&segments, steps, problem.is_bare_chain()),
+            blocks: blocks(&segments, problem.is_bare_chain()),
             segments,
             streams_b,
-            ahead: steps * pair,
+            ahead: AHEAD / width,
             row_cuts: cuts(m, row_parts, mr),
             col_cuts: cuts(n, col_parts, width),
         }
@@ -118,13 +115,13 @@ fn segments(problem: &GemmProblem<'_>, kc: usize, pair: usize) -> Vec<Segment> {
     segments
 }
 
-/// Segments of at most `most` steps together.
-fn blocks(segments: &[Segment], most: usize, bare: bool) -> Vec<Block> {
+/// Segments of at most [`STEPS`] steps together.
+fn blocks(segments: &[Segment], bare: bool) -> Vec<Block> {
     let mut blocks: Vec<Block> = Vec::new();
     let mut fresh = true;
     for (i, segment) in segments.iter().enumerate() {
         match blocks.last_mut() {
-            Some(block) if block.steps + segment.steps <= most => {
+            Some(block) if block.steps + segment.steps <= STEPS => {
                 block.segments.end = i + 1;
                 block.steps += segment.steps;
             }

@@ -31,14 +31,13 @@ pub(super) struct Segment {
     pub(super) ends: bool,
 }
 
-/// One microtile's operands over the segments of a block: packed elements, and the scales of its rows and columns, those
-/// of a segment after another.
+/// One microtile's operands over the segments of a block, but for B: packed rows, and the scales of its rows and columns,
+/// those of a segment after another.
 #[derive(Clone, Copy)]
 pub(super) struct Panels<'a> {
     pub(super) segments: &'a [Segment],
     /// Rows of A from the microtile's first.
     pub(super) a: &'a [[u32; STEPS]],
-    pub(super) b: &'a [u32],
     pub(super) scales_a: &'a [f32],
     pub(super) scales_b: &'a [f32],
     /// Scales from segment to segment.
@@ -50,41 +49,42 @@ pub(super) struct Panels<'a> {
     pub(super) fresh: bool,
 }
 
-/// Rows that a microtile may have, and for each the registers side by side: few rows, more registers, so that enough
-/// sums are under way.
+/// Rows that a microtile may have, and for each the registers side by side.
 pub(super) const fn shapes<S: Simd>() -> &'static [(usize, usize)] {
     match S::REGISTERS {
-        32 => &[(1, 8), (2, 8), (3, 4), (4, 4), (5, 4), (6, 4)],
-        _ => &[(1, 8), (2, 4), (3, 2), (4, 2), (5, 2), (6, 2)],
+        32 => &[(4, 4), (5, 4), (6, 4)],
+        _ => &[(4, 2), (5, 2), (6, 2)],
     }
 }
 
 /// Sums a microtile of one of the [`shapes`], of `rows` rows.
 ///
-/// `sums` holds partial sums between segments of one interval, `acc` the promoted ones, both row-major. `acc` is empty
+/// `b` is a packed panel. `sums` holds partial sums between segments of one interval, `acc` the promoted ones, both row-major. `acc` is empty
 /// for a bare chain, which is never promoted.
 #[inline(always)]
-pub(super) fn multiply<S: Simd>(s: S, rows: usize, panels: Panels<'_>, sums: &mut [f32], acc: &mut [f32]) {
+pub(super) fn multiply<S: Simd>(
+    s: S,
+    rows: usize,
+    panels: Panels<'_>,
+    b: &[u32],
+    sums: &mut [f32],
+    acc: &mut [f32],
+) {
     match (S::REGISTERS, rows) {
-        (_, 1) => sum::<S, 1, 8>(s, panels, sums, acc),
-        (32, 2) => sum::<S, 2, 8>(s, panels, sums, acc),
-        (32, 3) => sum::<S, 3, 4>(s, panels, sums, acc),
-        (32, 4) => sum::<S, 4, 4>(s, panels, sums, acc),
-        (32, 5) => sum::<S, 5, 4>(s, panels, sums, acc),
-        (32, _) => sum::<S, 6, 4>(s, panels, sums, acc),
-        (_, 2) => sum::<S, 2, 4>(s, panels, sums, acc),
-        (_, 3) => sum::<S, 3, 2>(s, panels, sums, acc),
-        (_, 4) => sum::<S, 4, 2>(s, panels, sums, acc),
-        (_, 5) => sum::<S, 5, 2>(s, panels, sums, acc),
-        (_, _) => sum::<S, 6, 2>(s, panels, sums, acc),
+        (32, 4) => sum::<S, 4, 4>(s, panels, b, sums, acc),
+        (32, 5) => sum::<S, 5, 4>(s, panels, b, sums, acc),
+        (32, _) => sum::<S, 6, 4>(s, panels, b, sums, acc),
+        (_, 4) => sum::<S, 4, 2>(s, panels, b, sums, acc),
+        (_, 5) => sum::<S, 5, 2>(s, panels, b, sums, acc),
+        (_, _) => sum::<S, 6, 2>(s, panels, b, sums, acc),
     }
 }
 
 /// A microtile of `MR` rows and `NV` registers.
-type Tile<S, const MR: usize, const NV: usize> = [[<S as Simd>::F32; NV]; MR];
+pub(super) type Tile<S, const MR: usize, const NV: usize> = [[<S as Simd>::F32; NV]; MR];
 
 #[inline(always)]
-fn load<S: Simd, const MR: usize, const NV: usize>(s: S, from: &[f32]) -> Tile<S, MR, NV> {
+pub(super) fn load<S: Simd, const MR: usize, const NV: usize>(s: S, from: &[f32]) -> Tile<S, MR, NV> {
     let mut tile = [[s.splat(0.0); NV]; MR];
     let from = &from[..MR * NV * S::LANES];
     for i in 0..MR {
@@ -96,7 +96,7 @@ fn load<S: Simd, const MR: usize, const NV: usize>(s: S, from: &[f32]) -> Tile<S
 }
 
 #[inline(always)]
-fn store<S: Simd, const MR: usize, const NV: usize>(s: S, tile: Tile<S, MR, NV>, to: &mut [f32]) {
+pub(super) fn store<S: Simd, const MR: usize, const NV: usize>(s: S, tile: Tile<S, MR, NV>, to: &mut [f32]) {
     let to = &mut to[..MR * NV * S::LANES];
     for i in 0..MR {
         for v in 0..NV {
@@ -109,11 +109,12 @@ fn store<S: Simd, const MR: usize, const NV: usize>(s: S, tile: Tile<S, MR, NV>,
 fn sum<S: Simd, const MR: usize, const NV: usize>(
     s: S,
     panels: Panels<'_>,
+    mut b: &[u32],
     sums: &mut [f32],
     acc: &mut [f32],
 ) {
     let a: &[[u32; STEPS]; MR] = panels.a.first_chunk().expect("the rows of a microtile are packed");
-    let (mut step, mut b) = (0, panels.b);
+    let mut step = 0;
     let mut fresh = panels.fresh;
     for (i, segment) in panels.segments.iter().enumerate() {
         let b_steps;
@@ -152,7 +153,7 @@ fn sum<S: Simd, const MR: usize, const NV: usize>(
 /// [`Promotion::promote`], a register at a time. The choice is made once a tile: inside the loops it would keep them
 /// from being unrolled, and sums would live in memory, stored at every step of K.
 #[inline(always)]
-fn promote<S: Simd, const MR: usize, const NV: usize>(
+pub(super) fn promote<S: Simd, const MR: usize, const NV: usize>(
     s: S,
     panels: Panels<'_>,
     scales_a: &[f32],
