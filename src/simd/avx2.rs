@@ -194,14 +194,13 @@ impl Simd for Avx2 {
                 q[2 * i] = _mm256_unpacklo_epi32(a, b);
                 q[2 * i + 1] = _mm256_unpackhi_epi32(a, b);
             }
-            let halves = [0, 4].map(|h| {
-                [
-                    _mm256_unpacklo_epi64(q[h], q[h + 2]),
-                    _mm256_unpackhi_epi64(q[h], q[h + 2]),
-                    _mm256_unpacklo_epi64(q[h + 1], q[h + 3]),
-                    _mm256_unpackhi_epi64(q[h + 1], q[h + 3]),
-                ]
-            });
+            let mut halves = [[_mm256_setzero_si256(); 4]; 2];
+            for (h, half) in halves.iter_mut().enumerate() {
+                half[0] = _mm256_unpacklo_epi64(q[4 * h], q[4 * h + 2]);
+                half[1] = _mm256_unpackhi_epi64(q[4 * h], q[4 * h + 2]);
+                half[2] = _mm256_unpacklo_epi64(q[4 * h + 1], q[4 * h + 3]);
+                half[3] = _mm256_unpackhi_epi64(q[4 * h + 1], q[4 * h + 3]);
+            }
             let mut t = [_mm256_setzero_si256(); LANES];
             for j in 0..4 {
                 t[j] = _mm256_permute2x128_si256::<0x20>(halves[0][j], halves[1][j]);

@@ -99,19 +99,28 @@ const fn pair_bytes(stride: usize, first: usize) -> [u8; 64] {
 }
 
 impl<const BF16: bool> Avx512<BF16> {
+    /// A table in two registers.
+    #[inline(always)]
+    fn halves(self, x: &[u8; 128]) -> (__m512i, __m512i) {
+        (self.load_bytes(&x[..64]), self.load_bytes(&x[64..]))
+    }
+
     /// Looks 64 codes up and pairs their bytes as said.
     #[inline(always)]
     fn pairs(self, table: &Bf16Table, codes: __m512i, pairs: &[[u8; 64]; 2]) -> [__m512; 2] {
         assert!(BF16, "VBMI comes with BF16");
-        let halves = |x: &[u8; 128]| (self.load_bytes(&x[..64]), self.load_bytes(&x[64..]));
-        let (low, high) = (halves(&table.low), halves(&table.high));
+        let (low, high) = (self.halves(&table.low), self.halves(&table.high));
         // SAFETY: `self` exists with BF16, so `detect` found VBMI.
         unsafe {
             let low = _mm512_permutex2var_epi8(low.0, codes, low.1);
             let high = _mm512_permutex2var_epi8(high.0, codes, high.1);
             // The sign of the code is that of the number: high | codes & 80.
             let high = _mm512_ternarylogic_epi32::<0xEC>(codes, high, _mm512_set1_epi8(i8::MIN));
-            pairs.each_ref().map(|at| self.float(_mm512_permutex2var_epi8(low, self.load_bytes(at), high)))
+            let [first, second] = [self.load_bytes(&pairs[0]), self.load_bytes(&pairs[1])];
+            [
+                self.float(_mm512_permutex2var_epi8(low, first, high)),
+                self.float(_mm512_permutex2var_epi8(low, second, high)),
+            ]
         }
     }
 }

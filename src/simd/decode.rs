@@ -172,18 +172,29 @@ impl Decode for ByteCodes {
             let [first, second] = s.pairs_in_lanes(&self.pairs, x);
             return [first, second, first, second];
         }
+        // Loops and no closures: a closure that is not inlined runs without the instruction set.
+        let mut values = [s.splat(0.0); 4];
         if self.has_specials(s, x) {
-            return [0, 1, 2, 3].map(|j| self.look_up(s, x, j));
-        }
-        if self.align == 24 {
+            for (j, value) in values.iter_mut().enumerate() {
+                *value = self.look_up(s, x, j);
+            }
+        } else if self.align == 24 {
             // The same as below with shifts that the compiler knows.
-            return [s.shl(x, 24), s.shl(x, 16), s.shl(x, 8), x].map(|top| self.expand(s, top));
+            let tops = [s.shl(x, 24), s.shl(x, 16), s.shl(x, 8), x];
+            for (value, top) in values.iter_mut().zip(tops) {
+                *value = self.expand(s, top);
+            }
+        } else {
+            for (value, place) in values.iter_mut().zip([0, 8, 16, 24]) {
+                let top = if place <= self.align {
+                    s.shl(x, self.align - place)
+                } else {
+                    s.shr(x, place - self.align)
+                };
+                *value = self.expand(s, top);
+            }
         }
-        [0, 8, 16, 24].map(|place| {
-            let top =
-                if place <= self.align { s.shl(x, self.align - place) } else { s.shr(x, place - self.align) };
-            self.expand(s, top)
-        })
+        values
     }
 
     #[inline(always)]

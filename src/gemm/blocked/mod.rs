@@ -333,6 +333,7 @@ impl<T: Element> Multiply<'_, '_, T> {
     }
 
     /// D of an empty K.
+    #[inline(always)]
     fn nothing_summed<S: Simd>(&mut self, s: S, tiles: usize, panels: usize) {
         for panel in 0..panels {
             for tile in 0..tiles {

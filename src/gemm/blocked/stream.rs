@@ -69,6 +69,7 @@ pub(super) struct Squares<S: Simd>([[S::U32; MAX_LANES]; SQUARES]);
 const SQUARES: usize = 16;
 
 impl<S: Simd> Squares<S> {
+    #[inline(always)]
     pub(super) fn new(s: S) -> Squares<S> {
         Squares([[s.splat_u32(0); MAX_LANES]; SQUARES])
     }

@@ -163,42 +163,31 @@ pub(super) fn promote<S: Simd, const MR: usize, const NV: usize>(
     acc: &mut [f32],
 ) {
     let (rows, scales_b) = (&scales_a[..MR], &scales_b[..NV * S::LANES]);
-    let columns = |v: usize| s.load(&scales_b[v * S::LANES..]);
+    let acc = &mut acc[..MR * NV * S::LANES];
+    // A macro and no closure: one that is not inlined runs without the instruction set.
+    macro_rules! each {
+        ($i:ident, $v:ident, $row:ident = $scale:expr, $partial:ident, $before:ident => $after:expr) => {
+            for $i in 0..MR {
+                let $row = s.splat($scale);
+                for $v in 0..NV {
+                    let acc = &mut acc[($i * NV + $v) * S::LANES..][..S::LANES];
+                    let $before = if fresh { s.splat(0.0) } else { s.load(acc) };
+                    let $partial = tile[$i][$v];
+                    s.store($after, acc);
+                }
+            }
+        };
+    }
     match panels.promotion {
         Promotion::ScalesFirst if panels.one_column_scale => {
-            let mut scale = [s.splat(0.0); MR];
-            for i in 0..MR {
-                scale[i] = s.splat(rows[i] * scales_b[0]);
-            }
-            each(s, tile, fresh, acc, |i, _, partial, before| s.mul_add(scale[i], partial, before));
+            each!(i, v, scale = rows[i] * scales_b[0], partial, before =>
+            s.mul_add(scale, partial, before))
         }
-        Promotion::ScalesFirst => each(s, tile, fresh, acc, |i, v, partial, before| {
-            s.mul_add(s.mul(s.splat(rows[i]), columns(v)), partial, before)
-        }),
-        Promotion::PartialFirst => each(s, tile, fresh, acc, |i, v, partial, before| {
-            s.mul_add(s.mul(partial, s.splat(rows[i])), columns(v), before)
-        }),
-        Promotion::Unfused => each(s, tile, fresh, acc, |i, v, partial, before| {
-            s.add(before, s.mul(s.mul(partial, s.splat(rows[i])), columns(v)))
-        }),
-    }
-}
-
-/// `after(row, register, partial, before)` of every register, into `acc`; +0 was before in a fresh one.
-#[inline(always)]
-fn each<S: Simd, const MR: usize, const NV: usize>(
-    s: S,
-    tile: Tile<S, MR, NV>,
-    fresh: bool,
-    acc: &mut [f32],
-    after: impl Fn(usize, usize, S::F32, S::F32) -> S::F32,
-) {
-    let acc = &mut acc[..MR * NV * S::LANES];
-    for i in 0..MR {
-        for v in 0..NV {
-            let acc = &mut acc[(i * NV + v) * S::LANES..][..S::LANES];
-            let before = if fresh { s.splat(0.0) } else { s.load(acc) };
-            s.store(after(i, v, tile[i][v], before), acc);
-        }
+        Promotion::ScalesFirst => each!(i, v, row = rows[i], partial, before =>
+            s.mul_add(s.mul(row, s.load(&scales_b[v * S::LANES..])), partial, before)),
+        Promotion::PartialFirst => each!(i, v, row = rows[i], partial, before =>
+            s.mul_add(s.mul(partial, row), s.load(&scales_b[v * S::LANES..]), before)),
+        Promotion::Unfused => each!(i, v, row = rows[i], partial, before =>
+            s.add(before, s.mul(s.mul(partial, row), s.load(&scales_b[v * S::LANES..])))),
     }
 }
