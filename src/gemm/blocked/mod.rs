@@ -350,6 +350,7 @@ impl<T: Element> Multiply<'_, '_, T> {
     fn stream<S: Simd>(&mut self, s: S, a: &Rows, place: Place, squares: &mut Squares<S>) {
         let (plan, cols) = (self.plan, self.panel_cols(place.panel));
         let mut segments = 0;
+        squares.forget();
         for (i, block) in plan.blocks.iter().enumerate() {
             let start = plan.segments[block.segments.start].k.start;
             let codes = plan.b.codes(cols.clone(), start, plan.ahead);

@@ -84,6 +84,7 @@ impl<'a> Source<'a> {
             data: &self.data[rows.start * self.stride + k * self.code_bytes..],
             stride: self.stride,
             rows: rows.len(),
+            left: (self.k - k) * self.code_bytes,
             ahead: ahead * self.code_bytes,
         }
     }

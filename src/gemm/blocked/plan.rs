@@ -17,7 +17,7 @@ const STREAMED_ELEMENTS: usize = 1 << 20;
 const TASK: usize = 1024;
 
 /// Codes of B between one that is used and one that is asked for from memory, where B is streamed.
-const AHEAD: usize = 16384;
+const AHEAD: usize = 32768;
 
 /// Segments that are packed together.
 #[derive(Clone, Debug)]

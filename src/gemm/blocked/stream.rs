@@ -27,6 +27,8 @@ pub(super) struct Codes<'a> {
     pub(super) stride: usize,
     /// Rows that exist.
     pub(super) rows: usize,
+    /// Bytes of a row from there.
+    pub(super) left: usize,
     /// Bytes from a code to the one in its row that is asked for from memory.
     pub(super) ahead: usize,
 }
@@ -62,16 +64,41 @@ pub(super) fn multiply<S: Simd, D: Decode>(
 }
 
 /// Squares of codes, transposed: lane i of a register has codes of the group's row i. Group after group, along K in each.
-pub(super) struct Squares<S: Simd>([[S::U32; MAX_LANES]; SQUARES]);
+type Buffer<S> = [[<S as Simd>::U32; MAX_LANES]; SQUARES];
 
-/// Squares that are transposed together. Longer pieces of a row are read at once where more rows would fall on the same
-/// sets of the first-level cache, as they do where K is a power of two.
-const SQUARES: usize = 16;
+/// Squares of each group that are read together: where K is a power of two, all rows fall on the same sets of the caches,
+/// and what is read of a line but not used at once is lost.
+const ALONG: usize = 4;
+
+/// The most registers side by side, times that.
+const SQUARES: usize = 4 * ALONG;
+
+/// What is multiplied, and what is read meanwhile.
+pub(super) struct Squares<S: Simd> {
+    buffers: [Buffer<S>; 2],
+    /// Which of them is multiplied.
+    now: usize,
+    /// The element of K with which it begins, of the panel at hand.
+    begins: Option<usize>,
+}
 
 impl<S: Simd> Squares<S> {
     #[inline(always)]
     pub(super) fn new(s: S) -> Squares<S> {
-        Squares([[s.splat_u32(0); MAX_LANES]; SQUARES])
+        let buffer = [[s.splat_u32(0); MAX_LANES]; SQUARES];
+        Squares { buffers: [buffer; 2], now: 0, begins: None }
+    }
+
+    /// What is multiplied, and what is read.
+    #[inline(always)]
+    fn both(&mut self) -> (&mut Buffer<S>, &mut Buffer<S>) {
+        let [first, second] = &mut self.buffers;
+        if self.now == 0 { (first, second) } else { (second, first) }
+    }
+
+    /// Forgets what was read of another panel.
+    pub(super) fn forget(&mut self) {
+        self.begins = None;
     }
 }
 
@@ -88,35 +115,51 @@ fn sum<S: Simd, D: Decode, const MR: usize, const NV: usize>(
     let a: &[[u32; STEPS]; MR] = panels.a.first_chunk().expect("the rows of a microtile are packed");
     let (first, mut step) = (panels.segments[0].k.start, 0);
     let mut fresh = panels.fresh;
-    let square = D::CODES * S::LANES;
+    let (square, bytes) = (D::CODES * S::LANES, 4 * S::LANES);
     let last = panels.segments.last().map_or(first, |x| x.k.end);
-    // Whether squares lie in one segment each and exist whole, so that those of several segments can be read together.
-    let whole =
-        panels.segments.iter().all(|x| x.k.len().is_multiple_of(square)) && codes.rows == NV * S::LANES;
-    let mut read = first..first;
+    // Whether squares lie in one segment each and exist whole, so that they can be read together and in advance.
+    let whole = codes.rows == NV * S::LANES
+        && last - first == ALONG * square
+        && panels.segments.iter().all(|x| x.k.len().is_multiple_of(square));
+    let more = whole && codes.left >= 2 * ALONG * bytes;
+    if whole && squares.begins != Some(first) {
+        for unit in 0..NV * ALONG {
+            codes.read_whole::<S>(s, unit, 0, squares.both().0);
+        }
+    }
     for (i, segment) in panels.segments.iter().enumerate() {
         let mut tile = [[s.splat(0.0); NV]; MR];
         if !(segment.starts || (fresh && acc.is_empty())) {
             tile = load(s, sums);
         }
         for k in segment.k.clone().step_by(square) {
-            let used = square.min(segment.k.end - k);
-            if k >= read.end {
-                let end = if whole { last.min(k + square * (SQUARES / NV)) } else { k + used };
-                read = k..end;
-                codes.read::<S, NV>(s, (k - first) * 4 / D::CODES, (end - k) * 4 / D::CODES, squares);
-            }
-            let (c, ahead) = ((k - read.start) / square, (k - first) * 4 / D::CODES + codes.ahead);
-            // Twice, for the compiler to know the steps of a whole square.
-            if used == square {
-                let steps = square / S::PAIR;
-                add::<S, D, MR, NV>(s, decoder, squares, c, a, step, steps, (codes, ahead), &mut tile);
-                step += steps;
+            let at = Position { step, square: if whole { (k - first) / square } else { 0 } };
+            // Thrice, for the compiler to know the steps of a whole square, and whether more is read.
+            if more {
+                let (now, next) = squares.both();
+                add::<S, D, MR, NV>(s, decoder, now, a, at, square / S::PAIR, Some((codes, next)), &mut tile);
+            } else if whole {
+                add::<S, D, MR, NV>(s, decoder, squares.both().0, a, at, square / S::PAIR, None, &mut tile);
             } else {
-                let steps = used.div_ceil(S::PAIR);
-                add::<S, D, MR, NV>(s, decoder, squares, c, a, step, steps, (codes, ahead), &mut tile);
-                step += steps;
+                let used = square.min(segment.k.end - k);
+                codes.read_part::<S, NV>(
+                    s,
+                    (k - first) * 4 / D::CODES,
+                    used * 4 / D::CODES,
+                    squares.both().0,
+                );
+                add::<S, D, MR, NV>(
+                    s,
+                    decoder,
+                    squares.both().0,
+                    a,
+                    at,
+                    used.div_ceil(S::PAIR),
+                    None,
+                    &mut tile,
+                );
             }
+            step += square.min(segment.k.end - k).div_ceil(S::PAIR);
         }
         if segment.ends {
             let (scales_a, scales_b) =
@@ -128,34 +171,55 @@ fn sum<S: Simd, D: Decode, const MR: usize, const NV: usize>(
             fresh &= !acc.is_empty();
         }
     }
+    squares.begins = None;
+    if more {
+        squares.now = 1 - squares.now;
+        squares.begins = Some(last);
+    }
 }
 
-/// Adds `steps` steps of square `c` of each group, times A from `step` on, and asks for codes further on.
+/// Where in a block the kernel is.
+#[derive(Clone, Copy)]
+struct Position {
+    step: usize,
+    square: usize,
+}
+
+/// Adds `steps` steps of a square of each group, times A. Meanwhile as many squares of the next block are read, each
+/// between a few registers, so that the loads have time; and the codes after those are asked for.
 #[inline(always)]
 #[allow(clippy::too_many_arguments, reason = "the loop body of the kernel")]
 fn add<S: Simd, D: Decode, const MR: usize, const NV: usize>(
     s: S,
     decoder: &D,
-    Squares(squares): &Squares<S>,
-    c: usize,
+    squares: &Buffer<S>,
     a: &[[u32; STEPS]; MR],
-    step: usize,
+    at: Position,
     steps: usize,
-    (codes, ahead): (Codes<'_>, usize),
+    mut next: Option<(Codes<'_>, &mut Buffer<S>)>,
     tile: &mut Tile<S, MR, NV>,
 ) {
     let each = D::CODES / S::PAIR;
     let mut sums = *tile;
-    assert!(step + steps <= STEPS && c < SQUARES / NV);
-    for i in 0..S::LANES {
-        for v in 0..NV {
-            s.prefetch(codes.data, ahead + (v * S::LANES + i) * codes.stride);
-            let values = decoder.lanes(s, squares[v * (SQUARES / NV) + c][i]);
-            for j in 0..each {
-                if i * each + j < steps {
-                    for r in 0..MR {
-                        let row = s.splat(f32::from_bits(a[r][step + i * each + j]));
-                        sums[r][v] = s.step(row, values[j], sums[r][v]);
+    assert!(at.step + steps <= STEPS && at.square < ALONG);
+    let mut ahead = next.as_ref().map_or(0, |(codes, _)| codes.ahead + 4 * S::LANES * at.square);
+    for unit in 0..NV {
+        if let Some((codes, next)) = &mut next {
+            codes.read_whole::<S>(s, at.square * NV + unit, ALONG * 4 * S::LANES, next);
+        }
+        for i in unit * S::LANES / NV..(unit + 1) * S::LANES / NV {
+            for v in 0..NV {
+                if let Some((codes, _)) = &next {
+                    s.prefetch(codes.data, ahead);
+                    ahead += codes.stride;
+                }
+                let values = decoder.lanes(s, squares[v * ALONG + at.square][i]);
+                for j in 0..each {
+                    if i * each + j < steps {
+                        for r in 0..MR {
+                            let row = s.splat(f32::from_bits(a[r][at.step + i * each + j]));
+                            sums[r][v] = s.step(row, values[j], sums[r][v]);
+                        }
                     }
                 }
             }
@@ -165,23 +229,19 @@ fn add<S: Simd, D: Decode, const MR: usize, const NV: usize>(
 }
 
 impl Codes<'_> {
-    /// Transposes `bytes` of each row from byte `from`: whole squares, or part of one.
+    /// Transposes a whole square: number `unit` of those from byte `from` on.
     #[inline(always)]
-    fn read<S: Simd, const NV: usize>(&self, s: S, from: usize, bytes: usize, squares: &mut Squares<S>) {
-        let square = 4 * S::LANES;
-        for (v, squares) in squares.0.chunks_exact_mut(SQUARES / NV).enumerate() {
-            for (c, registers) in squares[..bytes.div_ceil(square)].iter_mut().enumerate() {
-                let from = from + c * square;
-                if bytes.is_multiple_of(square) && self.rows == NV * S::LANES {
-                    s.load_transposed(
-                        &self.data[from + v * S::LANES * self.stride..],
-                        self.stride,
-                        registers,
-                    );
-                } else {
-                    s.load_transposed(&self.stage::<S>(v, from, bytes), square, registers);
-                }
-            }
+    fn read_whole<S: Simd>(&self, s: S, unit: usize, from: usize, squares: &mut Buffer<S>) {
+        let from = from + unit % ALONG * 4 * S::LANES + unit / ALONG * S::LANES * self.stride;
+        s.load_transposed(&self.data[from..], self.stride, &mut squares[unit]);
+    }
+
+    /// Transposes the first square of each group, of which `used` bytes of each row from byte `from` on exist.
+    #[inline(always)]
+    fn read_part<S: Simd, const NV: usize>(&self, s: S, from: usize, used: usize, squares: &mut Buffer<S>) {
+        for v in 0..NV {
+            let staged = self.stage::<S>(v, from, used);
+            s.load_transposed(&staged, 4 * S::LANES, &mut squares[v * ALONG]);
         }
     }
 
