@@ -16,6 +16,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod bound;
 mod budget;
 mod comparison;
 mod linear;
@@ -23,6 +24,7 @@ mod metrics;
 mod product;
 pub mod sample;
 
+pub use bound::{BoundCheck, ErrorBound, bound};
 pub use budget::{Budget, Stage, StageError, TILE, TileError};
 pub use comparison::{ComparisonRow, Outcome, compare};
 pub use linear::{Linear, OutputFormat, Pass, PassReport, QuantizedPass, Scheme};
