@@ -87,13 +87,16 @@ pub fn sweep(
         widths.dedup();
         widths
     };
-    let nearest =
-        core.with_term_rounding(StepRounding::NearestEven).with_result_rounding(StepRounding::NearestEven);
-    let variants = [
-        (core.to_string(), core),
-        ("result in f32".to_owned(), core.customised(core.name(), core.step(), 0, StepResult::F32)?),
-        ("rounded to nearest".to_owned(), nearest),
-    ];
+    let mut variants = vec![(core.to_string(), core)];
+    if core.result() != StepResult::F32 {
+        let wide = core.customised(core.name(), core.step(), core.fraction_bits(), StepResult::F32)?;
+        variants.push(("result in f32".to_owned(), wide));
+    }
+    if core.truncates() {
+        let terms = core.with_term_rounding(StepRounding::NearestEven);
+        let nearest = terms.with_result_rounding(StepRounding::NearestEven);
+        variants.push(("rounded to nearest".to_owned(), nearest));
+    }
     let mut plan: Vec<(String, Vec<(usize, Accumulation)>)> = Vec::new();
     for (name, variant) in variants {
         let of = |&f: &u32| {
