@@ -9,6 +9,7 @@ mod gemm;
 mod inspect;
 #[path = "../common/operands.rs"]
 mod operands;
+mod page;
 mod quantize;
 mod vectors;
 

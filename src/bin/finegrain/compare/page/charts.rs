@@ -11,16 +11,15 @@ use crate::plot::Chart;
 /// Pixels of a tile before the picture is scaled to its place.
 const CELL: usize = 10;
 
-/// A matrix by tile, darker where the error is larger; the scale is the matrix' own.
+/// A matrix by tile, darker where the error is larger, from none to the matrix' largest.
 pub(super) fn heat_map(name: &str, shape: (usize, usize), total: f64, tiles: &[TileError]) -> String {
     let finite = || tiles.iter().map(|t| t.relative).filter(|r| r.is_finite());
     let (low, high) = (finite().fold(f64::INFINITY, f64::min), finite().fold(0.0, f64::max));
     let (rows, cols) = (shape.0.div_ceil(TILE), shape.1.div_ceil(TILE));
     let mut cells = String::new();
     for tile in tiles {
-        let share = if high > low { (tile.relative - low) / (high - low) } else { 0.5 };
         // Never quite transparent, so that a tile is told from the page.
-        let opacity = 0.12 + 0.88 * share.clamp(0.0, 1.0);
+        let opacity = 0.08 + 0.92 * if high > 0.0 { (tile.relative / high).min(1.0) } else { 0.0 };
         let title = format!("{} {} %", super::tile_name(name, tile, shape), digits(100.0 * tile.relative));
         let _ = write!(
             cells,
@@ -40,8 +39,8 @@ pub(super) fn heat_map(name: &str, shape: (usize, usize), total: f64, tiles: &[T
         digits(100.0 * low.min(high)),
         digits(100.0 * high)
     );
-    // Few tiles would fill the window, many be too small to see.
-    let width = (28 * cols).clamp(60, 900);
+    // A tile is this wide, or as wide as there is room for.
+    let width = 28 * cols;
     format!(
         "<figure><figcaption>{caption}</figcaption><svg role=\"img\" aria-label=\"{caption}\" viewBox=\"0 0 {} {}\" \
          style=\"max-width:{width}px\">{cells}</svg></figure>\n",

@@ -7,7 +7,7 @@ mod charts;
 
 use std::fmt::{Display, Write};
 
-use finegrain::accuracy::{ComparisonRow, Pass, Stage, TileError};
+use finegrain::accuracy::{ComparisonRow, Pass, Scheme, Stage, TileError};
 
 use self::charts::{heat_map, line_chart};
 use super::report::{STAGES, digits, share, tile_name};
@@ -209,7 +209,9 @@ fn stack(shares: &[(usize, f64)]) -> String {
         .iter()
         .map(|&(at, s)| format!("{} {} %", stage_names().nth(at).unwrap_or_default(), share(s)))
         .collect();
-    let zero = if shares.iter().any(|(_, s)| *s < 0.0) { "<span class=\"zero\"></span>" } else { "" };
+    // A mark for what cannot be seen would be taken for more.
+    let visible = shares.iter().any(|(_, s)| *s < -0.005);
+    let zero = if visible { "<span class=\"zero\"></span>" } else { "" };
     format!(
         "<div class=\"stack\" role=\"img\" aria-label=\"{}\">{}{zero}{}</div>",
         words.join(", "),
@@ -242,7 +244,7 @@ fn budget(lines: &[BudgetLine]) -> String {
     text + &numbers("The budget in numbers", &titles, lines.iter().map(row))
 }
 
-/// Heat maps of the best recipe's results and operands, and the worst tiles of all.
+/// Heat maps of every recipe's results and operands, those of the best open, and the worst tiles by name.
 fn tiles(lines: &[BudgetLine]) -> String {
     let mut text =
         "<h3>Error by tile</h3>\n<p class=\"note\">Relative error of 128&times;128 tiles: of the results, \
@@ -254,8 +256,9 @@ fn tiles(lines: &[BudgetLine]) -> String {
             recipes.push(&line.recipe);
         }
     }
-    for (at, recipe) in recipes.iter().enumerate() {
-        let open = if at == 0 { " open" } else { "" };
+    let quantised = recipes.iter().copied().find(|r| *r != Scheme::Bf16.name());
+    for recipe in &recipes {
+        let open = if quantised.is_none_or(|first| first == *recipe) { " open" } else { "" };
         text += &format!(
             "<details{open}><summary>{}</summary>\n<div class=\"maps\" data-part=\"tiles\">\n",
             Escaped(recipe)
