@@ -64,6 +64,7 @@ mod grouped;
 mod operand;
 mod problem;
 mod reference;
+pub mod sanitize;
 mod tensor_core;
 
 pub use accumulation::{Accumulation, Addend, BlockScales, Model, Promotion, TensorCore};

@@ -114,7 +114,14 @@ fn draw_chart(
         plot.draw_series(line)?.label(name).legend(move |(x, y)| marker(s, (x + 10, y), colour));
         plot.draw_series(shown.into_iter().map(|p| marker(s, p, colour)))?;
     }
-    plot.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(BLACK.mix(0.3)).draw()?;
+    // Curves over F fall and leave the lower left free; those over the interval leave a gap between two models.
+    let free =
+        if chart.logarithmic { SeriesLabelPosition::MiddleRight } else { SeriesLabelPosition::LowerLeft };
+    plot.configure_series_labels()
+        .position(free)
+        .background_style(WHITE.mix(0.8))
+        .border_style(BLACK.mix(0.3))
+        .draw()?;
     Ok(())
 }
 
