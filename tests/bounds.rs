@@ -73,7 +73,7 @@ fn row(format: Format, k: usize, kind: u64, random: &mut Random) -> Vec<u16> {
     let code = |j: usize, random: &mut Random| match kind {
         // One huge and many tiny of one sign, whose last bits are all set.
         1 if j == 0 => top,
-        1 => (one / 2 & !fraction) | fraction,
+        1 => ((one / 2) & !fraction) | fraction,
         // Large at the end.
         2 if j + 1 == k => top,
         2 => one.saturating_sub(random.below(4) << spec.mantissa_bits) & !fraction | fraction,
@@ -220,7 +220,7 @@ impl Dot {
             let (at, from) = (place(random), place(random));
             codes[at] = match random.below(3) {
                 0 => codes[from],
-                _ => (random.below(spec.max_code() + 1) | random.below(2) * spec.sign_mask()) as u16,
+                _ => (random.below(spec.max_code() + 1) | (random.below(2) * spec.sign_mask())) as u16,
             };
             if random.below(4) == 0 {
                 let scales = &mut self.scales[side];

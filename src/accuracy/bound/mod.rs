@@ -1,6 +1,6 @@
 //! A rigorous bound of each element's error, |D − E| ≤ bound, for one problem in one arithmetic.
 //!
-//! E[i,j] = ta·tb·Σₖ a·sa·b·sb + c is the value of the operands as they are stored, in real numbers; D is what the
+//! E = ta·tb·Σₖ a·sa·b·sb + c is the value of the operands as they are stored, in real numbers; D is what the
 //! [contract](crate::gemm) computes. The bound follows the computation from operation to operation and adds up what
 //! each may lose. It knows the operands, so it is far below the textbook's worst case wherever products cancel, and it
 //! is reached (see `tests/bounds.rs`) where they do not.
