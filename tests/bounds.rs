@@ -290,7 +290,7 @@ fn climbing_comes_close_to_the_bound_with_promotion() {
         Model::by_name("blackwell-mma").unwrap(),
     ] {
         for &order in Promotion::ALL {
-            let best = climb(Accumulation::new(model).promote_every(32).unwrap().with_promotion(order), 400);
+            let best = climb(Accumulation::new(model).promote_every(32).unwrap().with_promotion(order), 250);
             assert!(best > 0.5, "{model}, {order}: no more than {best} of the bound was reached");
         }
     }

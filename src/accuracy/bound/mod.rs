@@ -66,6 +66,8 @@
 //! # Ok::<(), finegrain::Error>(())
 //! ```
 
+#![forbid(unsafe_code)]
+
 mod chain;
 mod operand;
 

@@ -33,6 +33,8 @@
 //! # Ok::<(), finegrain::Error>(())
 //! ```
 
+#![forbid(unsafe_code)]
+
 mod layout;
 
 use serde::Serialize;
