@@ -141,16 +141,21 @@ fn operand(
     ScaledMatrix::new(format, codes(format, rows), scales).unwrap()
 }
 
-/// The worst share of its bound that a problem reaches, over both outputs; beyond it is a failure.
+/// The share of its bound that a problem reaches in f32, and the elements without a bound; beyond it is a failure.
+fn in_f32(problem: &GemmProblem<'_>, what: &str) -> (f64, usize) {
+    let check =
+        bound(problem, OutputFormat::F32).check(problem.run_with(&REFERENCE).unwrap().view()).unwrap();
+    assert_eq!(check.violations, 0, "{what}, {}: {check:?}", problem.accumulation());
+    assert!(check.worst <= 1.0);
+    (check.worst, check.unbounded)
+}
+
+/// The same with the result stored in BF16 held to its bound too.
 fn worst(problem: &GemmProblem<'_>, what: &str) -> (f64, usize) {
-    let f32 = bound(problem, OutputFormat::F32).check(problem.run_with(&REFERENCE).unwrap().view()).unwrap();
-    let bf16 =
-        bound(problem, OutputFormat::Bf16).check(problem.run_bf16_with(&REFERENCE).unwrap().view()).unwrap();
-    for (output, check) in [("f32", f32), ("bf16", bf16)] {
-        assert_eq!(check.violations, 0, "{what}, {}, {output}: {check:?}", problem.accumulation());
-        assert!(check.worst <= 1.0);
-    }
-    (f32.worst, f32.unbounded)
+    let d = problem.run_bf16_with(&REFERENCE).unwrap();
+    let check = bound(problem, OutputFormat::Bf16).check(d.view()).unwrap();
+    assert_eq!(check.violations, 0, "{what}, {}, bf16: {check:?}", problem.accumulation());
+    in_f32(problem, what)
 }
 
 /// Every model, format, kind of row, promotion order, interval, addend and output.
@@ -245,7 +250,7 @@ impl Dot {
         };
         let (a, b) = (operand(0), operand(1));
         let problem = GemmProblem::nt(a.view(), b.view()).unwrap().with_accumulation(accumulation).unwrap();
-        worst(&problem, &format!("{a:?} {b:?}")).0
+        in_f32(&problem, &format!("{a:?} {b:?}")).0
     }
 }
 
