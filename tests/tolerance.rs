@@ -1,6 +1,8 @@
 //! Recommended tolerances: right kernels pass, wrong ones do not.
 
-use finegrain::accuracy::{Linear, OutputFormat, Pass, Scheme, Tolerance, exact_product, tolerance};
+use finegrain::accuracy::{
+    Linear, OutputFormat, Pass, Scheme, Tolerance, exact_product, product_rms, tolerance,
+};
 use finegrain::gemm::{Accumulation, Arithmetic, GemmProblem};
 use finegrain::matrix::Matrix;
 use finegrain::scaled::{ScaleGrid, ScaledMatrix, Scales};
@@ -17,12 +19,19 @@ enum Kind {
     Bell,
     Uniform,
     Signs,
+    /// Bell-shaped, with every 40th column 30 times and every 7th row 10 times the others.
+    Outliers,
 }
 
 fn draw(rows: usize, cols: usize, kind: Kind, seed: u64) -> Matrix<f32> {
     let mut random = Random(seed | 1);
     let mut uniform = move || random.below(1 << 24) as f32 / (1 << 24) as f32;
-    Matrix::from_fn(rows, cols, |_, _| match kind {
+    let bell = |uniform: &mut dyn FnMut() -> f32| (0..12).map(|_| uniform()).sum::<f32>() - 6.0;
+    Matrix::from_fn(rows, cols, |i, j| match kind {
+        Kind::Outliers => {
+            let column = if j % 40 == 3 { 30.0 } else { 1.0 };
+            bell(&mut uniform) * column * if i % 7 == 2 { 10.0 } else { 1.0 }
+        }
         Kind::Bell => (0..12).map(|_| uniform()).sum::<f32>() - 6.0,
         Kind::Uniform => 2.0 * uniform() - 1.0,
         Kind::Signs => {
@@ -33,10 +42,6 @@ fn draw(rows: usize, cols: usize, kind: Kind, seed: u64) -> Matrix<f32> {
             }
         }
     })
-}
-
-fn rms(m: &Matrix<f64>) -> f64 {
-    (m.as_slice().iter().map(|v| v * v).sum::<f64>() / m.as_slice().len() as f64).sqrt()
 }
 
 fn wide(m: &Matrix<f32>) -> Matrix<f64> {
@@ -65,7 +70,8 @@ fn used(
     };
     let tolerances = tolerance(shape, &scheme, Pass::Fprop, problem.accumulation(), output);
     let check = |t: Tolerance, a: Matrix<f64>, b: Matrix<f64>| {
-        t.used(d.as_slice(), exact_product(a.view(), b.view()).as_slice(), (rms(&a), rms(&b)))
+        t.scaled(product_rms(a.view(), b.view()))
+            .used(d.as_slice(), exact_product(a.view(), b.view()).as_slice())
     };
     [
         check(tolerances.quantised, a.view().to_f64(), b.view().to_f64()),
@@ -73,7 +79,7 @@ fn used(
     ]
 }
 
-/// Every kind of recipe and model, on three distributions: all pass, and the tolerances are no more than an order of
+/// Every kind of recipe and model, on four distributions: all pass, and the tolerances are no more than an order of
 /// magnitude or two above what occurs.
 #[test]
 fn right_kernels_pass() {
@@ -100,7 +106,7 @@ fn right_kernels_pass() {
     for (scheme, arithmetic) in cases {
         let mut worst = [0.0f64; 2];
         for shape in [(64, 96, 1024), (40, 33, 128), (16, 16, 4096), (48, 48, 32), (64, 64, 2)] {
-            for kind in [Kind::Bell, Kind::Uniform, Kind::Signs] {
+            for kind in [Kind::Bell, Kind::Uniform, Kind::Signs, Kind::Outliers] {
                 for output in [OutputFormat::F32, OutputFormat::Bf16] {
                     let used = used(shape, scheme, arithmetic, output, kind, 7 + shape.2 as u64);
                     let what = format!("{scheme}, {arithmetic}, {shape:?}, {kind:?}, {output:?}");
@@ -112,8 +118,9 @@ fn right_kernels_pass() {
             }
         }
         println!("{scheme:18} {arithmetic:20} used {:.3} (quantised), {:.3} (original)", worst[0], worst[1]);
-        let exact = worst[0] == 0.0;
-        assert!(exact || worst[0] > 0.01, "{scheme}, {arithmetic}: {worst:?}");
+        // The products of 4- and 6-bit codes nearly always fit Blackwell's aligner whole.
+        let narrow = scheme.starts_with("mxfp4") || scheme.starts_with("mxfp6");
+        assert!(narrow || worst[0] > 0.02, "{scheme}, {arithmetic}: {worst:?}");
         assert!(worst[1] > 0.1, "{scheme}, {arithmetic}: {worst:?}");
     }
 }
@@ -127,14 +134,14 @@ fn wrong_kernels_do_not() {
     let (a, b, _) = layer.operands(Pass::Fprop, &scheme).unwrap();
     let (wa, wb) = (a.view().to_f64(), b.view().to_f64());
     let reference = exact_product(wa.view(), wb.view());
-    let rms = (rms(&wa), rms(&wb));
+    let scale = product_rms(wa.view(), wb.view());
     let run = |a: &ScaledMatrix, accumulation| {
         GemmProblem::nt(a.view(), b.view()).unwrap().with_accumulation(accumulation).unwrap().run().unwrap()
     };
     let hopper = Accumulation::HOPPER.promote_every(128).unwrap();
     let used = |accumulation, d: &Matrix<f32>| {
         let t = tolerance(shape, &scheme, Pass::Fprop, accumulation, OutputFormat::F32).quantised;
-        t.used(d.as_slice(), reference.as_slice(), rms)
+        t.scaled(scale).used(d.as_slice(), reference.as_slice())
     };
     assert!(used(hopper, &run(&a, hopper)) <= 1.0);
     assert!(used(Accumulation::F32, &run(&a, hopper)) > 1.0, "Hopper is not f32");

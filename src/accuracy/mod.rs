@@ -33,4 +33,4 @@ pub use linear::{Linear, OutputFormat, Pass, PassReport, QuantizedPass, Scheme};
 pub use metrics::ErrorMetrics;
 pub use product::exact_product;
 pub use sweep::{Point, Series, Sweep, sweep};
-pub use tolerance::{Tolerance, Tolerances, tolerance};
+pub use tolerance::{Tolerance, Tolerances, product_rms, tolerance};

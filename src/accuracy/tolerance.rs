@@ -3,12 +3,13 @@
 //! A kernel test draws operands, computes a reference R in f64 and asks |D − R| ≤ atol + rtol·|R| of every element.
 //! [`tolerance`] says which atol and rtol. Their meaning: with operands whose elements are independent, of mean 0 and
 //! root mean square 1 and no heavier tails than a normal distribution, a kernel with this arithmetic fails the test on
-//! any of the M·N elements with a probability of at most [`FAILURE`], by the estimate below. For operands with root mean
-//! squares ra and rb multiply atol by ra·rb. There are two references: the exact product of the **quantised** operands,
+//! any of the M·N elements with a probability of at most [`FAILURE`], by the estimate below. For other operands multiply
+//! atol by [`product_rms`], which is the product of the root mean squares for such data, and allows for outliers and
+//! loud rows where there are any. There are two references: the exact product of the **quantised** operands,
 //! which tests the kernel, and that of the **originals**, which tests kernel and quantisation together.
 //!
-//! No data-free tolerance is a theorem: for one problem [`bound`](fn@super::bound) is. Data of one sign, where
-//! truncation drifts, or with outliers, needs that.
+//! No data-free tolerance is a theorem: for one problem [`bound`](fn@super::bound) is. Data whose products have mostly
+//! one sign, where sums grow faster and truncation drifts, needs that.
 //!
 //! # The estimate
 //!
@@ -34,8 +35,10 @@
 use serde::Serialize;
 
 use super::linear::{OutputFormat, Pass, Scheme};
+use super::product::exact_product;
 use crate::formats::{Format, FormatSpec};
 use crate::gemm::{Accumulation, Addend, Model, StepRounding, TensorCore};
+use crate::matrix::MatRef;
 use crate::quant::{MxRule, Recipe, ScaleFormat, Scaling};
 use crate::scaled::Granule;
 
@@ -52,10 +55,14 @@ pub struct Tolerance {
 }
 
 impl Tolerance {
-    /// The largest |D − R| / (atol + rtol·|R|) with atol scaled for operands of these root mean squares: at most 1 in a
-    /// test that passes; NaN counts as infinite.
-    pub fn used(&self, computed: &[f32], reference: &[f64], rms: (f64, f64)) -> f64 {
-        let allowed = |r: f64| self.atol * rms.0 * rms.1 + self.rtol * r.abs();
+    /// The same for operands with this [`product_rms`].
+    pub fn scaled(self, product_rms: f64) -> Tolerance {
+        Tolerance { atol: self.atol * product_rms, ..self }
+    }
+
+    /// The largest |D − R| / (atol + rtol·|R|): at most 1 in a test that passes; NaN counts as infinite.
+    pub fn used(&self, computed: &[f32], reference: &[f64]) -> f64 {
+        let allowed = |r: f64| self.atol + self.rtol * r.abs();
         let shares = computed.iter().zip(reference).map(|(&d, &r)| (f64::from(d) - r).abs() / allowed(r));
         let finite = |share: f64| if share.is_nan() { f64::INFINITY } else { share };
         shares.map(finite).fold(0.0, f64::max)
@@ -101,6 +108,17 @@ pub fn tolerance(
     let of = |moment: f64| Tolerance { atol: factor * moment.sqrt() * (1.0 + rtol), rtol };
     let sums = accumulated(shape.2, accumulation);
     Tolerances { quantised: of(sums), original: of(sums + k * quantised(scheme, pass)) }
+}
+
+/// √ max over i, j of (1/K)·Σₖ a²·b²: the root mean square of the products of the element where it is largest.
+///
+/// # Panics
+/// If the numbers of columns differ.
+pub fn product_rms(a: MatRef<'_, f64>, b: MatRef<'_, f64>) -> f64 {
+    let squares = |m: MatRef<'_, f64>| m.map(|v| v * v);
+    let sums = exact_product(squares(a).view(), squares(b).view());
+    let largest = sums.as_slice().iter().copied().fold(0.0, f64::max);
+    (largest / a.cols().max(1) as f64).sqrt()
 }
 
 /// 2^−(m+1): the largest relative error of one rounding to nearest.

@@ -1,7 +1,8 @@
 //! Tolerances for a kernel test of a layer, and how much of them and of the rigorous bound the results use.
 
 use finegrain::accuracy::{
-    BoundCheck, ComparisonRow, Linear, OutputFormat, Scheme, Tolerance, Tolerances, bound, tolerance,
+    BoundCheck, ComparisonRow, Linear, OutputFormat, Scheme, Tolerance, Tolerances, bound, product_rms,
+    tolerance,
 };
 use finegrain::gemm::Execution;
 use finegrain::matrix::Matrix;
@@ -10,7 +11,7 @@ use serde::Serialize;
 use super::report::short;
 use crate::output::Table;
 
-/// The tolerances of one GEMM. `atol` is for its operands as they are: multiplied by both root mean squares.
+/// The tolerances of one GEMM. `atol` is for its operands as they are: multiplied by their [`product_rms`].
 #[derive(Serialize)]
 pub(super) struct ToleranceLine {
     recipe: String,
@@ -46,10 +47,9 @@ pub(super) fn measure(
             let shape = (problem.m(), problem.n(), problem.k());
             let Tolerances { quantised, original } =
                 tolerance(shape, &scheme, pass, problem.accumulation(), OutputFormat::F32);
-            let scale = rms(&problem.a().to_f64()) * rms(&problem.b().to_f64());
-            let for_data = |t: Tolerance| Tolerance { atol: t.atol * scale, ..t };
-            let (quantised, original) = (for_data(quantised), for_data(original));
-            let used = |t: Tolerance, r: &Matrix<f64>| t.used(d.as_slice(), r.as_slice(), (1.0, 1.0));
+            let scale = product_rms(problem.a().to_f64().view(), problem.b().to_f64().view());
+            let (quantised, original) = (quantised.scaled(scale), original.scaled(scale));
+            let used = |t: Tolerance, r: &Matrix<f64>| t.used(d.as_slice(), r.as_slice());
             let bound = execution.install(|| Ok(bound(&problem, OutputFormat::F32)))?;
             let finite = bound.bound.as_slice().iter().copied().filter(|b| b.is_finite());
             lines.push(ToleranceLine {
@@ -67,11 +67,6 @@ pub(super) fn measure(
         }
     }
     Ok(lines)
-}
-
-fn rms(m: &Matrix<f64>) -> f64 {
-    let elements = m.as_slice();
-    (elements.iter().map(|v| v * v).sum::<f64>() / elements.len().max(1) as f64).sqrt()
 }
 
 /// atol for this layer's operands, the largest error as a share of it, and of the bound.
@@ -111,7 +106,7 @@ pub(super) fn table(lines: &[ToleranceLine]) -> String {
 }
 
 pub(super) const LEGEND: &str = "\
-tolerance      |D - R| <= atol + rtol |R|, R from the quantised operands or from the originals; made for independent
-               elements of mean 0, so that more than 100 % is used where data has outliers, structure or one sign
+tolerance      |D - R| <= atol + rtol |R|, R from the quantised operands or from the originals; made for products of
+               mean 0, so that more than 100 % is used where they have one sign
 largest bound  rigorous for this data; 'beyond' counts results that break their own, which no right kernel has
 ";
