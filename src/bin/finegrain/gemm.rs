@@ -41,7 +41,8 @@ pub(crate) struct Args {
     #[arg(value_name = "OUT")]
     out_file: PathBuf,
 
-    /// Accumulation model: f32, exact, ada, hopper, hopper-f16, blackwell, blackwell-mma, blackwell-mx, blackwell-fp4 ...
+    /// Accumulation model: f32, exact, ada, hopper, hopper-f16, blackwell, blackwell-mma, blackwell-mx, blackwell-fp4 ...,
+    /// or a custom tensor core such as hopper:f=10,terms=nearest (compare --help lists the parameters)
     #[arg(long, value_name = "MODEL", default_value = "f32", value_parser = Model::by_name)]
     accumulate: Model,
 

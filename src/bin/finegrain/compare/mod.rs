@@ -156,6 +156,7 @@ pub(crate) fn run(args: Args, json: bool) -> Outcome {
         rows.retain(|row| all_asked_for || matches!(row.outcome, Combination::Measured(_)));
         let (tokens, input, output) = linear.sizes();
         let with_budget = args.budget || args.map || layers.len() == 1 || is_page(args.plot.as_deref());
+        progress.on(&format!("{name}: budgets, bounds and sweeps"));
         let budgets = if with_budget { budgets(linear, &rows, &execution)? } else { Vec::new() };
         let tolerances =
             if args.tolerance { tolerances::measure(linear, &rows, &execution)? } else { Vec::new() };
