@@ -15,6 +15,10 @@
 //! adds to that, (eₖ² − eₖ₋₁²) / e², with e the error of the result: shares add up to 1. A stage that cancels what others
 //! did has a negative share; what it changes by itself is `relative` = ‖Dₖ − Dₖ₋₁‖ / ‖D₀‖. Quantising B before A would
 //! move a second-order term between the two.
+//!
+//! The same sums over one tile of the output give the tile's shares. They add up both ways: over stages to the tile's
+//! part of e², over tiles to the stage's share. What quantisation does to the operands by itself, before any product,
+//! is kept by tile too.
 
 use serde::Serialize;
 
@@ -64,8 +68,8 @@ pub struct StageError {
     pub share: f64,
 }
 
-/// The error in one tile of the output.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+/// The error in one tile.
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TileError {
     /// First row of the tile.
     pub row: usize,
@@ -75,6 +79,34 @@ pub struct TileError {
     pub relative: f64,
     /// The tile's part of e².
     pub share: f64,
+    /// What each stage of the budget adds to `share`, in the same order; empty for an operand.
+    pub stages: Vec<f64>,
+}
+
+/// What quantisation does to one operand.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct OperandError {
+    /// The operand as the GEMM reads it, such as `x` or `dy^T`.
+    pub name: &'static str,
+    /// (rows, columns).
+    pub shape: (usize, usize),
+    /// ‖Ã − A‖ / ‖A‖.
+    pub relative: f64,
+    /// The operand's tiles, worst share of ‖Ã − A‖² first.
+    pub tiles: Vec<TileError>,
+}
+
+impl OperandError {
+    /// The error of `quantised` against the original.
+    ///
+    /// # Panics
+    /// If they differ in shape.
+    pub(super) fn of(name: &'static str, original: &Matrix<f64>, quantised: &Matrix<f64>) -> OperandError {
+        assert_eq!(original.shape(), quantised.shape(), "an operand keeps its shape");
+        let (error2, original2) = (distance2(quantised, original), square(original.view()));
+        let tiles = tiles(original, quantised, &[], error2);
+        OperandError { name, shape: original.shape(), relative: relative(error2, original2), tiles }
+    }
 }
 
 /// The error of a product by stage and by tile.
@@ -84,8 +116,12 @@ pub struct Budget {
     pub total: f64,
     /// The stages that took place, in order; their shares add up to 1.
     pub stages: Vec<StageError>,
+    /// (rows, columns) of the output.
+    pub shape: (usize, usize),
     /// The tiles of the output, worst share first.
     pub tiles: Vec<TileError>,
+    /// A and B.
+    pub operands: [OperandError; 2],
 }
 
 impl Budget {
@@ -93,23 +129,23 @@ impl Budget {
     ///
     /// # Panics
     /// If the products differ in shape.
-    pub(super) fn of(exact: &Matrix<f64>, after: &[(Stage, Matrix<f64>)]) -> Budget {
+    pub(super) fn of(
+        exact: &Matrix<f64>,
+        after: &[(Stage, Matrix<f64>)],
+        operands: [OperandError; 2],
+    ) -> Budget {
         let shape = exact.shape();
         assert!(
             after.iter().all(|(_, d)| d.shape() == shape),
             "all products have the shape of the exact one"
         );
-        let distance2 = |x: &Matrix<f64>, y: &Matrix<f64>| -> f64 {
-            x.as_slice().iter().zip(y.as_slice()).map(|(x, y)| (x - y) * (x - y)).sum()
-        };
         let last = after.last().map_or(exact, |(_, d)| d);
-        let (error2, exact2) = (distance2(last, exact), exact.as_slice().iter().map(|v| v * v).sum());
-        let relative = |part2: f64, whole2: f64| if part2 == 0.0 { 0.0 } else { (part2 / whole2).sqrt() };
+        let (error2, exact2) = (distance2(last, exact), square(exact.view()));
         let mut stages = Vec::new();
         let (mut before, mut so_far2) = (exact, 0.0);
         for (stage, product) in after {
             let reached2 = distance2(product, exact);
-            let share = if error2 == 0.0 { 0.0 } else { (reached2 - so_far2) / error2 };
+            let share = part(reached2 - so_far2, error2);
             stages.push(StageError {
                 stage: *stage,
                 relative: relative(distance2(product, before), exact2),
@@ -117,8 +153,9 @@ impl Budget {
             });
             (before, so_far2) = (product, reached2);
         }
-        let error = Matrix::from_fn(shape.0, shape.1, |i, j| last.row(i)[j] - exact.row(i)[j]);
-        Budget { total: relative(error2, exact2), stages, tiles: tiles(error.view(), exact.view(), error2) }
+        let products: Vec<&Matrix<f64>> = after.iter().map(|(_, d)| d).collect();
+        let tiles = tiles(exact, last, &products, error2);
+        Budget { total: relative(error2, exact2), stages, shape, tiles, operands }
     }
 
     /// The share of a stage; `None` if it did not take place.
@@ -127,20 +164,50 @@ impl Budget {
     }
 }
 
-fn tiles(error: MatRef<'_, f64>, exact: MatRef<'_, f64>, error2: f64) -> Vec<TileError> {
-    let (rows, cols) = error.shape();
-    let square = |m: MatRef<'_, f64>, row: usize, col: usize| -> f64 {
-        let part = m.row_range(row, (row + TILE).min(rows)).col_range(col, (col + TILE).min(cols));
-        part.iter_rows().flatten().map(|v| v * v).sum()
-    };
+fn square(m: MatRef<'_, f64>) -> f64 {
+    m.iter_rows().flatten().map(|v| v * v).sum()
+}
+
+fn distance2(x: &Matrix<f64>, y: &Matrix<f64>) -> f64 {
+    x.as_slice().iter().zip(y.as_slice()).map(|(x, y)| (x - y) * (x - y)).sum()
+}
+
+fn relative(part2: f64, whole2: f64) -> f64 {
+    part(part2, whole2).sqrt()
+}
+
+/// a / b, with 0 / 0 = 0.
+fn part(a: f64, b: f64) -> f64 {
+    if a == 0.0 { 0.0 } else { a / b }
+}
+
+/// The tiles of `last` with their part of `error2`; `stages` are the products that led there.
+fn tiles(exact: &Matrix<f64>, last: &Matrix<f64>, stages: &[&Matrix<f64>], error2: f64) -> Vec<TileError> {
+    let (rows, cols) = exact.shape();
     let places = (0..rows).step_by(TILE).flat_map(|row| (0..cols).step_by(TILE).map(move |col| (row, col)));
-    let mut tiles: Vec<TileError> = places
-        .map(|(row, col)| {
-            let part2 = square(error, row, col);
-            let relative = if part2 == 0.0 { 0.0 } else { (part2 / square(exact, row, col)).sqrt() };
-            TileError { row, col, relative, share: if error2 == 0.0 { 0.0 } else { part2 / error2 } }
-        })
-        .collect();
+    let tile = |(row, col)| {
+        let tile_of = |m: &Matrix<f64>| {
+            m.view().row_range(row, (row + TILE).min(rows)).col_range(col, (col + TILE).min(cols)).to_matrix()
+        };
+        let exact = tile_of(exact);
+        let own2 = distance2(&tile_of(last), &exact);
+        let mut so_far2 = 0.0;
+        let stage = |product: &&Matrix<f64>| {
+            let reached2 = distance2(&tile_of(product), &exact);
+            let added2 = reached2 - so_far2;
+            so_far2 = reached2;
+            part(added2, error2)
+        };
+        let stages = stages.iter().map(stage).collect();
+        TileError {
+            row,
+            col,
+            relative: relative(own2, square(exact.view())),
+            share: part(own2, error2),
+            stages,
+        }
+    };
+    let mut tiles: Vec<TileError> = places.map(tile).collect();
     tiles.sort_by(|a, b| b.share.total_cmp(&a.share));
     tiles
 }
@@ -158,10 +225,21 @@ mod tests {
         let b = noise(&a, 7.7);
         let c = b.map(|v| v * 1.001);
         let stages = [(Stage::QuantiseA, a), (Stage::QuantiseB, b), (Stage::Accumulate, c)];
-        let budget = Budget::of(&exact, &stages);
+        let operands = ["x", "w"].map(|name| OperandError::of(name, &exact, &noise(&exact, 1.7)));
+        let budget = Budget::of(&exact, &stages, operands);
         assert_relative_eq!(budget.stages.iter().map(|s| s.share).sum::<f64>(), 1.0, max_relative = 1e-12);
         assert_relative_eq!(budget.tiles.iter().map(|t| t.share).sum::<f64>(), 1.0, max_relative = 1e-12);
         assert_eq!(budget.tiles.len(), 2);
+        for (s, stage) in budget.stages.iter().enumerate() {
+            let tiles: f64 = budget.tiles.iter().map(|t| t.stages[s]).sum();
+            assert_relative_eq!(tiles, stage.share, epsilon = 1e-12);
+        }
+        for tile in budget.tiles.iter().chain(&budget.operands[0].tiles) {
+            assert!(tile.stages.is_empty() || (tile.stages.iter().sum::<f64>() - tile.share).abs() < 1e-12);
+        }
+        let x = &budget.operands[0];
+        assert_relative_eq!(x.tiles.iter().map(|t| t.share).sum::<f64>(), 1.0, max_relative = 1e-12);
+        assert!(x.tiles.len() == 2 && x.relative > 0.0);
         assert_eq!(budget.share(Stage::RoundOutput), None);
         assert!(budget.tiles[0].share >= budget.tiles[1].share);
     }
@@ -169,7 +247,8 @@ mod tests {
     #[test]
     fn no_error_has_no_shares() {
         let exact = Matrix::filled(2, 2, 1.0);
-        let budget = Budget::of(&exact, &[(Stage::QuantiseA, exact.clone())]);
+        let operands = ["x", "w"].map(|name| OperandError::of(name, &exact, &exact));
+        let budget = Budget::of(&exact, &[(Stage::QuantiseA, exact.clone())], operands);
         assert_eq!(
             (budget.total, budget.share(Stage::QuantiseA), budget.tiles[0].share),
             (0.0, Some(0.0), 0.0)

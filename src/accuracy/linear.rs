@@ -7,7 +7,7 @@
 
 use serde::Serialize;
 
-use super::budget::{Budget, Stage};
+use super::budget::{Budget, OperandError, Stage};
 use super::metrics::ErrorMetrics;
 use super::product::exact_product;
 use crate::error::{Error, Result};
@@ -37,6 +37,15 @@ impl Pass {
             Pass::Fprop => "Y",
             Pass::Dgrad => "dX",
             Pass::Wgrad => "dW",
+        }
+    }
+
+    /// The names of A and B as the GEMM reads them.
+    pub const fn operands(self) -> [&'static str; 2] {
+        match self {
+            Pass::Fprop => ["x", "w"],
+            Pass::Dgrad => ["dy", "w^T"],
+            Pass::Wgrad => ["dy^T", "x^T"],
         }
     }
 }
@@ -234,6 +243,24 @@ pub struct PassReport {
 }
 
 impl QuantizedPass<'_> {
+    /// The quantised operands as a GEMM: its default arithmetic.
+    ///
+    /// # Errors
+    /// None: the operands of a pass share K.
+    pub fn problem(&self) -> Result<GemmProblem<'_>> {
+        GemmProblem::nt(self.a.view(), self.b.view())
+    }
+
+    /// The exact product of the original operands.
+    pub fn exact(&self) -> &Matrix<f64> {
+        self.exact
+    }
+
+    /// The exact product of the quantised operands.
+    pub fn product(&self) -> &Matrix<f64> {
+        &self.product
+    }
+
     /// Multiplies with an arithmetic and measures; also tells the accumulation that ran.
     ///
     /// # Errors
@@ -243,7 +270,7 @@ impl QuantizedPass<'_> {
         arithmetic: &Arithmetic,
         execution: &Execution<'_>,
     ) -> Result<(Accumulation, PassReport)> {
-        let problem = GemmProblem::nt(self.a.view(), self.b.view())?.with_arithmetic(arithmetic)?;
+        let problem = self.problem()?.with_arithmetic(arithmetic)?;
         let d = problem.run_with(execution)?;
         let report = PassReport {
             total: ErrorMetrics::of(d.view(), self.exact.view())?,
@@ -265,8 +292,10 @@ impl QuantizedPass<'_> {
         output: OutputFormat,
         execution: &Execution<'_>,
     ) -> Result<Budget> {
-        let (_, b) = self.layer.originals(self.pass)?;
-        let qa = self.a.view().to_f64();
+        let (a, b) = self.layer.originals(self.pass)?;
+        let (qa, qb) = (self.a.view().to_f64(), self.b.view().to_f64());
+        let [name_a, name_b] = self.pass.operands();
+        let operands = [OperandError::of(name_a, &a, &qa), OperandError::of(name_b, &b, &qb)];
         let mut after = Vec::new();
         let exact_scales = match self.scheme {
             Scheme::Recipe(recipe) => recipe.with_exact_scales(),
@@ -283,13 +312,11 @@ impl QuantizedPass<'_> {
         }
         let last = if exact_scales.is_some() { Stage::RoundScalesB } else { Stage::QuantiseB };
         after.push((last, self.product.clone()));
-        let d = GemmProblem::nt(self.a.view(), self.b.view())?
-            .with_arithmetic(arithmetic)?
-            .run_with(execution)?;
+        let d = self.problem()?.with_arithmetic(arithmetic)?.run_with(execution)?;
         after.push((Stage::Accumulate, d.map(|&v| f64::from(v))));
         if output == OutputFormat::Bf16 {
             after.push((Stage::RoundOutput, d.map(|&v| half::bf16::from_f32(v).to_f64())));
         }
-        Ok(Budget::of(self.exact, &after))
+        Ok(Budget::of(self.exact, &after, operands))
     }
 }

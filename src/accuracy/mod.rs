@@ -16,15 +16,21 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod bound;
 mod budget;
 mod comparison;
 mod linear;
 mod metrics;
 mod product;
 pub mod sample;
+mod sweep;
+pub mod tolerance;
 
-pub use budget::{Budget, Stage, StageError, TILE, TileError};
+pub use bound::{BoundCheck, ErrorBound, bound};
+pub use budget::{Budget, OperandError, Stage, StageError, TILE, TileError};
 pub use comparison::{ComparisonRow, Outcome, compare};
 pub use linear::{Linear, OutputFormat, Pass, PassReport, QuantizedPass, Scheme};
 pub use metrics::ErrorMetrics;
 pub use product::exact_product;
+pub use sweep::{Point, Series, Sweep, sweep};
+pub use tolerance::{Tolerance, Tolerances, product_rms, tolerance};

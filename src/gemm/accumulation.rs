@@ -3,35 +3,17 @@
 
 use std::num::NonZeroUsize;
 
+use super::custom::{StepResult, StepRounding};
 use crate::error::{Error, Result};
-use crate::formats::{Format, FormatSpec};
-
-/// What a tensor core's accumulator is rounded to, toward zero, after every step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum StepResult {
-    /// 8 exponent and 13 fraction bits ("FP22"): the FP8 tensor cores of Ada and Hopper.
-    E8M13,
-    /// IEEE binary32.
-    F32,
-}
-
-impl StepResult {
-    /// The format's facts.
-    pub const fn spec(self) -> &'static FormatSpec {
-        match self {
-            StepResult::E8M13 => Format::E8M13.spec(),
-            StepResult::F32 => Format::F32.spec(),
-        }
-    }
-}
+use crate::formats::Format;
 
 /// When the accumulator enters a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Addend {
     /// It is one of the aligned and truncated terms.
     Early,
-    /// The products alone are aligned, summed and rounded toward zero; then the accumulator is added in f32, to
-    /// nearest even.
+    /// The products alone are aligned, summed and rounded to the step's result; then the accumulator is added in f32,
+    /// to nearest even.
     Late,
 }
 
@@ -52,11 +34,23 @@ pub enum BlockScales {
 ///
 /// One step sums L products a·b and the accumulator c:
 ///
-/// d = RZ( Σ_t ⌊t⌋₀ ),  ⌊t⌋₀ = t truncated toward zero to a multiple of 2^(e_max − F)
+/// d = R( Σ_t ⌊t⌋ ),  ⌊t⌋ = t rounded to a multiple of 2^(e_max − F)
 ///
 /// where e_max is the largest exponent among the terms, a product of operands with exponents ea and eb has exponent
-/// ea + eb (it is not renormalised), and a zero term has exponent [`zero_exponent`](TensorCore::zero_exponent). RZ
-/// rounds toward zero to [`result`](TensorCore::result). Longer K chains steps in ascending k.
+/// ea + eb (it is not renormalised), and a zero term has exponent [`zero_exponent`](TensorCore::zero_exponent). R
+/// rounds to [`result`](TensorCore::result). Both roundings are toward zero in every tensor core that was built;
+/// custom ones may round to nearest even. Longer K chains steps in ascending k.
+///
+/// Custom tensor cores have a base and what differs from it, in words as the command line takes them:
+///
+/// ```
+/// use finegrain::gemm::{StepRounding, TensorCore};
+/// let core = TensorCore::by_name("hopper:f=10,terms=nearest,l=16,result=e8m10,addend=late")?;
+/// assert_eq!((core.step(), core.fraction_bits()), (16, 10));
+/// assert_eq!(core.term_rounding(), StepRounding::NearestEven);
+/// assert_eq!(core.to_string(), "hopper:l=16,f=10,result=e8m10,terms=nearest,addend=late");
+/// # Ok::<(), finegrain::Error>(())
+/// ```
 ///
 /// Sources: MMA-Sim (mmasim 2.1.1) and the GPU measurements it was validated with.
 ///
@@ -78,6 +72,8 @@ pub struct TensorCore {
     addend: Addend,
     scales: BlockScales,
     operands: &'static [Format],
+    terms: StepRounding,
+    rounding: StepRounding,
 }
 
 const F16: &[Format] = &[Format::F16];
@@ -150,23 +146,39 @@ impl TensorCore {
         result: StepResult,
         zero_exponent: i32,
     ) -> TensorCore {
-        let (addend, scales) = (Addend::Early, BlockScales::None);
-        TensorCore { name, step, fraction_bits, result, zero_exponent, addend, scales, operands }
+        TensorCore {
+            name,
+            step,
+            fraction_bits,
+            result,
+            zero_exponent,
+            addend: Addend::Early,
+            scales: BlockScales::None,
+            operands,
+            terms: StepRounding::TowardZero,
+            rounding: StepRounding::TowardZero,
+        }
     }
 
-    /// Looks a tensor core up by name.
+    /// Looks a tensor core up by name, such as `hopper`, or makes a custom one from a base and what differs from it,
+    /// such as `hopper:f=10,terms=nearest`.
     ///
     /// # Errors
-    /// [`Error::Unknown`] with the list of names.
+    /// [`Error::Unknown`] with the list of names or of parameters; [`Error::Invalid`] for values outside their range.
     pub fn by_name(name: &str) -> Result<Self> {
-        let found = TensorCore::ALL.iter().find(|core| core.name == name);
-        found
-            .copied()
-            .ok_or_else(|| Error::unknown("tensor core", name, TensorCore::ALL.iter().map(|c| c.name)))
+        let (base, changes) = name.split_once(':').map_or((name, None), |(base, c)| (base, Some(c)));
+        let base = TensorCore::named(base)
+            .ok_or_else(|| Error::unknown("tensor core", base, TensorCore::ALL.iter().map(|c| c.name)))?;
+        changes.map_or(Ok(base), |changes| base.changed(changes))
     }
 
-    /// A tensor core that never was: this one with another step L, number of fraction bits F and result. Addend,
-    /// block scales, operand formats and the exponent of zero stay.
+    /// The tensor core of [`TensorCore::ALL`] with this name.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        TensorCore::ALL.iter().find(|core| core.name == name).copied()
+    }
+
+    /// A tensor core that never was: this one with another step L, number of fraction bits F and result. Roundings,
+    /// addend, block scales, operand formats and the exponent of zero stay.
     ///
     /// ```
     /// use finegrain::gemm::{StepResult, TensorCore};
@@ -208,7 +220,22 @@ impl TensorCore {
         Ok(TensorCore { name, step, fraction_bits, result, ..self })
     }
 
-    /// The name, as the command line takes it.
+    /// The same with the accumulator entering early or late.
+    pub const fn with_addend(self, addend: Addend) -> Self {
+        TensorCore { addend, ..self }
+    }
+
+    /// The same with terms rounded so to multiples of 2^(e_max − F).
+    pub const fn with_term_rounding(self, terms: StepRounding) -> Self {
+        TensorCore { terms, ..self }
+    }
+
+    /// The same with the sum of a step rounded so to the result.
+    pub const fn with_result_rounding(self, rounding: StepRounding) -> Self {
+        TensorCore { rounding, ..self }
+    }
+
+    /// The name; a custom tensor core made by [`TensorCore::by_name`] has that of its base.
     pub const fn name(self) -> &'static str {
         self.name
     }
@@ -218,7 +245,7 @@ impl TensorCore {
         self.step
     }
 
-    /// F: terms are truncated to multiples of 2^(e_max − F).
+    /// F: terms are rounded to multiples of 2^(e_max − F).
     pub const fn fraction_bits(self) -> u32 {
         self.fraction_bits
     }
@@ -236,6 +263,21 @@ impl TensorCore {
     /// When the accumulator enters.
     pub const fn addend(self) -> Addend {
         self.addend
+    }
+
+    /// How terms are rounded.
+    pub const fn term_rounding(self) -> StepRounding {
+        self.terms
+    }
+
+    /// How the sum of a step is rounded.
+    pub const fn result_rounding(self) -> StepRounding {
+        self.rounding
+    }
+
+    /// Whether terms and sums are rounded toward zero, as in every tensor core that was built.
+    pub const fn truncates(self) -> bool {
+        matches!((self.terms, self.rounding), (StepRounding::TowardZero, StepRounding::TowardZero))
     }
 
     /// Which scales the tensor core applies itself.
@@ -261,15 +303,16 @@ pub enum Model {
 }
 
 impl Model {
-    /// Looks a model up by name: `f32`, `exact`, or a tensor core's.
+    /// Looks a model up by name: `f32`, `exact`, or a tensor core's as in [`TensorCore::by_name`].
     ///
     /// # Errors
-    /// [`Error::Unknown`] with the list of names.
+    /// [`Error::Unknown`] with the list of names; those of [`TensorCore::by_name`] for custom ones.
     pub fn by_name(name: &str) -> Result<Self> {
         match name {
             "f32" => Ok(Model::F32),
             "exact" => Ok(Model::Exact),
-            _ => TensorCore::by_name(name).map(Model::TensorCore).map_err(|_| {
+            _ if name.contains(':') => TensorCore::by_name(name).map(Model::TensorCore),
+            _ => TensorCore::named(name).map(Model::TensorCore).ok_or_else(|| {
                 let cores = TensorCore::ALL.iter().map(|c| c.name);
                 Error::unknown("accumulation model", name, ["f32", "exact"].into_iter().chain(cores))
             }),
@@ -281,7 +324,7 @@ impl Model {
         matches!(self, Model::TensorCore(TensorCore { scales: BlockScales::Mx | BlockScales::Fp4, .. }))
     }
 
-    /// The name, as the command line takes it.
+    /// The name; that of a custom tensor core is its base's, and all of it is displayed.
     pub const fn name(self) -> &'static str {
         match self {
             Model::F32 => "f32",
@@ -293,7 +336,10 @@ impl Model {
 
 impl std::fmt::Display for Model {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(self.name())
+        match self {
+            Model::TensorCore(core) => core.fmt(f),
+            _ => f.pad(self.name()),
+        }
     }
 }
 
@@ -474,7 +520,8 @@ mod tests {
     /// The table of the specification, quoted: model, L, F, result, exponent of zero.
     #[test]
     fn the_named_models_are_those_of_the_specification() {
-        use StepResult::{E8M13, F32};
+        const E8M13: StepResult = StepResult::E8M13;
+        const F32: StepResult = StepResult::F32;
         let table = [
             ("ada", 16, 13, E8M13, -132),
             ("hopper", 32, 13, E8M13, -133),

@@ -215,7 +215,7 @@ fn check_format(core: TensorCore, name: &str, format: Format) -> Result<()> {
         return Ok(());
     }
     let known = core.operands().iter().map(|f| f.name()).collect::<Vec<_>>().join(", ");
-    Err(Error::Unsupported(format!("{} multiplies {known}; {name} is {format}", core.name())))
+    Err(Error::Unsupported(format!("{core} multiplies {known}; {name} is {format}")))
 }
 
 /// The scales that a tensor core applies are of the kinds it knows, on both operands.
@@ -246,8 +246,7 @@ fn check_block_scales(core: TensorCore, a: &ScaledRef<'_>, b: &ScaledRef<'_>) ->
         return Ok(());
     }
     Err(Error::Unsupported(format!(
-        "{} applies block scales itself and takes {expected}; A has {}, B has {}",
-        core.name(),
+        "{core} applies block scales itself and takes {expected}; A has {}, B has {}",
         describe(a),
         describe(b)
     )))

@@ -6,9 +6,9 @@
 //! 2. A product is the exact product of significands, in [0, 4), with the sum of the exponents. It is not normalised.
 //!    A zero term has the zero exponent, and so has a product that is missing in a ragged last step.
 //! 3. e_max is the largest exponent over all terms.
-//! 4. Every term is truncated toward zero to a multiple of 2^(e_max − F).
+//! 4. Every term is rounded to a multiple of 2^(e_max − F): toward zero, or in custom tensor cores to nearest even.
 //! 5. They are summed exactly.
-//! 6. The sum is rounded toward zero to the result format; from 2^128 on it is infinite. NaN, ∞·0 and ∞ − ∞ give
+//! 6. The sum is rounded to the result format, likewise; from 2^128 on it is infinite. NaN, ∞·0 and ∞ − ∞ give
 //!    7FFFFFFF. Zero is +0, whatever the signs of what was summed.
 //! 7. The next step takes the result as its c.
 //!
@@ -19,7 +19,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::accumulation::{Addend, BlockScales, StepResult, TensorCore};
+use super::accumulation::{Addend, BlockScales, TensorCore};
+use super::custom::{StepResult, StepRounding};
 use super::operand::{self, Number, NumberRow};
 use super::reference::Chain;
 use crate::formats::{Format, FormatSpec, Unpacked};
@@ -60,6 +61,25 @@ impl Term {
         // A product and no branch: signs are as good as random, and a misprediction costs more than all the rest.
         cut * self.significand.signum()
     }
+
+    /// The same to the nearest, ties to the even one.
+    #[inline]
+    fn nearest(self, term_fraction: u32, e_max: i32, f: u32) -> i64 {
+        let fine = self.significand.unsigned_abs() << f;
+        let shift = (e_max - self.exponent + term_fraction as i32) as u32;
+        nearest_even(fine, shift) as i64 * self.significand.signum()
+    }
+}
+
+/// x / 2^shift to the nearest integer, ties to the even one; x below 2^62.
+#[inline]
+fn nearest_even(x: u64, shift: u32) -> u64 {
+    if shift > 62 {
+        return 0; // less than a half
+    }
+    let (floor, rest) = (x >> shift, x & ((1 << shift) - 1));
+    let half = 1 << shift >> 1;
+    floor + u64::from(shift > 0 && (rest > half || (rest == half && floor & 1 == 1)))
 }
 
 /// Steps 3 to 6 over the products and, if it takes part, the accumulator.
@@ -75,21 +95,31 @@ fn fused_sum(
     // The zero exponent as the floor of e_max is step 2: an addend is either zero or of exponent −126 and more.
     let floor = c.map_or(core.zero_exponent(), |c| c.exponent.max(core.zero_exponent()));
     let e_max = terms.clone().map(|t| t.exponent).fold(floor, i32::max);
-    let products: i64 = terms.map(|t| t.truncated(fraction, e_max, f)).sum();
-    let addend = c.map_or(0, |c| c.truncated(F32.mantissa_bits, e_max, f));
-    round_toward_zero(products + addend, e_max - f as i32, core.result())
+    let products: i64;
+    let addend: i64;
+    match core.term_rounding() {
+        StepRounding::TowardZero => {
+            products = terms.map(|t| t.truncated(fraction, e_max, f)).sum();
+            addend = c.map_or(0, |c| c.truncated(F32.mantissa_bits, e_max, f));
+        }
+        StepRounding::NearestEven => {
+            products = terms.map(|t| t.nearest(fraction, e_max, f)).sum();
+            addend = c.map_or(0, |c| c.nearest(F32.mantissa_bits, e_max, f));
+        }
+    }
+    round(products + addend, e_max - f as i32, core.result(), core.result_rounding())
 }
 
 /// sum · 2^exponent in the result format, which has the exponents of f32.
 ///
-/// The same as [`FormatSpec::round`] toward zero but for overflow, which is infinite
-/// here, and −0; in place because every step ends with it.
+/// The same as [`FormatSpec::round`] but for overflow, which is infinite here from 2^128 on, and −0; in place because
+/// every step ends with it.
 #[inline]
-fn round_toward_zero(sum: i64, exponent: i32, result: StepResult) -> f32 {
+fn round(sum: i64, exponent: i32, result: StepResult, rounding: StepRounding) -> f32 {
     if sum == 0 {
         return 0.0;
     }
-    let (magnitude, spec) = (sum.unsigned_abs(), result.spec());
+    let (magnitude, mantissa_bits) = (sum.unsigned_abs(), result.mantissa_bits());
     let e = exponent + magnitude.ilog2() as i32;
     let sign = if sum < 0 { -1.0 } else { 1.0 };
     if e > F32.emax() {
@@ -97,11 +127,16 @@ fn round_toward_zero(sum: i64, exponent: i32, result: StepResult) -> f32 {
     }
     let e = e.max(F32.emin());
     // The last bit that is kept has the exponent e − mantissa bits. Short sums move up to it, by 23 bits at most.
-    let shift = e - spec.mantissa_bits as i32 - exponent;
-    let kept = if shift >= 0 { magnitude >> shift.min(63) } else { magnitude << -shift } as u32;
-    // The hidden bit, where there is one, adds 1 to the exponent field.
+    let shift = e - mantissa_bits as i32 - exponent;
+    let kept = match rounding {
+        _ if shift < 0 => magnitude << -shift,
+        StepRounding::TowardZero => magnitude >> shift.min(63),
+        StepRounding::NearestEven => nearest_even(magnitude, shift as u32),
+    } as u32;
+    // The hidden bit, where there is one, adds 1 to the exponent field; one more binade, where rounding carries, does
+    // so too, and past the last one the field is that of infinity.
     let bits = ((e - F32.emin()) as u32) << F32.mantissa_bits;
-    let rounded = f32::from_bits(bits + (kept << (F32.mantissa_bits - spec.mantissa_bits)));
+    let rounded = f32::from_bits(bits + (kept << (F32.mantissa_bits - mantissa_bits)));
     if rounded == 0.0 { 0.0 } else { rounded * sign }
 }
 
@@ -276,26 +311,67 @@ mod tests {
     #[test]
     fn rounding_is_that_of_the_formats() {
         use crate::formats::{Overflow, Rounding};
-        for result in [StepResult::E8M13, StepResult::F32] {
+        let formats = [(StepResult::E8M13, Format::E8M13), (StepResult::F32, Format::F32)];
+        let bf16 = (StepResult::e8(7).unwrap(), Format::Bf16);
+        let roundings = [
+            (StepRounding::TowardZero, Rounding::TowardZero, Overflow::Saturate),
+            (StepRounding::NearestEven, Rounding::NearestEven, Overflow::NonSaturating),
+        ];
+        for ((result, format), (step_rounding, rounding, overflow)) in
+            formats.into_iter().chain([bf16]).flat_map(|f| roundings.map(|r| (f, r)))
+        {
             for exponent in -200..130 {
-                for sum in
-                    [1i64, 3, -5, 0x1FFF, 0x3FFF, -0x7FFF, 0xFF_FFFF, 0x1FF_FFFF, -0x12_3456_789A, 1 << 57]
-                {
+                for sum in [
+                    1i64,
+                    3,
+                    -5,
+                    0x1FFF,
+                    0x3FFF,
+                    -0x7FFF,
+                    0xFF_FFFF,
+                    0x1FF_FFFF,
+                    0x1FF_FFFD,
+                    -0x12_3456_789A,
+                    (1 << 57) + (1 << 33),
+                    3 << 56,
+                ] {
                     let value =
                         Unpacked::Finite { negative: sum < 0, significand: sum.unsigned_abs(), exponent };
                     let want = match value.exponent() {
-                        Some(128..) => f32::INFINITY.copysign(sum as f32),
-                        _ => result
-                            .spec()
-                            .round(value, Rounding::TowardZero, Overflow::Saturate)
-                            .value
-                            .to_f32(),
+                        Some(128..) => f64::INFINITY.copysign(sum as f64),
+                        _ => format.spec().round(value, rounding, overflow).value.to_f64(),
                     };
-                    let got = round_toward_zero(sum, exponent, result);
-                    assert_eq!(got.to_bits(), (want + 0.0).to_bits(), "{sum} · 2^{exponent} in {result:?}");
+                    let got = round(sum, exponent, result, step_rounding);
+                    let what = format!("{sum} · 2^{exponent} in {result}, {step_rounding:?}");
+                    assert_eq!(f64::from(got).to_bits(), (want + 0.0).to_bits(), "{what}");
                 }
             }
         }
+    }
+
+    /// Ties go to the even multiple, and every place of the half is met.
+    #[test]
+    fn terms_are_rounded_to_nearest_even_where_asked_for() {
+        for shift in 0..64u32 {
+            for x in [0u64, 1, 2, 3, 5, 6, 7, 10, 0x5555_5555, (1 << 61) + 1, 3 << 60, (1 << 62) - 1] {
+                let near = u128::from(nearest_even(x, shift));
+                let (twice_error, ulp) = ((near << shift).abs_diff(u128::from(x)) << 1, 1u128 << shift);
+                assert!(twice_error <= ulp, "{x} / 2^{shift}: {near}");
+                assert!(twice_error < ulp || near % 2 == 0, "{x} / 2^{shift}: {near} is odd");
+            }
+        }
+        let nearest = TensorCore::HOPPER.with_term_rounding(StepRounding::NearestEven);
+        let (one, unit) = (1.0, 2f32.powi(-13));
+        for (small, cut, rounded) in [(0.5, 0.0, 0.0), (0.75, 0.0, 1.0), (1.5, 1.0, 2.0), (-1.25, -1.0, -1.0)]
+        {
+            assert_eq!(sum(TensorCore::HOPPER, &[one, small * unit], 0.0), one + cut * unit, "{small}");
+            assert_eq!(sum(nearest, &[one, small * unit], 0.0), one + rounded * unit, "{small}");
+        }
+        // The sum 2 + 2^-13 does not fit 13 fraction bits; neither does 2 + 3 · 2^-13.
+        let round = TensorCore::HOPPER.with_result_rounding(StepRounding::NearestEven);
+        assert_eq!(sum(round, &[one, one + unit], 0.0), 2.0);
+        assert_eq!(sum(round, &[one, one + 3.0 * unit], 0.0), 2.0 + 4.0 * unit);
+        assert_eq!(sum(TensorCore::HOPPER, &[one, one + 3.0 * unit], 0.0), 2.0 + 2.0 * unit);
     }
 
     #[test]

@@ -110,8 +110,13 @@ impl ScaleLayout {
 
     /// The buffer of a grid; padding is `T::default()`, zero for every type of scale.
     pub fn store<T: Copy + Default>(self, grid: MatRef<'_, T>) -> Vec<T> {
+        self.store_padded(grid, T::default())
+    }
+
+    /// The same with other padding, which no kernel may let into a result.
+    pub fn store_padded<T: Copy>(self, grid: MatRef<'_, T>, padding: T) -> Vec<T> {
         let (rows, cols) = grid.shape();
-        let mut stored = vec![T::default(); self.stored_len(rows, cols)];
+        let mut stored = vec![padding; self.stored_len(rows, cols)];
         for (i, row) in grid.iter_rows().enumerate() {
             for (j, &scale) in row.iter().enumerate() {
                 stored[self.offset(i, j, rows, cols)] = scale;

@@ -56,15 +56,21 @@ pub(super) fn vectors() -> Result<Vectors> {
             casts(&mut out, format, input)?;
         }
     }
+    // Every code of every format of at most 8 bits, cast on.
+    for format in narrow() {
+        for from in narrow().filter(|f| f.spec().bits() <= 8) {
+            casts(&mut out, format, &format!("{from}.values"))?;
+        }
+    }
     Ok(out)
 }
 
 /// The input in every rounding and overflow mode that the format has.
 fn casts(out: &mut Vectors, format: Format, input: &str) -> Result<()> {
-    let at = out.entry.tensors.iter().position(|t| t.name == input).expect("inputs come first");
+    let at = out.entry.tensors.iter().position(|t| t.name == input).expect("operands come first");
     let x = out.tensors[at].clone();
-    let prefix =
-        if input.starts_with(format.name()) { input.to_owned() } else { format!("{format}.{input}") };
+    let own = input.split('.').next() == Some(format.name());
+    let prefix = if own { input.to_owned() } else { format!("{format}.{input}") };
     let stochastic = CastRounding::Tensor(TensorRounding::Stochastic { seed: SEED });
     for (rounding_name, rounding) in ROUNDINGS.into_iter().chain([("stochastic", stochastic)]) {
         for (overflow_name, overflow) in OVERFLOWS {

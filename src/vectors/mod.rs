@@ -6,10 +6,10 @@
 //!
 //! | file | operations |
 //! |---|---|
-//! | `casts` | every BF16 and F16 pattern, a stride of F32 patterns, midpoints with both neighbours, to every narrow format |
+//! | `casts` | every BF16 and F16 pattern, every value of the formats of at most 8 bits, a stride of F32 patterns, midpoints with both neighbours, to every narrow format |
 //! | `recipes` | every recipe in three roles, on ragged matrices with tiles of zeros, subnormals, infinities and NaN |
 //! | `layouts` | scale grids in every layout, packed UE8M0, FP4 and E5M6 |
-//! | `accumulations` | every accumulation model, promotion orders and intervals, addends, f32 and bf16, dense and grouped |
+//! | `accumulations` | every accumulation model and some custom ones, promotion orders and intervals, addends, f32 and bf16, dense and grouped |
 //!
 //! The inputs come from a counter-based generator in integers: the same bytes on every machine and each time.
 //!

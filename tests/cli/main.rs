@@ -9,7 +9,9 @@ mod gemm;
 mod inspect;
 #[path = "../common/operands.rs"]
 mod operands;
+mod page;
 mod quantize;
+mod sanitize;
 mod vectors;
 
 use std::ffi::OsStr;
@@ -124,9 +126,18 @@ fn formats_lists_all_and_the_codes_of_one() {
 
 #[test]
 fn every_help_ends_with_an_example() {
-    for sub in
-        ["formats", "recipe", "cast", "quantize", "dequantize", "gemm", "compare", "inspect", "vectors"]
-    {
+    for sub in [
+        "formats",
+        "recipe",
+        "cast",
+        "quantize",
+        "dequantize",
+        "gemm",
+        "compare",
+        "inspect",
+        "sanitize",
+        "vectors",
+    ] {
         let help = stdout(&finegrain([sub, "--help"]));
         let last = help.trim_end().lines().last().unwrap();
         assert!(last.starts_with(&format!("  finegrain {sub}")), "{sub}: {last}");

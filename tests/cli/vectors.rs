@@ -1,7 +1,9 @@
 //! `finegrain vectors`: the same bytes each time, nothing to find in them, and every planted error found.
 
 use finegrain::checkpoint::{Tensor, TensorFile, write_tensors};
+use finegrain::formats::Format;
 use finegrain::gemm::TensorCore;
+use finegrain::quant::Recipe;
 
 use crate::{Folder, fails, finegrain, json, stdout};
 
@@ -132,5 +134,49 @@ fn every_accumulation_is_there() {
         assert!(named(&model, ".d.none.") >= 2, "{model} without promotion");
         assert!(named(&model, ".c") >= 4, "{model} with an addend");
     }
+    assert!(named("hopper:f=10,result=e8m10,terms=nearest,round=nearest.", ".d.128.scales-first") >= 3);
+    assert!(named("ampere:l=16,", ".c") >= 4, "a late addend");
     assert_eq!(named("grouped.", ".d"), 4 * 3);
+}
+
+/// Exhaustive where at most 16 bits go in, and every recipe sees the tiles that are hard.
+#[test]
+fn casts_are_exhaustive_and_recipes_meet_hard_tiles() {
+    let folder = Folder::new();
+    let index = json(&["vectors", "generate", &folder.text("dir"), "--only", "casts", "--only", "recipes"]);
+    let tensors = |file: usize| index["files"][file]["tensors"].as_array().unwrap().clone();
+    let shape = |name: &str| {
+        let found = tensors(0).into_iter().find(|t| t["name"] == name);
+        found.unwrap_or_else(|| panic!("{name}"))["shape"][0].as_u64().unwrap()
+    };
+    let narrow: Vec<_> = Format::ALL.iter().filter(|f| f.spec().bits() <= 12).collect();
+    assert!(narrow.len() >= 9);
+    for to in &narrow {
+        for (from, bits) in [("bf16", 16), ("f16", 16)] {
+            assert_eq!(shape(&format!("{to}.{from}.toward-zero.saturate")), 1 << bits, "{to} from {from}");
+        }
+        for from in narrow.iter().filter(|f| f.spec().bits() <= 8) {
+            let name = if to == from { format!("{from}.values") } else { format!("{to}.{from}.values") };
+            let all = 1 << from.spec().bits();
+            assert_eq!(shape(&format!("{name}.nearest-even.saturate")), all, "{to} from {from}");
+        }
+    }
+    let file = TensorFile::open(folder.path("dir").join("recipes.safetensors")).unwrap();
+    let special = file.read("special").unwrap().to_f32().unwrap();
+    let finite = file.read("finite").unwrap().to_f32().unwrap();
+    let (rows, cols) = (140, 300);
+    let tiles = |x: &[f32], hard: &dyn Fn(&f32) -> bool| {
+        (0..rows).filter(|i| x[i * cols..i * cols + 128].iter().all(hard)).count()
+    };
+    assert!(tiles(&finite, &|v| *v == 0.0) > 4 && tiles(&finite, &|v| v.is_subnormal()) > 4);
+    assert!(tiles(&special, &|v| v.is_nan()) > 4);
+    assert!(special.contains(&f32::INFINITY) && special.contains(&f32::NEG_INFINITY));
+    for recipe in Recipe::ALL {
+        for role in ["activation", "weight", "transposed"] {
+            for input in ["finite", "special"] {
+                let name = format!("{input}.{}.{role}", recipe.name);
+                assert!(tensors(1).iter().any(|t| t["name"] == name.as_str()), "{name}");
+            }
+        }
+    }
 }

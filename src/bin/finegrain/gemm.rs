@@ -41,7 +41,8 @@ pub(crate) struct Args {
     #[arg(value_name = "OUT")]
     out_file: PathBuf,
 
-    /// Accumulation model: f32, exact, ada, hopper, hopper-f16, blackwell, blackwell-mma, blackwell-mx, blackwell-fp4 ...
+    /// Accumulation model: f32, exact, ada, hopper, hopper-f16, blackwell, blackwell-mma, blackwell-mx, blackwell-fp4 ...,
+    /// or a custom tensor core such as hopper:f=10,terms=nearest (compare --help lists the parameters)
     #[arg(long, value_name = "MODEL", default_value = "f32", value_parser = Model::by_name)]
     accumulate: Model,
 
@@ -106,8 +107,9 @@ enum Out {
     Bf16,
 }
 
+/// How `groups` is to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Grouped {
+pub(crate) enum Grouped {
     /// 'groups' names the group of each row of a
     Contiguous,
     /// 'groups' counts the valid rows of each group
@@ -192,7 +194,10 @@ fn read_addend(file: &TensorFile) -> finegrain::Result<Option<Matrix<f32>>> {
 }
 
 /// The tensor `groups`, which a grouped problem must have.
-fn read_groups(file: &TensorFile, grouped: Option<Grouped>) -> finegrain::Result<Option<Vec<i32>>> {
+pub(crate) fn read_groups(
+    file: &TensorFile,
+    grouped: Option<Grouped>,
+) -> finegrain::Result<Option<Vec<i32>>> {
     if grouped.is_none() && !file.contains("groups") {
         return Ok(None);
     }
@@ -244,7 +249,7 @@ fn problem<'a>(
 }
 
 /// Sizes of groups: I32 in the file, none negative.
-fn sizes(groups: &[i32]) -> finegrain::Result<Vec<usize>> {
+pub(crate) fn sizes(groups: &[i32]) -> finegrain::Result<Vec<usize>> {
     let size = |(i, &g): (usize, &i32)| {
         usize::try_from(g)
             .map_err(|_| finegrain::Error::Invalid(format!("groups[{i}] is {g}, expected a size")))

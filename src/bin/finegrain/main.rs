@@ -14,6 +14,7 @@ mod plot;
 mod progress;
 mod quantize;
 mod recipe;
+mod sanitize;
 mod values;
 mod vectors;
 
@@ -44,6 +45,7 @@ enum Command {
     Compare(compare::Args),
     Inspect(inspect::Args),
     Recipe(recipe::Args),
+    Sanitize(sanitize::Args),
     Bench(bench::Args),
     Vectors(vectors::Args),
 }
@@ -76,6 +78,7 @@ fn main() -> ExitCode {
         Command::Compare(args) => compare::run(args, json),
         Command::Inspect(args) => inspect::run(args, json),
         Command::Recipe(args) => recipe::run(args, json),
+        Command::Sanitize(args) => sanitize::run(&args, json),
         Command::Bench(args) => bench::run(args, json),
         Command::Vectors(args) => vectors::run(args, json),
     };

@@ -1,4 +1,4 @@
-//! Pictures: relative error by recipe and accumulation as a dot plot, one SVG.
+//! Pictures as SVG: relative error by recipe and accumulation as a dot plot, and errors of a sweep as lines.
 
 use std::path::Path;
 
@@ -20,30 +20,121 @@ const LABEL_WIDTH: u32 = 270;
 /// Colours told apart in every common form of colour blindness (Okabe and Ito), with a shape each.
 const COLOURS: [RGBColor; 3] = [RGBColor(0, 114, 178), RGBColor(213, 94, 0), RGBColor(0, 158, 115)];
 
-/// Writes the plot. Values are in percent; the axis is logarithmic.
-pub(crate) fn errors(path: &Path, title: &str, series: &[&str], lines: &[Line]) -> Result<()> {
-    if !path.extension().is_some_and(|e| e.eq_ignore_ascii_case("svg")) {
-        return Err(Error::file(path, "plots are written as .svg"));
+/// A chart of errors in percent over a number: names and points.
+pub(crate) struct Chart {
+    pub(crate) title: String,
+    /// What x is.
+    pub(crate) x: String,
+    /// Whether x is on a logarithmic axis; errors always are.
+    pub(crate) logarithmic: bool,
+    pub(crate) lines: Vec<(String, Vec<(f64, f64)>)>,
+}
+
+/// What is written, by the file's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Svg,
+    Html,
+}
+
+impl Kind {
+    pub(crate) fn of(path: &Path) -> Result<Kind> {
+        let is = |ending: &str| path.extension().is_some_and(|e| e.eq_ignore_ascii_case(ending));
+        match (is("svg"), is("html")) {
+            (true, _) => Ok(Kind::Svg),
+            (_, true) => Ok(Kind::Html),
+            _ => Err(Error::file(path, "plots are written as .svg, pages as .html")),
+        }
     }
-    let svg = draw(title, series, lines).map_err(|e| Error::file(path, format!("plot: {e}")))?;
+}
+
+/// Writes the dot plot. Values are in percent; the axis is logarithmic.
+pub(crate) fn errors(path: &Path, title: &str, series: &[&str], lines: &[Line]) -> Result<()> {
+    write(path, draw(title, series, lines))
+}
+
+/// Writes charts below one another.
+pub(crate) fn sweeps(path: &Path, charts: &[Chart]) -> Result<()> {
+    write(path, draw_charts(charts))
+}
+
+type Drawn = std::result::Result<String, Box<dyn std::error::Error>>;
+
+fn write(path: &Path, drawn: Drawn) -> Result<()> {
+    let svg = drawn.map_err(|e| Error::file(path, format!("plot: {e}")))?;
     write_atomically(path, |out| out.write_all(svg.as_bytes()))
 }
 
-fn draw(
-    title: &str,
-    series: &[&str],
-    lines: &[Line],
-) -> std::result::Result<String, Box<dyn std::error::Error>> {
-    let positive = || lines.iter().flat_map(|l| l.values.iter().flatten().copied()).filter(|v| *v > 0.0);
+const CHART_HEIGHT: u32 = 380;
+
+fn draw_charts(charts: &[Chart]) -> Drawn {
+    let mut svg = String::new();
+    {
+        let height = CHART_HEIGHT * charts.len().max(1) as u32;
+        let root = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();
+        root.fill(&WHITE)?;
+        for (chart, area) in charts.iter().zip(root.split_evenly((charts.len().max(1), 1))) {
+            draw_chart(chart, &area)?;
+        }
+        root.present()?;
+    }
+    Ok(svg)
+}
+
+/// One chart. A logarithmic x is drawn as log2, with ticks that say 2^x.
+fn draw_chart(
+    chart: &Chart,
+    area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
+) -> std::result::Result<(), Box<dyn std::error::Error>> {
+    let place = |x: f64| if chart.logarithmic { x.log2() } else { x };
+    let all = || chart.lines.iter().flat_map(|(_, points)| points.iter().copied());
+    let (low, high) = range(all().map(|(_, y)| y));
+    let left = all().map(|(x, _)| place(x)).fold(f64::INFINITY, f64::min);
+    let right = all().map(|(x, _)| place(x)).fold(f64::NEG_INFINITY, f64::max);
+    let (left, right) = if left < right { (left, right) } else { (0.0, 1.0) };
+    let mut plot = ChartBuilder::on(area)
+        .caption(&chart.title, ("sans-serif", 15))
+        .margin(12)
+        .x_label_area_size(40)
+        .y_label_area_size(90)
+        .build_cartesian_2d(left..right, (low..high).log_scale())?;
+    plot.configure_mesh()
+        .x_desc(chart.x.as_str())
+        .y_desc("error, %")
+        .y_label_formatter(&|v| format!("{}", (v * 1e9).round() / 1e9))
+        .x_label_formatter(&|v| {
+            if chart.logarithmic { format!("{}", v.exp2().round()) } else { format!("{v}") }
+        })
+        .light_line_style(BLACK.mix(0.06))
+        .draw()?;
+    for (s, ((name, points), colour)) in chart.lines.iter().zip(COLOURS).enumerate() {
+        // A logarithmic axis has no place for an error of 0.
+        let shown: Vec<(f64, f64)> = points.iter().filter(|p| p.1 > 0.0).map(|p| (place(p.0), p.1)).collect();
+        let line = LineSeries::new(shown.iter().copied(), colour.stroke_width(2));
+        plot.draw_series(line)?.label(name).legend(move |(x, y)| marker(s, (x + 10, y), colour));
+        plot.draw_series(shown.into_iter().map(|p| marker(s, p, colour)))?;
+    }
+    // Curves over F fall and leave the lower left free; those over the interval leave a gap between two models.
+    let free =
+        if chart.logarithmic { SeriesLabelPosition::MiddleRight } else { SeriesLabelPosition::LowerLeft };
+    plot.configure_series_labels()
+        .position(free)
+        .background_style(WHITE.mix(0.8))
+        .border_style(BLACK.mix(0.3))
+        .draw()?;
+    Ok(())
+}
+
+/// Whole decades around the positive values, so that the axis has ticks at both ends.
+fn range(values: impl Iterator<Item = f64> + Clone) -> (f64, f64) {
+    let positive = || values.clone().filter(|v| *v > 0.0 && v.is_finite());
     let low = positive().fold(f64::INFINITY, f64::min);
     let high = positive().fold(0.0, f64::max);
-    // Whole decades, so that the axis has ticks at both ends.
-    let (low, high) = if low <= high {
-        (decade(low / 1.05, f64::floor), decade(high * 1.05, f64::ceil))
-    } else {
-        (0.1, 10.0)
-    };
+    if low <= high { (decade(low / 1.05, f64::floor), decade(high * 1.05, f64::ceil)) } else { (0.1, 10.0) }
+}
 
+fn draw(title: &str, series: &[&str], lines: &[Line]) -> Drawn {
+    let (low, high) = range(lines.iter().flat_map(|l| l.values.iter().flatten().copied()));
     let mut svg = String::new();
     {
         let height = 110 + ROW_HEIGHT * lines.len() as u32;

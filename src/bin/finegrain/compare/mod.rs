@@ -1,0 +1,294 @@
+//! `finegrain compare`: which recipe and which accumulation, on your tensors or on built-in ones.
+
+mod page;
+mod report;
+mod summary;
+mod sweep;
+mod tolerances;
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use finegrain::accuracy::{
+    Budget, ComparisonRow, Linear, Outcome as Combination, OutputFormat, Pass, Scheme, compare, sample,
+};
+use finegrain::checkpoint::{TensorFile, write_atomically};
+use finegrain::gemm::{Arithmetic, Execution};
+use finegrain::matrix::Matrix;
+use regex::Regex;
+use serde::Serialize;
+
+use self::summary::summary;
+use crate::output::{print, print_json};
+use crate::plot;
+use crate::progress::Progress;
+use crate::{Failure, Outcome};
+
+const EXAMPLE: &str = "\
+Y = x w^T, and with dy also dX = dy w and dW = dy^T x, each quantised by every recipe and
+summed by every accumulation, against the exact product. Best first.
+
+An accumulation is a model (f32, exact, hopper, ada, blackwell ...), alone for the interval
+that fits the scales, or with one: hopper/128, hopper/none. A tensor core that was never built
+has a base and what differs from it: hopper:f=10/128 keeps 10 bits of the aligned products. The
+parameters are l (products a step), f, result (f32, e8mN), terms and round (zero, nearest),
+addend (early, late).
+
+Examples:
+  finegrain compare
+  finegrain compare layers.safetensors --x q.x --w q.w --dy q.dy --recipe te
+  finegrain compare --recipe te-current --accumulate hopper/none --accumulate hopper:f=10/128 --sweep
+  finegrain compare layers.safetensors --x q.x --w q.w --dy q.dy --plot q.html
+  finegrain compare layers.safetensors --layer 'layer0\\..*' --plot errors.svg";
+
+/// Compare recipes and accumulations on a Linear layer: the error of Y, dX and dW against exact
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLE)]
+pub(crate) struct Args {
+    /// safetensors file with the layer's tensors; without it, built-in data
+    file: Option<PathBuf>,
+
+    /// Tensor x [tokens, in]
+    #[arg(long, value_name = "NAME", requires_all = ["file", "w"])]
+    x: Option<String>,
+
+    /// Tensor w [out, in]
+    #[arg(long, value_name = "NAME", requires_all = ["file", "x"])]
+    w: Option<String>,
+
+    /// Tensor dy [tokens, out]; without it only Y is compared
+    #[arg(long, value_name = "NAME", requires_all = ["file", "x", "w"])]
+    dy: Option<String>,
+
+    /// Every layer L of the file, with tensors L.x, L.w and perhaps L.dy, whose name matches ('.' matches all)
+    #[arg(long, value_name = "REGEX", requires = "file", conflicts_with_all = ["x", "w", "dy"])]
+    layer: Option<Regex>,
+
+    /// Recipe, or bf16; repeat for more [default: a choice of per-tensor, per-row and fine-grained ones]
+    #[arg(long, value_name = "NAME", value_parser = Scheme::by_name)]
+    recipe: Vec<Scheme>,
+
+    /// Accumulation MODEL, MODEL/N or MODEL/none; repeat for more [default: f32, hopper/128 and hopper/none]
+    #[arg(long, value_name = "MODEL")]
+    accumulate: Vec<Arithmetic>,
+
+    /// Show the error budget for several layers too; a single layer has it anyway
+    #[arg(long)]
+    budget: bool,
+
+    /// Print the error of every tile of the outputs and operands as well (as --budget)
+    #[arg(long)]
+    map: bool,
+
+    /// Print atol and rtol for a kernel test, and how close the results come to their rigorous bound
+    #[arg(long)]
+    tolerance: bool,
+
+    /// Print error against the bits that the tensor core keeps, and against the promotion interval
+    #[arg(long)]
+    sweep: bool,
+
+    /// Write a picture of the errors (.svg; with --sweep of the sweeps), or all of it as one page (.html)
+    #[arg(long, value_name = "OUT.svg|OUT.html")]
+    plot: Option<PathBuf>,
+
+    /// Threads [default: all]
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
+}
+
+/// Compared when nothing is asked for.
+const SCHEMES: &[&str] = &[
+    "bf16",
+    "te-current",
+    "te-current-hybrid",
+    "torchao-rowwise",
+    "deepseek-v3",
+    "te",
+    "mxfp8-e4m3-floor",
+    "mxfp8-e4m3-rceil",
+];
+const ARITHMETICS: &[&str] = &["f32", "hopper/128", "hopper/none"];
+
+/// One layer and what came of it.
+#[derive(Serialize)]
+struct Layer {
+    name: String,
+    tokens: usize,
+    r#in: usize,
+    out: usize,
+    rows: Vec<ComparisonRow>,
+    budgets: Vec<BudgetLine>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tolerances: Vec<tolerances::ToleranceLine>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sweep: Option<sweep::LayerSweep>,
+}
+
+/// Where one result's error comes from, for the best accumulation of each recipe.
+#[derive(Serialize)]
+struct BudgetLine {
+    recipe: String,
+    accumulation: String,
+    pass: Pass,
+    budget: Budget,
+}
+
+pub(crate) fn run(args: Args, json: bool) -> Outcome {
+    let layers = layers(&args)?;
+    // Combinations that the defaults happen to contain but no arithmetic has are not worth a line.
+    let all_asked_for = !args.recipe.is_empty() && !args.accumulate.is_empty();
+    let schemes = or_default(&args.recipe, SCHEMES, Scheme::by_name)?;
+    let arithmetics = or_default(&args.accumulate, ARITHMETICS, |name| name.parse())?;
+    let execution = Execution { threads: args.threads, ..Execution::default() };
+    if let Some(path) = &args.plot {
+        plot::Kind::of(path)?;
+    }
+
+    let combinations = (schemes.len() * arithmetics.len()) as u64;
+    let work = |linear: &Linear| linear.multiply_adds() * linear.passes().len() as u64 * combinations;
+    let progress = Progress::multiply_adds(layers.iter().map(|(_, linear)| work(linear)).sum());
+    let mut done = Vec::new();
+    for (name, linear) in &layers {
+        progress.on(name);
+        let finished = |_, _| progress.advance(linear.multiply_adds());
+        let mut rows = compare(linear, &schemes, &arithmetics, &execution, finished)?;
+        rows.retain(|row| all_asked_for || matches!(row.outcome, Combination::Measured(_)));
+        let (tokens, input, output) = linear.sizes();
+        let with_budget = args.budget || args.map || layers.len() == 1 || is_page(args.plot.as_deref());
+        progress.on(&format!("{name}: budgets, bounds and sweeps"));
+        let budgets = if with_budget { budgets(linear, &rows, &execution)? } else { Vec::new() };
+        let tolerances =
+            if args.tolerance { tolerances::measure(linear, &rows, &execution)? } else { Vec::new() };
+        let sweep = match args.sweep || is_page(args.plot.as_deref()) {
+            true => sweep::measure(linear, &schemes, &arithmetics, &execution, args.sweep)?,
+            false => None,
+        };
+        let name = name.clone();
+        done.push(Layer { name, tokens, r#in: input, out: output, rows, budgets, tolerances, sweep });
+    }
+    drop(progress);
+    if let Some(path) = &args.plot {
+        draw(path, &done, args.sweep)?;
+    }
+    if json {
+        return print_json(&serde_json::json!({ "layers": done, "summary": summary(&done) }));
+    }
+    print(&report::text(&done, args.map))
+}
+
+fn is_page(path: Option<&Path>) -> bool {
+    path.is_some_and(|path| matches!(plot::Kind::of(path), Ok(plot::Kind::Html)))
+}
+
+/// A page of everything; or a picture of the sweeps, of one layer (a marker for each pass), or of several (the summary).
+fn draw(path: &Path, layers: &[Layer], sweep: bool) -> finegrain::Result<()> {
+    if plot::Kind::of(path)? == plot::Kind::Html {
+        let page = page::render(layers);
+        return write_atomically(path, |out| out.write_all(page.as_bytes()));
+    }
+    if sweep {
+        let sweeps: Vec<(&str, &sweep::LayerSweep)> =
+            layers.iter().filter_map(|l| Some((l.name.as_str(), l.sweep.as_ref()?))).collect();
+        return plot::sweeps(path, &sweeps.iter().flat_map(|(name, s)| s.charts(name)).collect::<Vec<_>>());
+    }
+    if let [layer] = layers {
+        let percent = |row: &ComparisonRow, pass| row.pass(pass).map(|r| 100.0 * r.total.relative_frobenius);
+        let line = |row: &ComparisonRow| plot::Line {
+            label: format!("{}  {}", row.scheme, row.accumulation),
+            values: Pass::ALL.map(|pass| percent(row, pass)).to_vec(),
+        };
+        let lines: Vec<plot::Line> = layer.rows.iter().map(line).collect();
+        return plot::errors(path, &layer.name, &Pass::ALL.map(Pass::result), &lines);
+    }
+    let line = |s: summary::SummaryRow| plot::Line {
+        label: format!("{}  {}", s.recipe, s.accumulation_model),
+        values: vec![Some(s.error), Some(s.worst_row)],
+    };
+    let lines: Vec<plot::Line> = summary(layers).into_iter().map(line).collect();
+    let title = format!("{} layers", layers.len());
+    plot::errors(path, &title, &["geometric mean of Y, dX, dW", "worst row of any"], &lines)
+}
+
+/// The budgets of every recipe with the accumulation that served it best.
+fn budgets(
+    linear: &Linear,
+    rows: &[ComparisonRow],
+    execution: &Execution<'_>,
+) -> finegrain::Result<Vec<BudgetLine>> {
+    let mut best: Vec<&ComparisonRow> = Vec::new();
+    for row in rows.iter().filter(|r| !r.passes().is_empty()) {
+        if best.iter().all(|b| b.scheme != row.scheme) {
+            best.push(row);
+        }
+    }
+    let mut lines = Vec::new();
+    for &pass in linear.passes() {
+        let exact = linear.exact(pass)?;
+        for row in &best {
+            let quantized = linear.quantized(pass, &Scheme::by_name(&row.scheme)?, &exact)?;
+            let budget = quantized.budget(&row.arithmetic, OutputFormat::Bf16, execution)?;
+            let (recipe, accumulation) = (row.scheme.clone(), row.accumulation.clone());
+            lines.push(BudgetLine { recipe, accumulation, pass, budget });
+        }
+    }
+    // One block for each recipe, the passes below one another.
+    let place = |line: &BudgetLine| best.iter().position(|b| b.scheme == line.recipe);
+    lines.sort_by_key(place);
+    Ok(lines)
+}
+
+fn or_default<T: Copy>(
+    given: &[T],
+    default: &[&str],
+    parse: impl Fn(&str) -> finegrain::Result<T>,
+) -> finegrain::Result<Vec<T>> {
+    if given.is_empty() { default.iter().map(|name| parse(name)).collect() } else { Ok(given.to_vec()) }
+}
+
+/// The layers asked for, with their names.
+fn layers(args: &Args) -> Result<Vec<(String, Linear)>, Failure> {
+    let Some(path) = &args.file else {
+        return Ok(vec![
+            ("built-in: transformer".to_owned(), sample::transformer_linear()?),
+            ("built-in: one-signed".to_owned(), sample::one_signed_linear()?),
+        ]);
+    };
+    let file = TensorFile::open(path)?;
+    match (&args.x, &args.w, &args.layer) {
+        (Some(x), Some(w), None) => {
+            let name = x.strip_suffix(".x").unwrap_or(x).to_owned();
+            Ok(vec![(name, read_layer(&file, x, w, args.dy.as_deref())?)])
+        }
+        (_, _, Some(regex)) => {
+            let names: Vec<&str> = file.names().iter().filter_map(|n| n.strip_suffix(".x")).collect();
+            let complete = |n: &&str| regex.is_match(n) && file.contains(&format!("{n}.w"));
+            let mut found: Vec<&str> = names.into_iter().filter(complete).collect();
+            found.sort_unstable();
+            if found.is_empty() {
+                let message = format!("no layer matches '{regex}': a layer L has tensors L.x and L.w");
+                return Err(finegrain::Error::file(path, message).into());
+            }
+            let read = |name: &str| {
+                let dy = format!("{name}.dy");
+                let dy = file.contains(&dy).then_some(dy);
+                let layer = read_layer(&file, &format!("{name}.x"), &format!("{name}.w"), dy.as_deref())?;
+                Ok((name.to_owned(), layer))
+            };
+            found.into_iter().map(read).collect()
+        }
+        _ => Err(Failure::Usage("name the tensors with --x and --w, or the layers with --layer".to_owned())),
+    }
+}
+
+fn read_layer(file: &TensorFile, x: &str, w: &str, dy: Option<&str>) -> finegrain::Result<Linear> {
+    let read = |name: &str| -> finegrain::Result<Matrix<f32>> {
+        let info = file.info(name)?;
+        if info.shape.len() < 2 {
+            return Err(file.blame(name, format!("shape {:?}, expected a matrix", info.shape)));
+        }
+        file.read(name)?.to_matrix().map_err(|e| file.blame(name, e))
+    };
+    let dy = dy.map(read).transpose()?;
+    Linear::new(read(x)?, read(w)?, dy).map_err(|e| file.blame(x, e))
+}

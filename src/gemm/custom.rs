@@ -1,0 +1,193 @@
+//! Tensor cores that were never built: their roundings and result formats, and how they are written.
+
+use std::fmt::Write;
+
+use super::accumulation::{Addend, TensorCore};
+use crate::error::{Error, Result};
+use crate::formats::Format;
+
+/// What a tensor core's sum is rounded to after every step: 8 exponent bits, those of f32, and some fraction bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StepResult {
+    mantissa_bits: u32,
+}
+
+impl StepResult {
+    /// 8 exponent and 13 fraction bits ("FP22"): the FP8 tensor cores of Ada and Hopper.
+    pub const E8M13: StepResult = StepResult { mantissa_bits: Format::E8M13.spec().mantissa_bits };
+    /// IEEE binary32.
+    pub const F32: StepResult = StepResult { mantissa_bits: Format::F32.spec().mantissa_bits };
+
+    /// 8 exponent bits and this many fraction bits.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for more fraction bits than f32 has.
+    pub fn e8(mantissa_bits: u32) -> Result<Self> {
+        let most = StepResult::F32.mantissa_bits;
+        if mantissa_bits > most {
+            return Err(Error::Invalid(format!(
+                "a result of {mantissa_bits} fraction bits: expected at most {most}"
+            )));
+        }
+        Ok(StepResult { mantissa_bits })
+    }
+
+    /// Fraction bits.
+    pub const fn mantissa_bits(self) -> u32 {
+        self.mantissa_bits
+    }
+}
+
+impl std::fmt::Display for StepResult {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match *self {
+            StepResult::F32 => f.pad("f32"),
+            StepResult { mantissa_bits } => f.pad(&format!("e8m{mantissa_bits}")),
+        }
+    }
+}
+
+impl std::str::FromStr for StepResult {
+    type Err = Error;
+
+    /// Reads `f32` or `e8mN`.
+    fn from_str(text: &str) -> Result<Self> {
+        let bits = match text {
+            "f32" => Some(StepResult::F32.mantissa_bits),
+            _ => text.strip_prefix("e8m").and_then(|n| n.parse().ok()),
+        };
+        bits.ok_or_else(|| Error::Invalid(format!("result format '{text}': expected f32 or e8mN")))
+            .and_then(StepResult::e8)
+    }
+}
+
+/// How a tensor core rounds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum StepRounding {
+    /// Toward zero: bits are dropped.
+    #[default]
+    TowardZero,
+    /// To the nearest, ties to the even one.
+    NearestEven,
+}
+
+impl StepRounding {
+    const fn word(self) -> &'static str {
+        match self {
+            StepRounding::TowardZero => "zero",
+            StepRounding::NearestEven => "nearest",
+        }
+    }
+
+    fn of(word: &str) -> Result<Self> {
+        let all = [StepRounding::TowardZero, StepRounding::NearestEven];
+        let found = all.into_iter().find(|r| r.word() == word);
+        found.ok_or_else(|| Error::unknown("rounding", word, all.map(StepRounding::word)))
+    }
+}
+
+const PARAMETERS: [&str; 6] = ["l", "f", "result", "terms", "round", "addend"];
+
+impl TensorCore {
+    /// This one with the changes that `l=16,f=10,result=e8m10,terms=nearest,round=nearest,addend=late` names; any of
+    /// them, in any order.
+    pub(super) fn changed(self, changes: &str) -> Result<Self> {
+        let (mut core, mut step, mut fraction_bits, mut result) =
+            (self, self.step(), self.fraction_bits(), self.result());
+        for change in changes.split(',') {
+            let (key, value) = change.split_once('=').unwrap_or((change, ""));
+            let number = || {
+                let wrong = |_| Error::Invalid(format!("{key}={value} in '{changes}': expected a number"));
+                value.parse::<u32>().map_err(wrong)
+            };
+            match key {
+                "l" => step = number()? as usize,
+                "f" => fraction_bits = number()?,
+                "result" => result = value.parse()?,
+                "terms" => core = core.with_term_rounding(StepRounding::of(value)?),
+                "round" => core = core.with_result_rounding(StepRounding::of(value)?),
+                "addend" => core = core.with_addend(addend(value)?),
+                _ => return Err(Error::unknown("tensor core parameter", key, PARAMETERS)),
+            }
+        }
+        core.customised(self.name(), step, fraction_bits, result)
+    }
+}
+
+fn addend(word: &str) -> Result<Addend> {
+    match word {
+        "early" => Ok(Addend::Early),
+        "late" => Ok(Addend::Late),
+        _ => Err(Error::unknown("addend", word, ["early", "late"])),
+    }
+}
+
+impl std::fmt::Display for TensorCore {
+    /// The name, and what differs from the tensor core of that name, as [`TensorCore::by_name`] reads it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut changes = String::new();
+        let mut change = |differs: bool, key: &str, value: &dyn std::fmt::Display| {
+            if differs {
+                let separator = if changes.is_empty() { ':' } else { ',' };
+                write!(changes, "{separator}{key}={value}").expect("a string takes all");
+            }
+        };
+        if let Some(base) = TensorCore::named(self.name()) {
+            change(self.step() != base.step(), "l", &self.step());
+            change(self.fraction_bits() != base.fraction_bits(), "f", &self.fraction_bits());
+            change(self.result() != base.result(), "result", &self.result());
+            change(self.term_rounding() != base.term_rounding(), "terms", &self.term_rounding().word());
+            change(self.result_rounding() != base.result_rounding(), "round", &self.result_rounding().word());
+            let late = self.addend() == Addend::Late;
+            change(self.addend() != base.addend(), "addend", if late { &"late" } else { &"early" });
+        }
+        f.pad(&format!("{}{changes}", self.name()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gemm::{Accumulation, Arithmetic, Model};
+
+    #[test]
+    fn what_is_displayed_is_read_again() {
+        for base in TensorCore::ALL {
+            assert_eq!(base.to_string(), base.name());
+            for changes in ["l=16,f=7", "terms=nearest,round=nearest", "result=e8m10", "addend=early"] {
+                let core = TensorCore::by_name(&format!("{base}:{changes}")).unwrap();
+                assert_eq!(TensorCore::by_name(&core.to_string()).unwrap(), core, "{base}:{changes}");
+                assert_eq!(core.operands(), base.operands());
+            }
+        }
+        let same = TensorCore::by_name("hopper:l=32,f=13,result=e8m13,terms=zero,round=zero").unwrap();
+        assert_eq!((same, same.to_string().as_str()), (TensorCore::HOPPER, "hopper"));
+        let arithmetic: Arithmetic = "hopper:f=10/128".parse().unwrap();
+        assert_eq!(arithmetic.to_string(), "hopper:f=10/128");
+        let core = TensorCore::HOPPER.customised("hopper", 32, 10, StepResult::E8M13).unwrap();
+        let expected = Accumulation::new(Model::TensorCore(core)).promote_every(128).unwrap();
+        assert_eq!(arithmetic, Arithmetic::Fixed(expected));
+        // One that no list has shows its name alone.
+        assert_eq!(core.customised("mine", 8, 9, StepResult::F32).unwrap().to_string(), "mine");
+    }
+
+    #[test]
+    fn wrong_parameters_are_named() {
+        for (name, words) in [
+            ("hopper:", &["''", "l, f, result"][..]),
+            ("hopper:g=3", &["'g'", "l, f, result, terms, round, addend"]),
+            ("hopper:f=x", &["f=x", "number"]),
+            ("hopper:f=39", &["39", "38"]),
+            ("hopper:l=0", &["0 products", "1024"]),
+            ("hopper:result=e8m24", &["24", "23"]),
+            ("hopper:result=e5m2", &["'e5m2'", "e8mN"]),
+            ("hopper:terms=up", &["'up'", "zero, nearest"]),
+            ("hopper:addend=never", &["'never'", "early, late"]),
+            ("kepler:f=3", &["'kepler'", "hopper"]),
+            ("blackwell-fp4:l=24", &["24", "16"]),
+        ] {
+            let message = Model::by_name(name).unwrap_err().to_string();
+            assert!(words.iter().all(|w| message.contains(w)), "{name}: {message}");
+        }
+    }
+}
