@@ -20,7 +20,8 @@ use finegrain::quant::{Quantizer, Recipe, swiglu};
 use finegrain::scaled::{Codes, Granule, ScaleGrid, ScaledMatrix, Scales};
 use half::bf16;
 use interpreter::{
-    Bits, Float, KINDS, Output, Shape, Stored, input, int, recipe_argument, run, shape, upload, upload_scales,
+    Bits, Float, KINDS, Output, ScaleOutput, Shape, Stored, input, int, recipe_argument, run, shape, upload,
+    upload_scales,
 };
 use ptx_emulator::{Arg, Device, Fault, Module, Report};
 
@@ -88,16 +89,11 @@ fn quantise(
     let mut args = inputs(&mut device);
     let ld_codes = out.1 + shape.extra[1];
     let codes = Output::new(&mut device, out, ld_codes, shape.offset[1], 1);
-    let (r, c, ld) = stored.laid_out(grid.0, grid.1);
-    let scales = Output::new(&mut device, (r, c), ld, 0, if stored.bytes { 1 } else { 4 });
+    let scales = ScaleOutput::new(&mut device, grid, stored);
     args.extend([int(shape.rows), int(shape.cols), Arg::Ptr(codes.address), Arg::U64(ld_codes as u64)]);
-    args.extend([stored.argument(scales.address, ld, Some(recipe)), recipe_argument(recipe)]);
+    args.extend([scales.argument(recipe), recipe_argument(recipe)]);
     let report = run(&mut device, module, kernel, shape, args)?;
     let words = codes.read(&mut device).zip(scales.read(&mut device));
-    let words = words.map(|(codes, scales)| {
-        let scales = Matrix::from_vec(r, c, scales).unwrap();
-        (codes, if stored.mn_major { scales.view().transposed() } else { scales }.into_vec())
-    });
     Ok(Outcome { words, report })
 }
 
@@ -153,7 +149,7 @@ impl Trial {
             let got = launch(&want, &|device| [place(device, &gate), place(device, &up)].concat());
             (want, got)
         } else if name.starts_with("requantize") {
-            let x = codes_in_tiles(rows, cols, first_kind, stored.bytes, tile);
+            let x = codes_in_tiles(rows, cols, first_kind, stored.bytes(), tile);
             let want = Quantizer::new(Recipe { activation: tile, ..*recipe });
             let want = want.requantize_transposed(x.view()).unwrap().matrix;
             let (codes, scales) = parts(&x);
@@ -265,7 +261,7 @@ fn check(names: &[&str], shapes: &[Shape]) {
         let kernel = kernel(name);
         let mut first_kind = 0;
         for recipe in recipes() {
-            for stored in Stored::all(recipe) {
+            for stored in Stored::all(Some(recipe)) {
                 for &shape in shapes {
                     first_kind += 3;
                     let trial = Trial { kernel, shape, recipe, stored, first_kind };
@@ -303,7 +299,7 @@ fn blocks_have_the_reference_bits() {
     let shape = shape(5, GRANULE * KINDS - 100, [0, 0], [0, 0]);
     for name in ["quantize_128x128_f32", "quantize_128x128_bf16"] {
         for (i, recipe) in recipes().into_iter().enumerate() {
-            let stored = Stored::all(recipe).last().unwrap();
+            let stored = Stored::all(Some(recipe)).last().unwrap();
             let trial = Trial { kernel: kernel(name), shape, recipe, stored, first_kind: i };
             trial.on(module(trial.kernel)).unwrap_or_else(|why| panic!("{why}"));
         }
@@ -319,18 +315,14 @@ fn transposes_have_the_reference_bits() {
 #[test]
 fn values_have_the_reference_bits() {
     let (mut compared, mut launches) = (0, 0);
-    let stored = |i: usize| Stored { bytes: i & 2 != 0, mn_major: i & 1 != 0 };
     for granule in [Granule::TILE_1X128, Granule::BLOCK_128X128] {
         for (n, shape) in ROWS.into_iter().chain(BLOCKS).enumerate() {
-            for i in 0..4 {
-                let x = codes_in_tiles(shape.rows, shape.cols, 4 * n + i, stored(i).bytes, granule);
-                for outcome in [
-                    dequantised("dequantize_e4m3_f32", shape, &x, stored(i)),
-                    dequantised("dequantize_e4m3_bf16", shape, &x, stored(i)),
-                ] {
-                    compared += outcome
-                        .unwrap_or_else(|why| panic!("{shape:?}, {granule}, {:?}: {why}", stored(i)))
-                        .0;
+            for (i, stored) in Stored::all(None).enumerate() {
+                let x = codes_in_tiles(shape.rows, shape.cols, 5 * n + i, stored.bytes(), granule);
+                for name in ["dequantize_e4m3_f32", "dequantize_e4m3_bf16"] {
+                    let outcome = dequantised(name, shape, &x, stored);
+                    compared +=
+                        outcome.unwrap_or_else(|why| panic!("{shape:?}, {granule}, {stored:?}: {why}")).0;
                     launches += 1;
                 }
             }
@@ -408,7 +400,7 @@ fn memory_is_touched_as_planned() {
         ("dequantize_e4m3_bf16", 256 * 256 / 8, 0),
     ];
     let shape = shape(256, 256, [0, 0], [0, 0]);
-    let stored = Stored { bytes: false, mn_major: false };
+    let stored = Stored::PLAIN;
     for (name, narrow, in_a_row) in planned {
         let kernel = kernel(name);
         let x = codes_in_tiles(shape.rows, shape.cols, 0, false, Granule::TILE_1X128);
@@ -543,7 +535,7 @@ fn planted_bugs_are_found() {
         let mut found = None;
         // Every recipe: a bug may lie on the path of one cast or one payload.
         for (i, recipe) in recipes().into_iter().enumerate() {
-            let stored = Stored { bytes: false, mn_major: i % 2 == 1 };
+            let stored = Stored::f32(i);
             let shape = shapes[i % shapes.len()];
             let x = codes_in_tiles(shape.rows, shape.cols, i, false, Granule::TILE_1X128);
             // Blocks begin with a kind whose every element matters.

@@ -40,7 +40,7 @@ enum Replaces : i32 {
     REPLACES_NAN = 8,       // m for a = NaN
 };
 
-// quant::Recipe as an argument; src/cuda/recipe.rs writes it and holds the same offsets. 13 words.
+// quant::Recipe as an argument; src/cuda/args.rs writes it and holds the same offsets. 13 words.
 struct Recipe {
     i32 form;
     i32 power_of_two;
@@ -169,10 +169,12 @@ __device__ __forceinline__ u32 encode4(const float (&x)[4], float factor, const 
 // How scales are stored.
 enum ScaleKind : i32 {
     SCALE_F32 = 0,
-    SCALE_E8M0 = 1,  // one byte; only for recipes whose scales are powers of two
+    SCALE_E8M0 = 1,         // one byte; only for recipes whose scales are powers of two
+    SCALE_PACKED_E8M0 = 2,  // four of them along the columns to a word, the first in the lowest byte
 };
 
-// A grid of scales in memory; strides in elements, so that row-major and MN-major grids are both described.
+// A grid of scales in memory; strides in elements, so that row-major and MN-major grids are both described. Of packed
+// scales they are those of the words, in bytes: from one row to the next, and from four columns to the next four.
 struct ScaleGrid {
     void* data;
     i64 row_stride;
@@ -192,16 +194,22 @@ __device__ __forceinline__ float f32_of_e8m0(u8 byte) {
     return byte == 0xFF ? __uint_as_float(F32_NAN) : byte == 0 ? __uint_as_float(0x00400000u) : from_field(byte);
 }
 
+// Where the scale lies, in elements.
+__device__ __forceinline__ i64 scale_offset(const ScaleGrid& grid, i64 row, i64 col) {
+    if (grid.kind == SCALE_PACKED_E8M0) return row * grid.row_stride + (col >> 2) * grid.col_stride + (col & 3);
+    return row * grid.row_stride + col * grid.col_stride;
+}
+
 __device__ __forceinline__ void store_scale(const ScaleGrid& grid, i64 row, i64 col, float scale) {
-    const i64 at = row * grid.row_stride + col * grid.col_stride;
-    if (grid.kind == SCALE_E8M0) {
-        ((u8*)grid.data)[at] = e8m0_of(scale);
-    } else {
+    const i64 at = scale_offset(grid, row, col);
+    if (grid.kind == SCALE_F32) {
         ((float*)grid.data)[at] = scale;
+    } else {
+        ((u8*)grid.data)[at] = e8m0_of(scale);
     }
 }
 
 __device__ __forceinline__ float load_scale(const ScaleGrid& grid, i64 row, i64 col) {
-    const i64 at = row * grid.row_stride + col * grid.col_stride;
-    return grid.kind == SCALE_E8M0 ? f32_of_e8m0(((const u8*)grid.data)[at]) : ((const float*)grid.data)[at];
+    const i64 at = scale_offset(grid, row, col);
+    return grid.kind == SCALE_F32 ? ((const float*)grid.data)[at] : f32_of_e8m0(((const u8*)grid.data)[at]);
 }

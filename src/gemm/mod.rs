@@ -69,6 +69,6 @@ pub use accumulation::{Accumulation, Addend, BlockScales, Model, Promotion, Step
 pub use arithmetic::Arithmetic;
 pub use backend::{Execution, GemmBackend, Output};
 pub use blocked::Blocked;
-pub use grouped::{GroupedPart, GroupedProblem};
+pub use grouped::{GroupedForm, GroupedPart, GroupedProblem};
 pub use problem::GemmProblem;
 pub use reference::Reference;
