@@ -2,6 +2,8 @@
 //! paths, and the bits that come back.
 #![cfg(feature = "cuda")]
 
+#[path = "common/device_bench.rs"]
+mod device_bench;
 #[path = "common/device_checks.rs"]
 mod device_checks;
 #[path = "common/emulated_gemm.rs"]
@@ -13,6 +15,7 @@ mod stand_in;
 
 use device_checks::sample;
 use finegrain::cuda::kernels::{Config, Kernel};
+use finegrain::cuda::roofline::DeviceSpec;
 use finegrain::cuda::{Arch, Cuda, Driver, GemmDesc};
 use finegrain::error::Error;
 use finegrain::formats::Format::{Bf16, E4M3, E5M2};
@@ -54,6 +57,28 @@ fn grouped_products_are_the_references() {
         let compared = device_checks::groups(&gpu(arch), 37, 257);
         println!("{arch}: {compared} values compared");
     }
+}
+
+/// The benchmark of a device compares, times and names every kind of kernel; here on a device that is too slow to time.
+#[test]
+fn the_benchmark_runs() {
+    let sizes = device_bench::Sizes {
+        runs: 1,
+        matrix: (40, 256),
+        products: vec![(5, 130, 256), (130, 64, 128)],
+        groups: (128, 64, 128),
+    };
+    let device = DeviceSpec::by_name("NVIDIA L40S");
+    let lines = device_bench::run(StandIn::new(Arch::Sm89), device, &sizes).unwrap();
+    for (start, end) in [
+        ("quantize_1x128_bf16 40×256: ", " % of the published peak"),
+        ("requantize_transpose_e4m3 40×256: ", " % of the published peak"),
+        ("sm89_e4m3_e4m3_gemm_promoted 5×130×256: ", " % of the published peak"),
+        ("sm89_e4m3_e4m3_gemm_promoted_k_grouped 4 groups of 128×64×128: ", " % of the published peak"),
+    ] {
+        assert!(lines.iter().any(|l| l.starts_with(start) && l.ends_with(end)), "{start}{end}: {lines:#?}");
+    }
+    assert_eq!(lines.len(), 9 + 2 + 3);
 }
 
 /// One launch a problem, of the kernel and the size that the description says beforehand.

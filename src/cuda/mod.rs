@@ -9,6 +9,7 @@
 //! - [`disasm`]: machine code in, instruction counts out: the check that needs no GPU.
 //! - [`Cuda`]: the launcher, over a [`Driver`]: a real device, or what stands in for one. [`GemmDesc`] → [`kernels::Config`]
 //!   → [`Launch`]: what is asked for, how it is cut, what is run.
+//! - [`roofline`]: what a kernel can reach at best, estimated from its machine code and published peaks.
 //! - [`FirstDevice`]: the machine's first device as a backend that can be named.
 //! - [`RecipeArgs`], [`ScaleGridArgs`]: recipes and scale grids as kernel arguments.
 //!
@@ -25,6 +26,7 @@ pub mod disasm;
 mod driver;
 pub mod kernels;
 mod launch;
+pub mod roofline;
 
 pub use arch::Arch;
 pub use args::{RecipeArgs, ScaleGridArgs, ScaleKind};
