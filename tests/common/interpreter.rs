@@ -1,5 +1,5 @@
 //! Device memory of the interpreter, inputs of every kind, and launches of the kernels that are no GEMMs.
-#![allow(unreachable_pub)]
+#![allow(dead_code, unreachable_pub)]
 
 use finegrain::cuda::kernels::{Desc, Kernel};
 use finegrain::cuda::{RecipeArgs, ScaleGridArgs, ScaleKind};
