@@ -100,8 +100,15 @@ fn dense_cases() -> Vec<Case> {
     }
     // Edges. K of one element to some intervals and a tail; more stages than intervals and fewer; more intervals than
     // scales of a block are held.
-    let shapes =
-        [(1, 1, 1), (130, 3, 144), (5, 131, 129), (67, 45, 127), (129, 129, 16), (33, 34, 1041), (20, 24, 1300)];
+    let shapes = [
+        (1, 1, 1),
+        (130, 3, 144),
+        (5, 131, 129),
+        (67, 45, 127),
+        (129, 129, 16),
+        (33, 34, 1041),
+        (20, 24, 1300),
+    ];
     for (i, (m, n, k)) in shapes.into_iter().enumerate() {
         for layout in [Layout::BEST, Layout::GAPPED] {
             for &promotion in if i == 5 { Promotion::ALL } else { &Promotion::ALL[i % 3..=i % 3] } {

@@ -208,8 +208,8 @@ __device__ __forceinline__ void compute_tile(const Problem& p, u32 row, u32 col,
         }
         stage = stage + 1 == STAGES ? 0 : stage + 1;
     }
-    // The sums go through shared memory, so that a warp stores whole rows of the tile.
-    cp_async_wait<0>();
+    // The sums go through shared memory, so that a warp stores whole rows of the tile. No copy is under way: the last
+    // interval's have arrived, and what was committed after them is empty.
     __syncthreads();
 #pragma unroll
     for (u32 mi = 0; mi < Multiply::PAIRS_DOWN; mi++) {

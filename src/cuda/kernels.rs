@@ -293,7 +293,7 @@ const fn gemm_mma(name: &'static str) -> Kernel {
         blocks: 1,
         dynamic_shared: 101_376,
         grid: by_gemm_tiles,
-        ..tiles(name, &GEMM_MMA, &["QMMA", "LDSM", "LDGSTS"])
+        ..tiles(name, &GEMM_MMA, &["QMMA", "LDSM", "LDGSTS.BYPASS.128"])
     }
 }
 
@@ -303,7 +303,7 @@ const fn gemm_wgmma(name: &'static str) -> Kernel {
         blocks: 1,
         dynamic_shared: 135_168,
         grid: by_gemm_tiles,
-        ..tiles(name, &GEMM_WGMMA, &["QGMMA", "LDGSTS"])
+        ..tiles(name, &GEMM_WGMMA, &["QGMMA", "LDGSTS.BYPASS.128"])
     }
 }
 
