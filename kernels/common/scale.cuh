@@ -98,7 +98,6 @@ __device__ __forceinline__ i32 ceil_log2_f32(float s) {
 
 // A scale rounded up to a power of two, in the recipe's way.
 __device__ __forceinline__ float round_to_power_of_two(float s, i32 rule) {
-    s = canonical(s);
     const u32 bits = __float_as_uint(s);
     const u32 ceil_field = ((bits & F32_ABS) >> 23) + ((bits & 0x007FFFFFu) != 0);
     if (rule == POW2_CEIL_LOG2_F32) {
@@ -182,12 +181,11 @@ struct ScaleGrid {
     i32 kind;
 };
 
-// formats::e8m0::nearest for powers of two: 2^−127 and below is byte 0; 0, negative, infinity and NaN are FF.
+// formats::e8m0::nearest for scales, which are powers of two: 2^−127 and below is byte 0; 0 is FF, and so are infinity and
+// NaN, whose exponent it is.
 __device__ __forceinline__ u8 e8m0_of(float s) {
     const u32 bits = __float_as_uint(s);
-    if (bits == 0 || bits >= F32_INFINITY) return 0xFF;
-    if (bits <= 0x00400000u) return 0;
-    return (u8)max(bits >> 23, 1u);
+    return bits == 0 ? 0xFF : (u8)(bits >> 23);
 }
 
 __device__ __forceinline__ float f32_of_e8m0(u8 byte) {

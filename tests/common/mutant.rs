@@ -1,11 +1,13 @@
 //! Bugs planted in the sources of the kernels: the text of one file changed in one place, compiled anew.
 #![allow(dead_code, unreachable_pub)]
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use finegrain::cuda::disasm::disassemble;
 use finegrain::cuda::kernels::{HEADERS, Kernel, Source};
-use finegrain::cuda::{Arch, Compiler, Target};
+use finegrain::cuda::{Compiled, Compiler, Target};
 use ptx_emulator::Module;
 use rayon::prelude::*;
 
@@ -68,63 +70,72 @@ fn source(kernel: &Kernel, text: String) -> Source {
     Source { file: kernel.source.file, text: text.leak(), archs: &[], ptx: &[] }
 }
 
-/// Plants each bug and answers those that nobody noticed: neither the compiler, nor `run` in the interpreter, nor the
-/// comparison with what it gives for the kernel as it is, nor the table of what machine code must look like. `run` is
-/// given the mutant and the module to run its kernel of.
-pub fn survivors<T: PartialEq + Send>(
+/// The PTX of a kernel's source, as it is or changed.
+fn ptx(compiler: &Compiler, kernel: &Kernel, text: String) -> finegrain::Result<Arc<Compiled>> {
+    compiler.compile(&source(kernel, text), kernel.source.ptx[0], Target::Ptx)
+}
+
+fn module(compiled: &Compiled) -> Module {
+    // What the interpreter does not know is not caught.
+    Module::parse(std::str::from_utf8(&compiled.image).unwrap()).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// Plants each bug and answers those that nobody noticed: neither the compiler, nor `run`, which is given the mutant and
+/// the module to run its kernel of, nor the table of what machine code must look like. The kernels as they are must pass.
+pub fn survivors(
     compiler: &Compiler,
     mutants: &[Mutant],
-    run: impl Fn(&Mutant, &Module) -> Result<T, String> + Sync,
+    run: impl Fn(&Mutant, &Module) -> Result<(), String> + Sync,
 ) -> Vec<String> {
-    let noticed: [AtomicUsize; 4] = Default::default();
-    let survives = |mutant: &Mutant| {
-        let &Mutant { name, kernel, problem, .. } = mutant;
-        let kernel = Kernel::by_name(kernel).unwrap_or_else(|| panic!("{name}: no kernel {kernel}"));
-        let arch = kernel.source.ptx[0];
-        let ptx = |text: String| compiler.compile(&source(kernel, text), arch, Target::Ptx);
-        let parse = |image: &[u8]| Module::parse(std::str::from_utf8(image).unwrap());
-        // What is right: checked against the library by `run` itself, or by other tests.
-        let sound = ptx(flattened(kernel, None)).unwrap();
-        let want = run(mutant, &parse(&sound.image).unwrap())
-            .unwrap_or_else(|e| panic!("{} fails on {problem} without {name}: {e}", kernel.name));
+    let kernel_of =
+        |m: &Mutant| Kernel::by_name(m.kernel).unwrap_or_else(|| panic!("no kernel {}", m.kernel));
+    let mut first: BTreeMap<(&str, &str), &Mutant> = BTreeMap::new();
+    mutants.iter().for_each(|m| _ = first.entry((m.kernel, m.problem)).or_insert(m));
+    let sound = first.into_par_iter().map(|(key, mutant)| {
+        let kernel = kernel_of(mutant);
+        let compiled = ptx(compiler, kernel, flattened(kernel, None)).unwrap();
+        run(mutant, &module(&compiled)).unwrap_or_else(|e| panic!("{} fails on {}: {e}", key.0, key.1));
+        (key, compiled)
+    });
+    let sound: BTreeMap<_, _> = sound.collect();
 
-        let text = flattened(kernel, Some(mutant));
-        let say = |gate: usize, how: &str| {
-            noticed[gate].fetch_add(1, Ordering::Relaxed);
-            let how = how.lines().next().unwrap_or_default();
-            println!("{} on {problem}, {name}: {how}", kernel.name);
+    let noticed: [AtomicUsize; 3] = Default::default();
+    let survives = |mutant: &Mutant| {
+        let &Mutant { name, problem, .. } = mutant;
+        let kernel = kernel_of(mutant);
+        let say = |by: usize, how: &str| {
+            noticed[by].fetch_add(1, Ordering::Relaxed);
+            println!("{} on {problem}, {name}: {}", kernel.name, how.lines().next().unwrap_or_default());
             None
         };
-        let planted = match ptx(text.clone()) {
+        let text = flattened(kernel, Some(mutant));
+        let planted = match ptx(compiler, kernel, text.clone()) {
             Ok(planted) => planted,
             Err(refusal) => return say(0, &format!("not compiled: {refusal}")),
         };
-        assert!(planted.image != sound.image, "{name} changes nothing that the compiler sees");
-        // What the interpreter does not know is not caught.
-        let module = parse(&planted.image).unwrap_or_else(|e| panic!("{name}: {e}"));
-        match run(mutant, &module) {
-            Err(fault) => return say(1, &fault),
-            Ok(got) if got != want => return say(2, "other bits"),
-            Ok(_) => {}
+        let same = planted.image == sound[&(mutant.kernel, problem)].image;
+        assert!(!same, "{name} changes nothing that the compiler sees");
+        if let Err(how) = run(mutant, &module(&planted)) {
+            return say(1, &how);
         }
-        let broken = machine_code(compiler, kernel, text, arch);
-        match broken.first() {
-            Some(broken) => say(3, broken),
+        match machine_code(compiler, kernel, text).first() {
+            Some(broken) => say(2, broken),
             None => Some(format!("{} on {problem}: {name}", kernel.name)),
         }
     };
     let survivors: Vec<String> = mutants.par_iter().filter_map(survives).collect();
-    let [refused, faults, bits, machine] = noticed.map(AtomicUsize::into_inner);
+    let [refused, run, machine] = noticed.map(AtomicUsize::into_inner);
     println!(
-        "{} bugs planted: {refused} not compiled, {faults} faults, {bits} times other bits, {machine} times other machine \
-         code, {} not noticed",
+        "{} bugs planted: {refused} not compiled, {run} noticed when run, {machine} in the machine code, {} not noticed",
         mutants.len(),
         survivors.len()
     );
     survivors
 }
 
-fn machine_code(compiler: &Compiler, kernel: &Kernel, text: String, arch: Arch) -> Vec<String> {
+/// What the machine code has otherwise than planned.
+fn machine_code(compiler: &Compiler, kernel: &Kernel, text: String) -> Vec<String> {
+    let arch = kernel.source.ptx[0];
     let compiled = compiler.compile(&source(kernel, text), arch, Target::Cubin).unwrap();
     broken(kernel, &compiled, &disassemble(&compiled.image).unwrap(), arch).0
 }

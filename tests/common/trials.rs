@@ -9,7 +9,7 @@ use finegrain::cuda::RecipeArgs;
 use finegrain::cuda::kernels::Kernel;
 use finegrain::formats::Format;
 use finegrain::matrix::Matrix;
-use finegrain::quant::{Quantizer, Recipe, swiglu};
+use finegrain::quant::{Amax, Quantizer, Recipe, swiglu};
 use finegrain::scaled::{Codes, Granule, ScaleGrid, ScaledMatrix, Scales};
 use half::bf16;
 use ptx_emulator::{Arg, Device, Fault, Module, Report};
@@ -41,6 +41,12 @@ pub fn recipes() -> Vec<&'static Recipe> {
         assert!(supported.iter().any(|r| r.name == name), "{name} has lost its kernels");
     }
     supported
+}
+
+/// The same without a floor under amax, so that scales become as small as they can.
+pub fn recipes_without_floor() -> Vec<&'static Recipe> {
+    let without = |r: &Recipe| Recipe { amax: Amax { floor: 0.0, ..r.amax }, ..*r };
+    recipes().into_iter().map(|r| &*Box::leak(Box::new(without(r)))).collect()
 }
 
 /// What a kernel left in memory.
@@ -83,13 +89,63 @@ fn parts(q: &ScaledMatrix) -> (&Matrix<u8>, &Matrix<f32>) {
     (codes, scales)
 }
 
+/// What a matrix holds.
+#[derive(Clone, Copy, Debug)]
+pub enum Values {
+    /// Granules of one kind after the other, from this one on.
+    Kinds(usize),
+    /// Numbers in no order: what differs in few of many shows.
+    Random,
+    /// Tiles whose scales lie at powers of two and some steps beyond, subnormal ones included; and elements around 448
+    /// beside a NaN or an infinity, for which some recipes scale by 1. In the shape [`EDGES`].
+    Edges,
+}
+
+/// Binades in which [`Values::Edges`] has scales: all those where the rounding of log2 changes, and the ends.
+const BINADES: [i32; 30] = [
+    -143, -135, -129, -128, -127, -126, -125, -64, -63, -33, -32, -31, -17, -16, -15, -9, -8, -7, -5, -4, -3,
+    -2, -1, 0, 1, 2, 4, 8, 32, 64,
+];
+
+/// From four steps below a power of two to two beyond the most that the rounding of log2 absorbs.
+pub const EDGES: Shape = shape(51, (BINADES.len() + 1) * GRANULE, [0, 0], [0, 0]);
+
+/// The shape of [`Values::Random`].
+pub const MANY: Shape = shape(64, 1024, [0, 0], [0, 0]);
+
+impl Values {
+    fn matrix<T: Float>(self, rows: usize, cols: usize, granule: Granule) -> Matrix<T> {
+        let mut bits = Bits(0xED6E);
+        match self {
+            Values::Kinds(first) => input(rows, cols, granule, first),
+            Values::Random => Matrix::from_fn(rows, cols, |_, _| T::of(bits.float(-3, 5))),
+            Values::Edges => Matrix::from_fn(rows, cols, |i, j| {
+                let beside = [f32::NAN, f32::INFINITY][i % 2];
+                T::of(match BINADES.get(j / GRANULE) {
+                    Some(&e) if j % GRANULE == i => {
+                        f32::from_bits((448.0 * pow2(e)).to_bits() + i as u32 - 4)
+                    }
+                    Some(_) => 0.0,
+                    None if j % GRANULE == i => beside,
+                    None => 408.0 + (j % GRANULE) as f32,
+                })
+            }),
+        }
+    }
+}
+
+/// 2^e · 448 is a normal number for each e here, while 2^e need not be one.
+fn pow2(e: i32) -> f32 {
+    if e >= -126 { f32::from_bits(((e + 127) as u32) << 23) } else { f32::from_bits(1 << (e + 149)) }
+}
+
 /// One launch of one quantiser and what it should give.
 pub struct Trial {
     pub kernel: &'static Kernel,
     pub shape: Shape,
     pub recipe: &'static Recipe,
     pub stored: Stored,
-    pub first_kind: usize,
+    pub values: Values,
 }
 
 impl Trial {
@@ -103,7 +159,8 @@ impl Trial {
     }
 
     fn typed<T: Float>(&self, module: &Module) -> Result<(usize, Report), String> {
-        let Trial { shape, recipe, stored, first_kind, kernel } = *self;
+        let Trial { shape, recipe, stored, values, kernel } = *self;
+        let first_kind = if let Values::Kinds(first) = values { first } else { 0 };
         let Shape { rows, cols, extra, offset } = shape;
         let quantizer = Quantizer::new(*recipe);
         let name = kernel.name;
@@ -119,8 +176,11 @@ impl Trial {
         let (want, got) = if name.starts_with("swiglu") {
             // The distance between the kinds of gate and up grows by 5 on each round, which is coprime to their number:
             // all pairs occur.
-            let gate = input::<T>(rows, cols, tile, first_kind);
-            let up = input::<T>(rows, cols, tile, first_kind + 5 * (first_kind / KINDS) + 1);
+            let gate = values.matrix::<T>(rows, cols, tile);
+            let up = match values {
+                Values::Kinds(first) => input::<T>(rows, cols, tile, first + 5 * (first / KINDS) + 1),
+                _ => values.matrix::<T>(rows, cols, tile).map(|&v| T::of(1.0 + v.to_f32() * 0.01)),
+            };
             let y = swiglu(gate.view(), up.view()).unwrap();
             let want = quantizer.in_granules(y.view(), tile).unwrap().matrix;
             let got = launch(&want, &|device| [place(device, &gate), place(device, &up)].concat());
@@ -143,7 +203,7 @@ impl Trial {
             } else {
                 tile
             };
-            let x = input::<T>(rows, cols, granule, first_kind);
+            let x = values.matrix::<T>(rows, cols, granule);
             let want = if granule == column {
                 Quantizer::new(Recipe { activation: tile, ..*recipe }).transposed(x.view())
             } else {
@@ -168,8 +228,8 @@ impl Trial {
 
 impl std::fmt::Display for Trial {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Trial { kernel, shape, recipe, stored, first_kind } = self;
-        write!(f, "{}, {}, {shape:?}, {stored:?}, kinds from {first_kind}", kernel.name, recipe.name)
+        let Trial { kernel, shape, recipe, stored, values } = self;
+        write!(f, "{}, {}, {shape:?}, {stored:?}, {values:?}", kernel.name, recipe.name)
     }
 }
 
