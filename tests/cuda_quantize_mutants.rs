@@ -22,8 +22,8 @@ use mutant::{Mutant, survivors};
 use ptx_emulator::Module;
 use quantize_mutants::MUTANTS;
 use trials::{
-    BLOCKS, EDGES, MANY, ROWS, Trial, Values, codes_in_tiles, dequantised_on, kernel, recipes,
-    recipes_without_floor,
+    BLOCKS, EDGES, MANY, ROWS, Trial, Values, codes_in_tiles, dequantised_on, kernel, made_up_recipes,
+    recipes,
 };
 
 /// Runs a mutant's kernel on every recipe, shape and way to store scales, up to the first that is not as the library has it.
@@ -62,7 +62,7 @@ fn solve(mutant: &Mutant, module: &Module) -> Result<(), String> {
     }
     if kernel.source.file == "quantize_1x128.cu" {
         let e8m0 = Stored::all(None).find(|s| s.bytes()).unwrap();
-        for recipe in [recipes(), recipes_without_floor()].concat() {
+        for recipe in [recipes(), made_up_recipes()].concat() {
             let stored = if Stored::all(Some(recipe)).any(|s| s == e8m0) { e8m0 } else { Stored::PLAIN };
             Trial { kernel, shape: EDGES, recipe, stored, values: Values::Edges }.on(module)?;
         }
@@ -70,7 +70,9 @@ fn solve(mutant: &Mutant, module: &Module) -> Result<(), String> {
     if by_rows {
         for recipe in recipes() {
             let stored = Stored::PLAIN;
-            Trial { kernel, shape: MANY, recipe, stored, values: Values::Random }.on(module)?;
+            for values in [Values::Ties, Values::Random] {
+                Trial { kernel, shape: MANY, recipe, stored, values }.on(module)?;
+            }
         }
     }
     Ok(())

@@ -145,7 +145,7 @@ pub fn products<D: Driver>(gpu: &Cuda<D>, shapes: &[(usize, usize, usize)]) -> u
         }
     }
     // Scales of the tensor and of rows, larger granules, rows from the middle of a block, none at all.
-    let (m, n, k) = (70, 133, 272);
+    let (m, n, k) = (35, 45, 272);
     let of = |granule, rows, seed| scaled(E4M3, rows, k, granule, seed);
     let (a, b) = (of(BLOCK, m + 40, 1), of(Granule::ROW, n, 2));
     let (tensor, wide) = (of(Granule::TENSOR, m, 3), of(Granule::new(3, 256).unwrap(), n, 4));

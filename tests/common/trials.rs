@@ -7,9 +7,9 @@
 
 use finegrain::cuda::RecipeArgs;
 use finegrain::cuda::kernels::Kernel;
-use finegrain::formats::Format;
+use finegrain::formats::{Format, Overflow};
 use finegrain::matrix::Matrix;
-use finegrain::quant::{Amax, Quantizer, Recipe, swiglu};
+use finegrain::quant::{Amax, ElementCast, Quantizer, Recipe, swiglu};
 use finegrain::scaled::{Codes, Granule, ScaleGrid, ScaledMatrix, Scales};
 use half::bf16;
 use ptx_emulator::{Arg, Device, Fault, Module, Report};
@@ -43,10 +43,13 @@ pub fn recipes() -> Vec<&'static Recipe> {
     supported
 }
 
-/// The same without a floor under amax, so that scales become as small as they can.
-pub fn recipes_without_floor() -> Vec<&'static Recipe> {
-    let without = |r: &Recipe| Recipe { amax: Amax { floor: 0.0, ..r.amax }, ..*r };
-    recipes().into_iter().map(|r| &*Box::leak(Box::new(without(r)))).collect()
+/// Recipes beside the published ones: without a floor under amax, so that scales become as small as they can; and with a
+/// cast that does not saturate where NaN decides the scale, so that elements can lie around the largest code.
+pub fn made_up_recipes() -> Vec<&'static Recipe> {
+    let without_floor = |r: &Recipe| Recipe { amax: Amax { floor: 0.0, ..r.amax }, ..*r };
+    let overflowing = Recipe { cast: ElementCast::Plain(Overflow::NonSaturating), ..Recipe::TE };
+    let all = recipes().into_iter().map(without_floor).chain([overflowing]);
+    all.map(|r| &*Box::leak(Box::new(r))).collect()
 }
 
 /// What a kernel left in memory.
@@ -96,8 +99,10 @@ pub enum Values {
     Kinds(usize),
     /// Numbers in no order: what differs in few of many shows.
     Random,
+    /// Numbers whose payloads lie at most two steps beside the middle of two codes: a factor that is one step off shows.
+    Ties,
     /// Tiles whose scales lie at powers of two and some steps beyond, subnormal ones included; and elements around 448
-    /// beside a NaN or an infinity, for which some recipes scale by 1. In the shape [`EDGES`].
+    /// beside a NaN or an infinity, for which some recipes scale by 1 or by a half. In the shape [`EDGES`].
     Edges,
 }
 
@@ -110,7 +115,7 @@ const BINADES: [i32; 30] = [
 /// From four steps below a power of two to two beyond the most that the rounding of log2 absorbs.
 pub const EDGES: Shape = shape(51, (BINADES.len() + 1) * GRANULE, [0, 0], [0, 0]);
 
-/// The shape of [`Values::Random`].
+/// The shape of [`Values::Random`] and [`Values::Ties`].
 pub const MANY: Shape = shape(64, 1024, [0, 0], [0, 0]);
 
 impl Values {
@@ -119,6 +124,21 @@ impl Values {
         match self {
             Values::Kinds(first) => input(rows, cols, granule, first),
             Values::Random => Matrix::from_fn(rows, cols, |_, _| T::of(bits.float(-3, 5))),
+            Values::Ties => {
+                let granules = granule.grid(rows, cols);
+                let amax = Matrix::from_fn(granules.0, granules.1, |_, _| bits.float(-3, 5).abs());
+                Matrix::from_fn(rows, cols, |i, j| {
+                    let amax = amax.row(i / granule.rows())[j / granule.cols()];
+                    // The normal codes but the largest, each with the next one.
+                    let code = 8 + (j as u16 * 7 + i as u16) % 118;
+                    let [low, high] = [code, code + 1].map(|c| f64::from(Format::E4M3.decode_f32(c)));
+                    let tie = ((low + high) / 2.0 / 448.0 * f64::from(amax)) as f32;
+                    T::of(match j % granule.cols() {
+                        0 => amax,
+                        _ => f32::from_bits(tie.to_bits() + j as u32 % 5 - 2),
+                    })
+                })
+            }
             Values::Edges => Matrix::from_fn(rows, cols, |i, j| {
                 let beside = [f32::NAN, f32::INFINITY][i % 2];
                 T::of(match BINADES.get(j / GRANULE) {
@@ -127,7 +147,8 @@ impl Values {
                     }
                     Some(_) => 0.0,
                     None if j % GRANULE == i => beside,
-                    None => 408.0 + (j % GRANULE) as f32,
+                    // Scaled by 1 or by a half.
+                    None => (408.0 + (j % GRANULE) as f32) * [1.0, 2.0][i / 2 % 2],
                 })
             }),
         }
