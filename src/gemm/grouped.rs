@@ -40,7 +40,7 @@ const PADDING: i32 = -1;
 /// ```
 #[derive(Clone, Debug)]
 pub struct GroupedProblem<'a> {
-    form: GroupedForm<'a>,
+    form: Box<GroupedForm<'a>>,
     parts: Vec<GroupedPart<'a>>,
     output: (usize, usize),
     accumulation: Accumulation,
@@ -178,7 +178,7 @@ impl<'a> GroupedProblem<'a> {
         let dense = |(a, b, rows)| Ok(GroupedPart { problem: GemmProblem::nt(a, b)?, rows });
         let parts = parts.into_iter().map(dense).collect::<Result<_>>()?;
         let accumulation = Arithmetic::Fitting(Model::F32).fit(interval);
-        GroupedProblem { form, parts, output, accumulation, addend: None, interval }
+        GroupedProblem { form: Box::new(form), parts, output, accumulation, addend: None, interval }
             .with_accumulation(accumulation)
     }
 
