@@ -15,8 +15,13 @@ use crate::error::{Error, Result};
 use crate::gemm::{Blocked, Execution, GemmBackend, GemmProblem, GroupedProblem, Output, Reference};
 use crate::matrix::Matrix;
 
-/// Every backend, the fastest first.
-pub static ALL: &[&dyn GemmBackend] = &[&Blocked::AUTO, &Reference];
+/// Every backend, the fastest first; the CUDA device (feature `cuda`) stands last, so that it is used only by name.
+pub static ALL: &[&dyn GemmBackend] = &[
+    &Blocked::AUTO,
+    &Reference,
+    #[cfg(feature = "cuda")]
+    &crate::cuda::FirstDevice,
+];
 
 /// Looks a backend up by name.
 ///
@@ -122,6 +127,11 @@ impl GroupedProblem<'_> {
     /// As [`GemmProblem::run_into`].
     pub fn run_into(&self, mut out: Output<'_>, execution: &Execution<'_>) -> Result<()> {
         check_output(self.output_shape(), &out)?;
+        if let Some(name) = execution.backend {
+            let backend = by_name(name)?;
+            backend.supports_grouped(self)?;
+            return execution.install(|| backend.run_grouped(self, out, execution));
+        }
         out.clear();
         execution.install(|| {
             self.parts().iter().try_for_each(|part| {

@@ -2,33 +2,21 @@
 //! Needs NVRTC and nvdisasm (scripts/nvrtc.sh), no GPU.
 #![cfg(feature = "cuda")]
 
-use std::path::Path;
-use std::sync::OnceLock;
+#[path = "common/compiler.rs"]
+mod compiler;
+#[path = "common/promises.rs"]
+mod promises;
 
+use std::path::Path;
+
+use compiler::compiler;
 use finegrain::cuda::disasm::disassemble;
 use finegrain::cuda::kernels::{KERNELS, SOURCES};
-use finegrain::cuda::{Compiler, Target, nvrtc_present};
+use finegrain::cuda::{Compiler, Target};
+use promises::broken;
 
 /// The version that scripts/nvrtc.sh installs: only its PTX can be compared with what is committed.
 const PINNED: (i32, i32) = (13, 5);
-
-/// A compiler, or `None` where NVRTC is not found and need not be.
-fn compiler() -> Option<&'static Compiler> {
-    static COMPILER: OnceLock<Option<Compiler>> = OnceLock::new();
-    let compiler = COMPILER.get_or_init(|| {
-        if !nvrtc_present() {
-            let required = std::env::var_os("FINEGRAIN_REQUIRE_NVRTC").is_some_and(|v| v == "1");
-            assert!(!required, "NVRTC not found, and FINEGRAIN_REQUIRE_NVRTC is set");
-            return None;
-        }
-        let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cuda");
-        Some(Compiler::with_cache(cache).unwrap())
-    });
-    if compiler.is_none() {
-        println!("skipped: NVRTC not found");
-    }
-    compiler.as_ref()
-}
 
 fn ptx_path(file: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/ptx").join(file)
@@ -41,52 +29,15 @@ fn machine_code_is_what_the_table_promises() {
     for source in SOURCES {
         for &arch in source.archs {
             let compiled = compiler.compile(source, arch, Target::Cubin).unwrap();
-            let code = disassemble(&compiled.image).unwrap();
             let kernels: Vec<_> = KERNELS.iter().filter(|k| std::ptr::eq(k.source, *source)).collect();
-            let listed: Vec<_> = kernels.iter().map(|k| k.name).collect();
-            for name in code.keys().filter(|n| !listed.contains(&n.as_str())) {
+            let code = disassemble(&compiled.image).unwrap();
+            for name in code.keys().filter(|n| kernels.iter().all(|k| k.name != n.as_str())) {
                 wrong.push(format!("{} has a kernel {name} that is not in the table", source.file));
             }
             for kernel in kernels {
-                let at = format!("{} for {arch}", kernel.name);
-                let Some(histogram) = code.get(kernel.name) else {
-                    wrong.push(format!("{at}: not in the cubin"));
-                    continue;
-                };
-                let resources = compiled.resources(kernel.name).expect("the log speaks of each kernel");
-                println!(
-                    "{at}: {} instructions, {} of {} registers, {} + {} bytes shared",
-                    histogram.total(),
-                    resources.registers,
-                    kernel.max_registers(),
-                    resources.shared,
-                    kernel.dynamic_shared
-                );
-                let local = histogram.count("LDL") + histogram.count("STL");
-                if (local, resources.stack, resources.spilled) != (0, 0, 0) {
-                    wrong.push(format!("{at}: {local} accesses to local memory, {resources:?}"));
-                }
-                if resources.registers > kernel.max_registers() {
-                    wrong.push(format!(
-                        "{at}: {} registers, {} planned for {} blocks of {} threads",
-                        resources.registers,
-                        kernel.max_registers(),
-                        kernel.blocks,
-                        kernel.threads()
-                    ));
-                }
-                if resources.shared != kernel.static_shared {
-                    wrong.push(format!(
-                        "{at}: {} bytes of shared memory, {} in the table",
-                        resources.shared, kernel.static_shared
-                    ));
-                }
-                for pattern in kernel.expected.iter().filter(|p| histogram.count(p) == 0) {
-                    let opcode = pattern.split('.').next().unwrap_or_default();
-                    let seen: Vec<_> =
-                        histogram.iter().map(|(name, _)| name).filter(|n| n.starts_with(opcode)).collect();
-                    wrong.push(format!("{at}: no {pattern} among {seen:?}"));
-                }
+                let (broken, line) = broken(kernel, &compiled, &code, arch);
+                println!("{line}");
+                wrong.extend(broken);
             }
         }
     }

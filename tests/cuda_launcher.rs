@@ -2,225 +2,262 @@
 //! paths, and the bits that come back.
 #![cfg(feature = "cuda")]
 
+#[path = "common/device_bench.rs"]
+mod device_bench;
+#[path = "common/device_checks.rs"]
+mod device_checks;
+#[path = "common/emulated_gemm.rs"]
+mod emulated_gemm;
 #[path = "common/operands.rs"]
 mod operands;
+#[path = "common/stand_in.rs"]
+mod stand_in;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
-
+use device_checks::sample;
 use finegrain::cuda::kernels::{Config, Kernel};
-use finegrain::cuda::{Arch, Arg, Cuda, CudaDriver, Driver, Launch};
-use finegrain::error::{Error, Result};
-use finegrain::formats::Format;
-use finegrain::gemm::{Accumulation, Execution, GemmBackend, GemmProblem, Model, Output, Promotion};
+use finegrain::cuda::roofline::DeviceSpec;
+use finegrain::cuda::{Arch, Cuda, Driver, GemmDesc};
+use finegrain::error::Error;
+use finegrain::formats::Format::{Bf16, E4M3, E5M2};
+use finegrain::gemm::{Accumulation, GemmBackend, GemmProblem, GroupedProblem, Model, TensorCore};
 use finegrain::matrix::Matrix;
 use finegrain::quant::{Quantizer, Recipe, Role};
-use finegrain::scaled::{Granule, ScaledMatrix};
-use half::bf16;
-use operands::{scaled, unscaled};
-use ptx_emulator::{Device, Module, Options};
+use finegrain::scaled::{Granule, ScaleGrid, ScaledMatrix, Scales};
+use operands::{nvfp4, scaled, unscaled};
+use stand_in::StandIn;
 
-/// A GPU of sm_89 that is the interpreter.
-#[derive(Default)]
-struct StandIn {
-    device: Mutex<Device>,
-    modules: Mutex<HashMap<&'static str, Arc<Module>>>,
-    launches: Mutex<Vec<&'static str>>,
+const TILE: Granule = Granule::TILE_1X128;
+const BLOCK: Granule = Granule::BLOCK_128X128;
+
+fn gpu(arch: Arch) -> Cuda<StandIn> {
+    Cuda::new(StandIn::new(arch))
 }
 
-/// Memory of the stand-in: address and size.
-struct Memory(u64, usize);
-
-fn fault(e: impl ToString) -> Error {
-    Error::Unsupported(e.to_string())
-}
-
-impl Driver for StandIn {
-    type Memory = Memory;
-
-    fn arch(&self) -> Arch {
-        Arch::Sm89
-    }
-
-    fn upload(&self, bytes: &[u8]) -> Result<Memory> {
-        let memory = self.allocate(bytes.len())?;
-        self.device.lock().unwrap().write(memory.0, bytes).map_err(fault)?;
-        Ok(memory)
-    }
-
-    fn allocate(&self, bytes: usize) -> Result<Memory> {
-        Ok(Memory(self.device.lock().unwrap().alloc(bytes.max(1)), bytes))
-    }
-
-    fn address(&self, memory: &Memory) -> u64 {
-        memory.0
-    }
-
-    fn download(&self, memory: &Memory) -> Result<Vec<u8>> {
-        self.device.lock().unwrap().read(memory.0, memory.1).map_err(fault)
-    }
-
-    // What a wrong argument does here is a fault, not undefined behaviour.
-    unsafe fn launch(&self, kernel: &'static Kernel, config: Config, args: &[Arg]) -> Result<()> {
-        let module = {
-            let mut modules = self.modules.lock().unwrap();
-            let load = || {
-                let file = kernel.source.ptx_file(Arch::Sm89);
-                let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/ptx").join(file);
-                Arc::new(Module::parse(&std::fs::read_to_string(path).unwrap()).unwrap())
-            };
-            Arc::clone(modules.entry(kernel.source.file).or_insert_with(load))
-        };
-        let bytes = |words: &[u32]| words.iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<u8>>();
-        let args = args.iter().map(|arg| match *arg {
-            Arg::Address(v) => ptx_emulator::Arg::Ptr(v),
-            Arg::U32(v) => ptx_emulator::Arg::U32(v),
-            Arg::I32(v) => ptx_emulator::Arg::I32(v),
-            Arg::I64(v) => ptx_emulator::Arg::U64(v as u64),
-            Arg::F32(v) => ptx_emulator::Arg::F32(v),
-            Arg::Scales(s) => {
-                let words = [s.data, s.row_stride as u64, s.col_stride as u64, s.kind as u64];
-                ptx_emulator::Arg::Bytes(words.iter().flat_map(|w| w.to_le_bytes()).collect())
-            }
-            Arg::Recipe(r) => {
-                let whole =
-                    [r.form, r.power_of_two, r.payload, r.cast, r.ignores_nan, r.replaces].map(|v| v as u32);
-                let floats =
-                    [r.floor, r.max, r.inv_max, r.zero, r.overflow, r.infinite, r.nan].map(f32::to_bits);
-                ptx_emulator::Arg::Bytes(bytes(&[&whole[..], &floats[..]].concat()))
-            }
-        });
-        let launch = ptx_emulator::Launch {
-            grid: config.grid,
-            block: config.block,
-            dynamic_shared: config.dynamic_shared,
-            args: args.collect(),
-        };
-        let options = Options { fp8_model: Model::by_name("ada")?, ..Options::default() };
-        self.launches.lock().unwrap().push(kernel.name);
-        self.device.lock().unwrap().launch(&module, kernel.name, &launch, &options).map_err(fault)?;
-        Ok(())
-    }
-}
-
-fn gpu() -> Cuda<StandIn> {
-    Cuda::new(StandIn::default())
-}
-
-fn last(gpu: &Cuda<StandIn>) -> &'static str {
-    gpu.driver().launches.lock().unwrap().last().copied().unwrap_or("nothing")
-}
-
-fn check(gpu: &Cuda<StandIn>, what: &str, problem: &GemmProblem<'_>, kernel: &str) {
-    let bits = |m: &Matrix<f32>| m.map(|v| v.to_bits());
-    let (got, want) = (gpu.gemm(problem).unwrap(), problem.run().unwrap());
-    assert_eq!(last(gpu), kernel, "{what}");
-    assert_eq!(bits(&got), bits(&want), "{what}");
+fn ada() -> Accumulation {
+    Accumulation::ADA.promote_every(128).unwrap()
 }
 
 #[test]
-fn quantised_matrices_are_the_references() {
-    let gpu = gpu();
-    let x = Matrix::from_fn(150, 200, |i, j| ((i * 37 + j * 11) % 101) as f32 * 0.13 - 6.0);
-    for name in ["deepseek-v3", "te", "deepgemm"] {
-        let recipe = Recipe::by_name(name).unwrap();
-        for role in [Role::Activation, Role::Weight, Role::Transposed] {
-            let got = gpu.quantize(x.view(), recipe, role).unwrap();
-            assert_eq!(
-                got,
-                Quantizer::new(*recipe).quantize(x.view(), role).unwrap().matrix,
-                "{name} {role:?}"
-            );
-        }
-    }
-    assert_eq!(last(&gpu), "quantize_128x1_f32");
-    let empty = gpu.quantize(Matrix::filled(0, 128, 0.0).view(), &Recipe::TE, Role::Activation).unwrap();
-    assert_eq!(empty.shape(), (0, 128));
+fn casts_are_the_references() {
+    let compared = device_checks::casts(&gpu(Arch::Sm89), &[(150, 200), (3, 640), (1, 1)]);
+    println!("{compared} elements compared");
 }
 
 #[test]
 fn products_are_the_references() {
-    let gpu = gpu();
-    let ada = Accumulation::ADA.promote_every(128).unwrap();
-    let shapes = [(130, 140, 300), (1, 3, 128), (64, 128, 77)];
-    for (seed, (m, n, k)) in shapes.into_iter().enumerate() {
-        let a = scaled(Format::E4M3, m, k, Granule::TILE_1X128, 2 * seed as u64 + 1);
-        for (format, granule) in [(Format::E4M3, Granule::BLOCK_128X128), (Format::E5M2, Granule::TILE_1X128)]
-        {
-            let b = scaled(format, n, k, granule, 2 * seed as u64 + 2);
-            let problem = GemmProblem::nt(a.view(), b.view()).unwrap();
-            check(&gpu, "f32", &problem, "gemm_f32_reference");
-            let name = format!("sm89_e4m3_{format}_gemm_promoted");
-            let fast = problem.with_accumulation(ada).unwrap();
-            check(&gpu, "ada", &fast, &name);
-            let c = Matrix::from_fn(m, n, |i, j| i as f32 - 3.0 * j as f32);
-            for order in [Promotion::PartialFirst, Promotion::Unfused] {
-                let with =
-                    fast.with_accumulation(ada.with_promotion(order)).unwrap().with_addend(c.view()).unwrap();
-                check(&gpu, "addend", &with, &name);
-            }
+    let all = [(130, 70, 300), (1, 3, 128), (64, 128, 77)];
+    for (arch, shapes) in [(Arch::Sm89, &all[..]), (Arch::Sm90a, &all[..1])] {
+        let compared = device_checks::products(&gpu(arch), shapes);
+        println!("{arch}: {compared} values compared");
+    }
+}
+
+#[test]
+fn grouped_products_are_the_references() {
+    for arch in [Arch::Sm89, Arch::Sm90a] {
+        let compared = device_checks::groups(&gpu(arch), 37, 257);
+        println!("{arch}: {compared} values compared");
+    }
+}
+
+/// The benchmark of a device compares, times and names every kind of kernel; here on a device that is too slow to time.
+#[test]
+fn the_benchmark_runs() {
+    let sizes = device_bench::Sizes {
+        runs: 1,
+        matrix: (40, 256),
+        products: vec![(5, 130, 256), (130, 64, 128)],
+        groups: (128, 64, 128),
+    };
+    let device = DeviceSpec::by_name("NVIDIA L40S");
+    let lines = device_bench::run(StandIn::new(Arch::Sm89), device, &sizes).unwrap();
+    for (start, end) in [
+        ("quantize_1x128_bf16 40×256: ", " % of the published peak"),
+        ("requantize_transpose_e4m3 40×256: ", " % of the published peak"),
+        ("sm89_e4m3_e4m3_gemm_promoted 5×130×256: ", " % of the published peak"),
+        ("sm89_e4m3_e4m3_gemm_promoted_k_grouped 4 groups of 128×64×128: ", " % of the published peak"),
+    ] {
+        assert!(lines.iter().any(|l| l.starts_with(start) && l.ends_with(end)), "{start}{end}: {lines:#?}");
+    }
+    assert_eq!(lines.len(), 9 + 2 + 3);
+}
+
+/// One launch a problem, of the kernel and the size that the description says beforehand.
+#[test]
+fn a_launch_is_what_was_planned() {
+    let gpu = gpu(Arch::Sm89);
+    let (a, b) = (scaled(E4M3, 300, 256, TILE, 1), scaled(E4M3, 140, 256, BLOCK, 2));
+    let problem = GemmProblem::nt(a.view(), b.view()).unwrap().with_accumulation(ada()).unwrap();
+    gpu.gemm(&problem).unwrap();
+    let desc = GemmDesc::dense(&problem).unwrap();
+    let kernel = desc.kernel(Arch::Sm89).unwrap();
+    let config = Config { grid: [3, 2, 1], block: [256, 1, 1], dynamic_shared: 101_376 };
+    assert_eq!(gpu.driver().last(), Some(("sm89_e4m3_e4m3_gemm_promoted", config)));
+    assert_eq!((kernel.name, kernel.config(desc.sizes())), ("sm89_e4m3_e4m3_gemm_promoted", Some(config)));
+    assert_eq!(desc.to_string(), "dense 300×140×256 of e4m3 × e4m3 in ada/128");
+    assert_eq!(config.to_string(), "<<<(3, 2, 1), (256, 1, 1), 101376 B>>>");
+
+    let (a, b) = (vec![a.view(); 3], vec![b.view(); 3]);
+    let problem = GroupedProblem::masked(&a, &[1, 0, 300], &b).unwrap().with_accumulation(ada()).unwrap();
+    let before = gpu.driver().launches();
+    gpu.grouped_gemm(&problem).unwrap();
+    assert_eq!(gpu.driver().launches(), before + 1);
+    let config = Config { grid: [3, 2, 3], ..config };
+    assert_eq!(gpu.driver().last(), Some(("sm89_e4m3_e4m3_gemm_promoted_masked", config)));
+    let desc = GemmDesc::grouped(&problem).unwrap();
+    assert_eq!(desc.to_string(), "masked 300×140×256 in 3 groups of e4m3 × e4m3 in ada/128");
+}
+
+/// Nothing to compute is nothing to launch.
+#[test]
+fn empty_matrices_are_not_launched() {
+    let gpu = gpu(Arch::Sm89);
+    let ue8m0 = Recipe::by_name("deepseek-v3-ue8m0").unwrap();
+    for shape in [(0, 128), (5, 0)] {
+        let x = Matrix::filled(shape.0, shape.1, 0.0f32);
+        for role in [Role::Activation, Role::Weight, Role::Transposed] {
+            let want = Quantizer::new(Recipe::TE).quantize(x.view(), role).unwrap().matrix;
+            assert_eq!(gpu.quantize(x.view(), &Recipe::TE, role).unwrap(), want);
+            let packed = gpu.quantize_ue8m0(x.view(), ue8m0, role).unwrap();
+            assert!(matches!(packed.scales().unwrap().grid, ScaleGrid::E8M0(_)));
+        }
+        let tiles = Quantizer::new(Recipe::TE).activation(x.view()).unwrap().matrix;
+        assert_eq!(gpu.dequantize(tiles.view()).unwrap(), x);
+        assert_eq!(gpu.swiglu_quantize(x.view(), x.view(), &Recipe::TE).unwrap(), tiles);
+        assert_eq!(gpu.requantize_transposed(tiles.view(), &Recipe::TE).unwrap().shape(), (shape.1, shape.0));
+    }
+    let (a, b) = (scaled(E4M3, 0, 256, TILE, 1), scaled(E4M3, 10, 256, BLOCK, 2));
+    assert_eq!(gpu.gemm(&GemmProblem::nt(a.view(), b.view()).unwrap()).unwrap().shape(), (0, 10));
+    assert_eq!(gpu.driver().last(), None);
+    // K = 0 is a problem: D is the addend.
+    let (a, b) = (scaled(E4M3, 3, 0, TILE, 1), scaled(E4M3, 4, 0, BLOCK, 2));
+    let c = Matrix::from_fn(3, 4, |i, j| (i + j) as f32);
+    let problem = GemmProblem::nt(a.view(), b.view()).unwrap().with_addend(c.view()).unwrap();
+    assert_eq!(gpu.gemm(&problem).unwrap(), c);
+}
+
+#[test]
+fn a_backend_says_which_models_it_has() {
+    let models = |arch| gpu(arch).models();
+    let (ada, hopper) = (Model::TensorCore(TensorCore::ADA), Model::TensorCore(TensorCore::HOPPER));
+    assert_eq!(models(Arch::Sm89), [Model::F32, ada]);
+    assert_eq!(models(Arch::Sm90a), [Model::F32, hopper]);
+    assert_eq!(models(Arch::Sm100a), [Model::F32]);
+    assert_eq!(models(Arch::Sm120a), [Model::F32]);
+    // What is listed is supported, and nothing else is.
+    let a = scaled(E4M3, 4, 256, TILE, 1);
+    for &arch in Arch::ALL {
+        for model in [Model::F32, Model::Exact, ada, hopper, Model::TensorCore(TensorCore::BLACKWELL)] {
+            let accumulation = Accumulation::new(model).promote_every(128).unwrap();
+            let dense = GemmProblem::nt(a.view(), a.view()).unwrap().with_accumulation(accumulation).unwrap();
+            let grouped = GroupedProblem::k_grouped(&[a.view()], &[a.view()]).unwrap();
+            let grouped = grouped.with_accumulation(accumulation).unwrap();
+            let listed = models(arch).contains(&model);
+            assert_eq!(gpu(arch).supports(&dense).is_ok(), listed, "{model} on {arch}");
+            assert_eq!(gpu(arch).supports_grouped(&grouped).is_ok(), listed, "{model} on {arch}");
         }
     }
-    // Tensor and row scales, none at all, and intervals of one's own.
-    let (a, b) =
-        (scaled(Format::E4M3, 5, 256, Granule::TENSOR, 7), scaled(Format::E4M3, 6, 256, Granule::ROW, 8));
-    let problem = GemmProblem::nt(a.view(), b.view()).unwrap();
-    check(&gpu, "tensor and row", &problem, "gemm_f32_reference");
-    check(&gpu, "tensor and row", &problem.with_accumulation(ada).unwrap(), "sm89_e4m3_e4m3_gemm_promoted");
-    let (a, b) = (unscaled(Format::E4M3, 5, 100, 9), unscaled(Format::E5M2, 4, 100, 10));
-    let bare =
-        GemmProblem::nt(a.view(), b.view()).unwrap().with_accumulation(Accumulation::F32.without_promotion());
-    let c = Matrix::filled(5, 4, -1.5f32);
-    check(&gpu, "bare chain", &bare.unwrap().with_addend(c.view()).unwrap(), "gemm_f32_reference");
 }
 
-#[test]
-fn a_backend_writes_where_it_is_told() {
-    let gpu = gpu();
-    let (a, b) = (
-        scaled(Format::E4M3, 9, 256, Granule::TILE_1X128, 1),
-        scaled(Format::E4M3, 10, 256, Granule::BLOCK_128X128, 2),
-    );
-    let problem = GemmProblem::nt(a.view(), b.view()).unwrap();
-    gpu.supports(&problem).unwrap();
-    let mut d = Matrix::filled(9, 10, bf16::ZERO);
-    gpu.run(&problem, Output::Bf16(d.view_mut()), &Execution::default()).unwrap();
-    assert_eq!(d, problem.run_bf16().unwrap());
-}
-
+/// Every refusal names what was asked and what there is, and comes before anything runs.
 #[test]
 fn what_no_kernel_computes_is_refused_with_the_reason() {
-    let gpu = gpu();
-    let a = scaled(Format::E4M3, 4, 256, Granule::TILE_1X128, 1);
+    let gpu = gpu(Arch::Sm89);
+    let says = |e: Error, words: &[&str]| {
+        let message = e.to_string();
+        assert!(matches!(e, Error::Unsupported(_) | Error::Shape(_)), "{message}");
+        assert!(words.iter().all(|w| message.contains(w)) && !message.contains('\n'), "{message}");
+    };
+    let a = scaled(E4M3, 4, 256, TILE, 1);
     let refused = |a: &ScaledMatrix, accumulation: Option<Accumulation>, words: &[&str]| {
         let problem = GemmProblem::nt(a.view(), a.view()).unwrap();
         let problem = accumulation.map_or(problem, |acc| problem.with_accumulation(acc).unwrap());
-        let message = gpu.supports(&problem).unwrap_err().to_string();
-        assert!(words.iter().all(|w| message.contains(w)), "{message}");
+        says(gpu.supports(&problem).unwrap_err(), words);
+        says(gpu.gemm(&problem).unwrap_err(), words);
     };
-    refused(&a, Some(Accumulation::HOPPER.promote_every(128).unwrap()), &["hopper", "sm_89"]);
+    refused(&a, Some(Accumulation::HOPPER.promote_every(128).unwrap()), &["hopper", "sm_89", "f32, ada"]);
     refused(&a, Some(Accumulation::ADA.promote_every(64).unwrap()), &["128", "ada/64"]);
-    refused(&unscaled(Format::Bf16, 4, 64, 2), None, &["bf16"]);
-    let mx = Recipe::by_name("mxfp8").unwrap();
-    let message =
-        gpu.quantize(Matrix::filled(1, 1, 0.0).view(), mx, Role::Activation).unwrap_err().to_string();
-    assert!(message.contains("mxfp8"), "{message}");
-    assert_eq!(last(&gpu), "nothing");
-    let _: fn(&Launch) -> String = ToString::to_string; // a launch can be printed
+    refused(&unscaled(Bf16, 4, 64, 2), None, &["e4m3 and e5m2", "bf16"]);
+    refused(&nvfp4(4, 64, 2, 1.0), None, &["e4m3 and e5m2", "e2m1"]);
+
+    // Groups.
+    let grouped = |problem: GroupedProblem<'_>, words: &[&str]| {
+        let problem = problem.with_accumulation(ada()).unwrap();
+        says(gpu.supports_grouped(&problem).unwrap_err(), words);
+        says(gpu.grouped_gemm(&problem).unwrap_err(), words);
+    };
+    let (tall, wide) = (scaled(E4M3, 200, 256, TILE, 1), scaled(E5M2, 200, 256, TILE, 1));
+    let contiguous = |owners: &dyn Fn(i32) -> i32| {
+        let owners: Vec<i32> = (0..200).map(owners).collect();
+        GroupedProblem::contiguous(tall.view(), &owners, &[a.view(), a.view()]).unwrap()
+    };
+    grouped(contiguous(&|i| i32::from(i >= 150)), &["one group", "row 128 is of group 0", "row 150 of 1"]);
+    grouped(contiguous(&|i| if i == 5 { -1 } else { 0 }), &["padding last", "row 6 of 0"]);
+    grouped(contiguous(&|i| if i == 0 { -1 } else { 1 }), &["row 0 is of group -1", "row 1 of 1"]);
+    let k_grouped = |x, y| GroupedProblem::k_grouped(&[x, x], &[x, y]).unwrap();
+    grouped(k_grouped(tall.view(), wide.view()), &["one format", "E4M3", "E5M2"]);
+    grouped(k_grouped(wide.view(), wide.view()), &["e4m3 × e4m3 in groups", "e5m2 × e5m2"]);
+    let (format, codes, scales) = tall.clone().into_parts();
+    let second = ScaledMatrix::new(format, codes, scales.map(|s| Scales { tensor: 0.5, ..s })).unwrap();
+    grouped(k_grouped(tall.view(), second.view()), &["one second scale", "1.0", "0.5"]);
+
+    // Casts.
+    let x = sample(4, 128, 1);
+    let quantize = |name: &str| gpu.quantize(x.view(), Recipe::by_name(name).unwrap(), Role::Activation);
+    says(quantize("mxfp8").unwrap_err(), &["mxfp8"]);
+    let odd = Recipe { activation: Granule::new(1, 64).unwrap(), ..Recipe::DEEPSEEK_V3 };
+    says(
+        gpu.quantize(x.view(), &odd, Role::Activation).unwrap_err(),
+        &["1x64", "quantize_1x128_f32", "1x128"],
+    );
+    let role = Role::Weight;
+    says(gpu.quantize_ue8m0(x.view(), &Recipe::DEEPSEEK_V3, role).unwrap_err(), &["deepseek-v3", "E8M0"]);
+    let other = sample(4, 127, 1);
+    says(gpu.swiglu_quantize(x.view(), other.view(), &odd).unwrap_err(), &["4x128", "4x127"]);
+    for (x, word) in [
+        (&unscaled(E4M3, 4, 64, 1), "without scales"),
+        (&unscaled(E5M2, 4, 64, 1), "e5m2"),
+        (&scaled(E4M3, 4, 64, Granule::ROW, 1), "row"),
+        (&second, "second scale of 0.5"),
+    ] {
+        says(gpu.dequantize(x.view()).unwrap_err(), &["dequantise e4m3", word]);
+        says(gpu.requantize_transposed(x.view(), &Recipe::TE).unwrap_err(), &["dequantise e4m3", word]);
+    }
+    let blocks = scaled(E4M3, 130, 64, BLOCK, 1);
+    says(gpu.requantize_transposed(blocks.view(), &Recipe::TE).unwrap_err(), &["1x128", "128x128"]);
+    says(gpu.dequantize(blocks.view().row_range(2, 130)).unwrap_err(), &["from row 2 of a block"]);
+    assert_eq!(gpu.driver().last(), None, "nothing was launched");
 }
 
-/// On a machine without a GPU the real driver says so; on one with a GPU the same problems are compared.
+/// What the driver refuses comes back as an error, wherever it happens.
 #[test]
-fn a_real_device_is_used_where_there_is_one() {
-    match CudaDriver::new(0) {
-        Err(e) => println!("skipped: {e}"),
-        Ok(driver) => {
-            let gpu = Cuda::new(driver);
-            let x = Matrix::from_fn(150, 256, |i, j| ((i * 37 + j * 11) % 101) as f32 * 0.13 - 6.0);
-            let a = gpu.quantize(x.view(), &Recipe::DEEPSEEK_V3, Role::Activation).unwrap();
-            let b = gpu.quantize(x.view(), &Recipe::DEEPSEEK_V3, Role::Weight).unwrap();
-            let problem = GemmProblem::nt(a.view(), b.view()).unwrap();
-            assert_eq!(gpu.gemm(&problem).unwrap(), problem.run().unwrap());
+fn the_drivers_errors_come_back() {
+    let (a, b) = (scaled(E4M3, 4, 256, TILE, 1), scaled(E4M3, 10, 256, BLOCK, 2));
+    let problem = GemmProblem::nt(a.view(), b.view()).unwrap().with_accumulation(ada()).unwrap();
+    let x = sample(4, 256, 1);
+    let mut failed = 0;
+    // D, both codes, both scales, the list of groups; codes, scales and input of a quantiser.
+    for bytes in (0..4000).step_by(100) {
+        let gpu = Cuda::new(StandIn::with_memory(Arch::Sm89, bytes));
+        for outcome in [
+            gpu.gemm(&problem).map(drop),
+            gpu.quantize(x.view(), &Recipe::TE, Role::Activation).map(drop),
+            gpu.dequantize(a.view()).map(drop),
+        ] {
+            if let Err(e) = outcome {
+                assert!(e.to_string().contains("out of memory"), "{e}");
+                failed += 1;
+            }
         }
     }
+    assert!(failed > 60, "{failed} of 120 failed");
+    // Without being allowed, a kernel has 48 KiB.
+    let gpu = gpu(Arch::Sm89);
+    let kernel = Kernel::by_name("sm89_e4m3_e4m3_gemm_promoted").unwrap();
+    let config = Config { grid: [1, 1, 1], block: kernel.block, dynamic_shared: kernel.dynamic_shared };
+    // SAFETY: the stand-in refuses what is wrong.
+    let refused = unsafe { gpu.driver().launch(kernel, config, &[]) }.unwrap_err().to_string();
+    assert!(refused.contains("101376") && refused.contains("49152"), "{refused}");
+    let refused = gpu.driver().allow_shared(kernel, 100 * 1024).unwrap_err().to_string();
+    assert!(refused.contains("102400"), "{refused}");
 }

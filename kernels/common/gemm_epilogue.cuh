@@ -24,10 +24,9 @@ __device__ __forceinline__ float promote(float acc, float partial, float sa, flo
     return __fadd_rn(acc, __fmul_rn(__fmul_rn(partial, sa), sb));
 }
 
-// One rounding to nearest even; NaN is 7FC0.
+// One rounding to nearest even, of anything but NaN that is not the canonical one, which becomes 7FC0.
 __device__ __forceinline__ u32 bf16_bits(float x) {
     u32 bits = __float_as_uint(x);
-    if (x != x) return 0x7FC0;
     return (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
 }
 

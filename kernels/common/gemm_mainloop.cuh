@@ -9,6 +9,15 @@
 #include "ptx.cuh"
 #include "types.cuh"
 
+// Where the scales of an interval lie, in bytes from the start of shared memory; `scales` is STAGE_SCALES_A or _B.
+//
+// Scales of rows lie in the interval's stage. Of a block there is one, and a copy brings those of four intervals: they
+// lie in the first stage, where there is room, eight intervals in turn. A quad is overwritten when the interval five
+// or more after its last one is multiplied.
+__device__ __forceinline__ u32 scales_offset(u32 granule, u32 stage, u32 interval, u32 scales) {
+    return granule == 1 ? stage * STAGE_BYTES + scales : scales + interval % (2 * QUAD) * sizeof(float);
+}
+
 // One operand's way into a stage: which chunks and which scale this thread copies.
 //
 // Thread t copies chunk t mod 8 of rows t/8, t/8 + 32, t/8 + 64, t/8 + 96: eight successive threads read 128
@@ -36,15 +45,16 @@ struct Loader {
         scale_interval = x.scale_interval;
         granule = x.granule;
         vector_codes = (reinterpret_cast<u64>(x.codes) | static_cast<u64>(x.ld)) % CHUNK == 0;
-        u64 starts = reinterpret_cast<u64>(x.scales) | static_cast<u64>(scale_interval) * sizeof(float);
-        vector_scales = scale_row == 1 && starts % CHUNK == 0;
+        u64 starts = reinterpret_cast<u64>(scales) | static_cast<u64>(scale_interval) * sizeof(float);
+        vector_scales = granule == 1 ? scale_row == 1 && starts % CHUNK == 0
+                                     : scale_interval == 1 && reinterpret_cast<u64>(scales) % CHUNK == 0;
     }
 
-    // Starts the copies of the interval that has `k_left` elements, 1 … 128 or more, to `tile` and `tile_scales`, and
-    // moves on to the next one. Codes past the end of K, and rows past the end, become 0.
+    // Starts the copies of an interval, from which on K has `k_left` elements, 1 or more, to `tile` and `tile_scales`,
+    // and moves on to the next one. Codes past the end of K, and rows past the end, become 0.
     //
     // `lane` is this thread's number among those that copy scales, which are not the same for A and B.
-    __device__ __forceinline__ void load(u32 tile, u32 tile_scales, u32 k_left, u32 lane) {
+    __device__ __forceinline__ void load(u32 tile, u32 tile_scales, u32 interval, u32 k_left, u32 lane) {
         u32 first = threadIdx.x / CHUNKS_IN_ROW, chunk = threadIdx.x % CHUNKS_IN_ROW;
         u32 begin = chunk * CHUNK;
         u32 bytes = k_left > begin ? min(k_left - begin, CHUNK) : 0;
@@ -64,7 +74,7 @@ struct Loader {
             }
         }
         codes += TILE_K;
-        load_scales(tile_scales, lane);
+        load_scales(tile_scales, interval, k_left, lane);
         scales += scale_interval;
     }
 
@@ -79,10 +89,16 @@ struct Loader {
         store_shared_16(to, words);
     }
 
-    // One scale for each row that exists, or the one of the block.
-    __device__ __forceinline__ void load_scales(u32 to, u32 lane) {
+    // One scale for each row that exists, or the one of the block: every fourth time with the next three.
+    __device__ __forceinline__ void load_scales(u32 to, u32 interval, u32 k_left, u32 lane) {
         if (granule != 1) {
-            if (lane == 0) cp_async_4(to, scales, 4);
+            u32 left = (k_left + TILE_K - 1) / TILE_K;
+            if (lane != 0) return;
+            if (!vector_scales) {
+                cp_async_4(to, scales, 4);
+            } else if (interval % QUAD == 0) {
+                cp_async_16(to, scales, min(left, QUAD) * sizeof(float));
+            }
         } else if (vector_scales) {
             u32 row = lane * 4;
             if (row < TILE_M) {
@@ -155,8 +171,10 @@ __device__ __forceinline__ void compute_tile(const Problem& p, u32 row, u32 col,
     auto start_copies = [&] {
         if (loaded < intervals) {
             u32 stage = base + stage_in * STAGE_BYTES, k_left = p.k - loaded * TILE_K;
-            load_a.load(stage, stage + STAGE_SCALES_A, k_left, lane_a);
-            load_b.load(stage + STAGE_B, stage + STAGE_SCALES_B, k_left, lane_b);
+            u32 scales_a = base + scales_offset(p.a.granule, stage_in, loaded, STAGE_SCALES_A);
+            u32 scales_b = base + scales_offset(p.b.granule, stage_in, loaded, STAGE_SCALES_B);
+            load_a.load(stage, scales_a, loaded, k_left, lane_a);
+            load_b.load(stage + STAGE_B, scales_b, loaded, k_left, lane_b);
         }
         cp_async_commit();
         loaded++;
@@ -167,7 +185,7 @@ __device__ __forceinline__ void compute_tile(const Problem& p, u32 row, u32 col,
     float acc[Multiply::SUMS];
 #pragma unroll
     for (u32 i = 0; i < Multiply::SUMS; i++) acc[i] = 0.0f;
-    // A block's one scale is at index 0.
+    // A block's one scale serves all rows.
     u32 mask_a = p.a.granule == 1 ? ~0u : 0, mask_b = p.b.granule == 1 ? ~0u : 0;
 
     for (u32 t = 0, stage = 0; t < intervals; t++) {
@@ -178,8 +196,9 @@ __device__ __forceinline__ void compute_tile(const Problem& p, u32 row, u32 col,
         float partial[Multiply::SUMS];
         u32 tile = base + stage * STAGE_BYTES;
         Multiply::interval(partial, tile, tile + STAGE_B);
-        const float* scales_a = reinterpret_cast<const float*>(shared + stage * STAGE_BYTES + STAGE_SCALES_A);
-        const float* scales_b = reinterpret_cast<const float*>(shared + stage * STAGE_BYTES + STAGE_SCALES_B);
+        const u8* at_a = shared + scales_offset(p.a.granule, stage, t, STAGE_SCALES_A);
+        const u8* at_b = shared + scales_offset(p.b.granule, stage, t, STAGE_SCALES_B);
+        const float *scales_a = reinterpret_cast<const float*>(at_a), *scales_b = reinterpret_cast<const float*>(at_b);
         if (p.promotion == SCALES_FIRST) {
             promote_all<SCALES_FIRST, Multiply>(acc, partial, scales_a, scales_b, mask_a, mask_b);
         } else if (p.promotion == PARTIAL_FIRST) {
@@ -189,21 +208,20 @@ __device__ __forceinline__ void compute_tile(const Problem& p, u32 row, u32 col,
         }
         stage = stage + 1 == STAGES ? 0 : stage + 1;
     }
-    // The sums go through shared memory, so that a warp stores whole rows of the tile.
-    cp_async_wait<0>();
+    // The sums go through shared memory, so that a warp stores whole rows of the tile. No copy is under way: the last
+    // interval's have arrived, and what was committed after them is empty.
     __syncthreads();
-    float* sums = reinterpret_cast<float*>(shared);
 #pragma unroll
     for (u32 mi = 0; mi < Multiply::PAIRS_DOWN; mi++) {
 #pragma unroll
         for (u32 nj = 0; nj < Multiply::PAIRS_ACROSS; nj++) {
             u32 at = Multiply::pair(mi, nj);
-            *reinterpret_cast<float2*>(sums + Multiply::row(mi) * SUMS_PITCH + Multiply::col(nj)) =
-                make_float2(acc[at], acc[at + 1]);
+            u32 to = base + (Multiply::row(mi) * SUMS_PITCH + Multiply::col(nj)) * sizeof(float);
+            store_shared_8(to, acc[at], acc[at + 1]);
         }
     }
     __syncthreads();
-    store_tile(p, row, col, sums, live);
+    store_tile(p, row, col, reinterpret_cast<const float*>(shared), live);
 }
 
 // ---- the forms -------------------------------------------------------------------------------------------------------

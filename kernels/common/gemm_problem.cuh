@@ -24,9 +24,10 @@
 //
 // The fast kernels ask for more, which the launcher checks: granules of 1 or 128 rows, n at most 65535 · 128 (the
 // grid), and in the contiguous form one group in each 128 rows, its padding last. They are at their best, 16 bytes an
-// access, where the codes and their row strides are multiples of 16 bytes and the scales of granules of 1 row are
-// MN-major (scale_a_row 1, base and scale_a_interval multiples of 16 bytes); otherwise codes are copied byte by byte
-// and scales one by one. D and the addend go by 16 bytes where their rows start at multiples of that.
+// access, where the codes and their row strides are multiples of 16 bytes, the scales of granules of 1 row are MN-major
+// (scale_a_row 1, base and scale_a_interval multiples of 16 bytes) and those of blocks row-major (scale_a_interval 1,
+// base and scale_a_row multiples of 16 bytes); otherwise codes are copied byte by byte and scales one by one. D and the
+// addend go by 16 bytes where their rows start at multiples of that.
 #define GEMM_PARAMETERS                                                                                               \
     const u8 *__restrict__ a, const u8 *__restrict__ b, const float *__restrict__ scale_a,                            \
         const float *__restrict__ scale_b, const float *addend, void *d, u32 m, u32 n, u32 k,                         \

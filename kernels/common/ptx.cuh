@@ -44,6 +44,11 @@ __device__ __forceinline__ void store_shared_16(u32 to, const u32 (&words)[4]) {
                  : "memory");
 }
 
+// Stores two floats to shared memory in one access.
+__device__ __forceinline__ void store_shared_8(u32 to, float x, float y) {
+    asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(to), "f"(x), "f"(y) : "memory");
+}
+
 // ---- cp.async --------------------------------------------------------------------------------------------------------
 
 // Copies 16 bytes to shared memory past the L1 cache; only the first `bytes` are read, the others become zero.

@@ -40,7 +40,7 @@ enum Replaces : i32 {
     REPLACES_NAN = 8,       // m for a = NaN
 };
 
-// quant::Recipe as an argument; src/cuda/recipe.rs writes it and holds the same offsets. 13 words.
+// quant::Recipe as an argument; src/cuda/args.rs writes it and holds the same offsets. 13 words.
 struct Recipe {
     i32 form;
     i32 power_of_two;
@@ -98,7 +98,6 @@ __device__ __forceinline__ i32 ceil_log2_f32(float s) {
 
 // A scale rounded up to a power of two, in the recipe's way.
 __device__ __forceinline__ float round_to_power_of_two(float s, i32 rule) {
-    s = canonical(s);
     const u32 bits = __float_as_uint(s);
     const u32 ceil_field = ((bits & F32_ABS) >> 23) + ((bits & 0x007FFFFFu) != 0);
     if (rule == POW2_CEIL_LOG2_F32) {
@@ -169,10 +168,12 @@ __device__ __forceinline__ u32 encode4(const float (&x)[4], float factor, const 
 // How scales are stored.
 enum ScaleKind : i32 {
     SCALE_F32 = 0,
-    SCALE_E8M0 = 1,  // one byte; only for recipes whose scales are powers of two
+    SCALE_E8M0 = 1,         // one byte; only for recipes whose scales are powers of two
+    SCALE_PACKED_E8M0 = 2,  // four of them along the columns to a word, the first in the lowest byte
 };
 
-// A grid of scales in memory; strides in elements, so that row-major and MN-major grids are both described.
+// A grid of scales in memory; strides in elements, so that row-major and MN-major grids are both described. Of packed
+// scales they are those of the words, in bytes: from one row to the next, and from four columns to the next four.
 struct ScaleGrid {
     void* data;
     i64 row_stride;
@@ -180,28 +181,33 @@ struct ScaleGrid {
     i32 kind;
 };
 
-// formats::e8m0::nearest for powers of two: 2^−127 and below is byte 0; 0, negative, infinity and NaN are FF.
+// formats::e8m0::nearest for scales, which are powers of two: 2^−127 and below is byte 0; 0 is FF, and so are infinity and
+// NaN, whose exponent it is.
 __device__ __forceinline__ u8 e8m0_of(float s) {
     const u32 bits = __float_as_uint(s);
-    if (bits == 0 || bits >= F32_INFINITY) return 0xFF;
-    if (bits <= 0x00400000u) return 0;
-    return (u8)max(bits >> 23, 1u);
+    return bits == 0 ? 0xFF : (u8)(bits >> 23);
 }
 
 __device__ __forceinline__ float f32_of_e8m0(u8 byte) {
     return byte == 0xFF ? __uint_as_float(F32_NAN) : byte == 0 ? __uint_as_float(0x00400000u) : from_field(byte);
 }
 
+// Where the scale lies, in elements.
+__device__ __forceinline__ i64 scale_offset(const ScaleGrid& grid, i64 row, i64 col) {
+    if (grid.kind == SCALE_PACKED_E8M0) return row * grid.row_stride + (col >> 2) * grid.col_stride + (col & 3);
+    return row * grid.row_stride + col * grid.col_stride;
+}
+
 __device__ __forceinline__ void store_scale(const ScaleGrid& grid, i64 row, i64 col, float scale) {
-    const i64 at = row * grid.row_stride + col * grid.col_stride;
-    if (grid.kind == SCALE_E8M0) {
-        ((u8*)grid.data)[at] = e8m0_of(scale);
-    } else {
+    const i64 at = scale_offset(grid, row, col);
+    if (grid.kind == SCALE_F32) {
         ((float*)grid.data)[at] = scale;
+    } else {
+        ((u8*)grid.data)[at] = e8m0_of(scale);
     }
 }
 
 __device__ __forceinline__ float load_scale(const ScaleGrid& grid, i64 row, i64 col) {
-    const i64 at = row * grid.row_stride + col * grid.col_stride;
-    return grid.kind == SCALE_E8M0 ? f32_of_e8m0(((const u8*)grid.data)[at]) : ((const float*)grid.data)[at];
+    const i64 at = scale_offset(grid, row, col);
+    return grid.kind == SCALE_F32 ? ((const float*)grid.data)[at] : f32_of_e8m0(((const u8*)grid.data)[at]);
 }

@@ -28,6 +28,34 @@ impl Arch {
     /// The most registers one thread can have.
     pub const MAX_REGISTERS_A_THREAD: u32 = 255;
 
+    /// Shared memory that the system takes of each block, in bytes.
+    pub const SHARED_OF_THE_SYSTEM: u32 = 1024;
+
+    /// Shared memory of one multiprocessor, in bytes (CUDA programming guide, technical specifications per compute
+    /// capability, as the next two).
+    pub const fn shared_of_multiprocessor(self) -> u32 {
+        match self {
+            Arch::Sm89 | Arch::Sm120a => 100 * 1024,
+            Arch::Sm90a | Arch::Sm100a => 228 * 1024,
+        }
+    }
+
+    /// Threads that one multiprocessor holds at a time.
+    pub const fn threads_of_multiprocessor(self) -> u32 {
+        match self {
+            Arch::Sm89 | Arch::Sm120a => 1536,
+            Arch::Sm90a | Arch::Sm100a => 2048,
+        }
+    }
+
+    /// Blocks that one multiprocessor holds at a time.
+    pub const fn blocks_of_multiprocessor(self) -> u32 {
+        match self {
+            Arch::Sm89 | Arch::Sm120a => 24,
+            Arch::Sm90a | Arch::Sm100a => 32,
+        }
+    }
+
     const fn suffix(self) -> &'static str {
         match self {
             Arch::Sm89 => "89",

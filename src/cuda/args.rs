@@ -124,8 +124,21 @@ impl TryFrom<&Recipe> for RecipeArgs {
     }
 }
 
-/// `ScaleGrid` of `scale.cuh`: where scale (i, j) lies. Strides in elements: (columns, 1) is row-major, (1, rows)
-/// MN-major.
+/// How a kernel reads or writes scales: `ScaleKind` of `scale.cuh`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScaleKind {
+    /// Any f32.
+    F32 = 0,
+    /// A byte: powers of two only.
+    E8m0 = 1,
+    /// Such bytes, four along the columns to a word: DeepGEMM's form for SM100,
+    /// [`ScaleLayout::PackedUe8m0`](crate::scaled::layout::ScaleLayout::PackedUe8m0).
+    PackedE8m0 = 2,
+}
+
+/// `ScaleGrid` of `scale.cuh`: where scale (i, j) lies. Strides in scales: (columns, 1) is row-major, (1, rows)
+/// MN-major. In [`ScaleKind::PackedE8m0`] the strides are those of the words, in bytes: from row to row, and from four
+/// columns to the next four.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScaleGridArgs {
@@ -135,26 +148,28 @@ pub struct ScaleGridArgs {
     pub row_stride: i64,
     /// Distance of scales (i, j) and (i, j + 1).
     pub col_stride: i64,
-    /// 0: f32; 1: E8M0.
+    /// [`ScaleKind`].
     pub kind: i32,
     /// The struct's size is a multiple of 8.
     padding: i32,
 }
 
 impl ScaleGridArgs {
-    /// A grid of f32 or, with `bytes`, of E8M0.
+    /// A grid; `recipe` is given where a kernel writes it.
     ///
     /// # Errors
     /// [`Error::Unsupported`] if E8M0 is asked for a recipe whose scales are not powers of two.
-    pub fn new(data: u64, strides: (i64, i64), bytes: bool, recipe: Option<&Recipe>) -> Result<Self> {
-        if let Some(recipe) = recipe.filter(|r| bytes && r.scale_format() == ScaleFormat::F32) {
+    pub fn new(data: u64, strides: (i64, i64), kind: ScaleKind, recipe: Option<&Recipe>) -> Result<Self> {
+        if let Some(recipe) =
+            recipe.filter(|r| kind != ScaleKind::F32 && r.scale_format() == ScaleFormat::F32)
+        {
             return Err(Error::Unsupported(format!(
                 "recipe {} has scales that are no powers of two: they do not fit E8M0",
                 recipe.name
             )));
         }
         let (row_stride, col_stride) = strides;
-        Ok(ScaleGridArgs { data, row_stride, col_stride, kind: i32::from(bytes), padding: 0 })
+        Ok(ScaleGridArgs { data, row_stride, col_stride, kind: kind as i32, padding: 0 })
     }
 }
 

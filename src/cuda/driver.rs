@@ -1,12 +1,11 @@
 //! What the launcher asks of a GPU, and the real one.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use cudarc::driver::sys::{CUfunction_attribute_enum, is_culib_present};
 use cudarc::driver::{
-    CudaContext, CudaModule, CudaSlice, CudaStream, DevicePtr, DeviceRepr, DriverError, LaunchConfig,
-    PushKernelArg,
+    CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DeviceRepr, DriverError,
+    LaunchConfig, PushKernelArg, sys,
 };
 use cudarc::nvrtc::Ptx;
 
@@ -63,6 +62,19 @@ pub trait Driver: Sync {
     /// As [`Driver::upload`]; a failed launch may show here.
     fn download(&self, memory: &Self::Memory) -> Result<Vec<u8>>;
 
+    /// Lets launches of a kernel have this much dynamic shared memory: asked for above
+    /// [`Config::SHARED_WITHOUT_ASKING`].
+    ///
+    /// # Errors
+    /// As [`Driver::upload`]; the device has less.
+    fn allow_shared(&self, kernel: &'static Kernel, bytes: u32) -> Result<()>;
+
+    /// Seconds that the launches of `work` take on the device.
+    ///
+    /// # Errors
+    /// Those of `work`, and as [`Driver::upload`].
+    fn seconds(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f64>;
+
     /// Runs a kernel.
     ///
     /// # Safety
@@ -82,6 +94,7 @@ pub struct CudaDriver {
     compiler: Compiler,
     arch: Arch,
     modules: Mutex<HashMap<&'static str, Arc<CudaModule>>>,
+    functions: Mutex<HashMap<&'static str, CudaFunction>>,
 }
 
 // SAFETY: `RecipeArgs` is repr(C) of 13 words without padding, laid out as the device's struct (a test compares), and
@@ -103,7 +116,7 @@ impl CudaDriver {
     /// that kernels are written for.
     pub fn new(ordinal: usize) -> Result<Self> {
         // SAFETY: it only tries to load the library. Without it, what follows would panic.
-        if !unsafe { is_culib_present() } {
+        if !unsafe { sys::is_culib_present() } {
             return Err(Error::Unsupported("no CUDA driver on this machine: libcuda was not found".into()));
         }
         let context = CudaContext::new(ordinal).map_err(refused)?;
@@ -116,11 +129,42 @@ impl CudaDriver {
             return Err(Error::Unsupported(message));
         };
         let stream = context.default_stream();
-        Ok(CudaDriver { stream, context, compiler: Compiler::new()?, arch, modules: Mutex::default() })
+        let (compiler, modules, functions) = (Compiler::new()?, Mutex::default(), Mutex::default());
+        Ok(CudaDriver { stream, context, compiler, arch, modules, functions })
+    }
+
+    /// The device's name.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] with the driver's word.
+    pub fn name(&self) -> Result<String> {
+        self.context.name().map_err(refused)
+    }
+
+    /// The newest version of CUDA that the driver knows, and NVRTC's: (major, minor) each.
+    ///
+    /// # Errors
+    /// As [`CudaDriver::name`].
+    pub fn versions(&self) -> Result<[(i32, i32); 2]> {
+        let mut version = 0;
+        // SAFETY: the library is loaded, since there is a context; the pointer is valid for one write.
+        unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(refused)?;
+        // 1000 · major + 10 · minor
+        Ok([(version / 1000, version % 1000 / 10), self.compiler.version()])
+    }
+
+    fn function(&self, kernel: &'static Kernel) -> Result<CudaFunction> {
+        let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(function) = functions.get(kernel.name) {
+            return Ok(function.clone());
+        }
+        let function = self.module(kernel)?.load_function(kernel.name).map_err(refused)?;
+        functions.insert(kernel.name, function.clone());
+        Ok(function)
     }
 
     fn module(&self, kernel: &'static Kernel) -> Result<Arc<CudaModule>> {
-        let mut modules = self.modules.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(module) = modules.get(kernel.source.file) {
             return Ok(Arc::clone(module));
         }
@@ -154,10 +198,22 @@ impl Driver for CudaDriver {
         self.stream.clone_dtoh(memory).map_err(refused)
     }
 
+    fn allow_shared(&self, kernel: &'static Kernel, bytes: u32) -> Result<()> {
+        let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        self.function(kernel)?.set_attribute(attribute, bytes.cast_signed()).map_err(refused)
+    }
+
+    fn seconds(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
+        let event = || self.stream.record_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT)).map_err(refused);
+        let start = event()?;
+        work()?;
+        // Waits for both, and with them for what lies between.
+        let milliseconds = start.elapsed_ms(&event()?).map_err(refused)?;
+        Ok(f64::from(milliseconds) / 1e3)
+    }
+
     unsafe fn launch(&self, kernel: &'static Kernel, config: Config, args: &[Arg]) -> Result<()> {
-        let function = self.module(kernel)?.load_function(kernel.name).map_err(refused)?;
-        let shared = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-        function.set_attribute(shared, config.dynamic_shared as i32).map_err(refused)?;
+        let function = self.function(kernel)?;
         let mut builder = self.stream.launch_builder(&function);
         for arg in args {
             match arg {
@@ -177,7 +233,7 @@ impl Driver for CudaDriver {
             shared_mem_bytes: config.dynamic_shared,
         };
         // SAFETY: the caller vouches for the arguments and their memory; the kernels stay inside what their arguments
-        // describe, which the interpreter checks on every one of them but those of wgmma.
+        // describe, which the interpreter checks on every one of them.
         unsafe { builder.launch(config) }.map(|_| ()).map_err(refused)
     }
 }

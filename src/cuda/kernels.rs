@@ -3,6 +3,8 @@
 //! Arguments are documented at each kernel in its source. A kernel is added by a row here; the tests then compile it for
 //! every architecture of its source and hold the machine code to the row.
 
+use std::fmt;
+
 use super::arch::Arch;
 
 /// One file of `kernels/`.
@@ -116,6 +118,16 @@ impl Desc {
     }
 }
 
+impl fmt::Display for Desc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Desc { rows, cols, depth, groups } = self;
+        match depth {
+            0 => write!(f, "{rows}×{cols}"),
+            _ => write!(f, "{rows}×{cols}×{depth} in {groups} groups"),
+        }
+    }
+}
+
 /// How a kernel is launched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -125,6 +137,18 @@ pub struct Config {
     pub block: [u32; 3],
     /// Dynamic shared memory of a block, in bytes.
     pub dynamic_shared: u32,
+}
+
+impl Config {
+    /// The most dynamic shared memory, in bytes, that every kernel may have without being allowed more.
+    pub const SHARED_WITHOUT_ASKING: u32 = 48 * 1024;
+}
+
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ([gx, gy, gz], [bx, by, bz]) = (self.grid, self.block);
+        write!(f, "<<<({gx}, {gy}, {gz}), ({bx}, {by}, {bz}), {} B>>>", self.dynamic_shared)
+    }
 }
 
 /// One kernel.
@@ -269,7 +293,7 @@ const fn gemm_mma(name: &'static str) -> Kernel {
         blocks: 1,
         dynamic_shared: 101_376,
         grid: by_gemm_tiles,
-        ..tiles(name, &GEMM_MMA, &["QMMA", "LDSM", "LDGSTS"])
+        ..tiles(name, &GEMM_MMA, &["QMMA", "LDSM", "LDGSTS.BYPASS.128"])
     }
 }
 
@@ -279,7 +303,7 @@ const fn gemm_wgmma(name: &'static str) -> Kernel {
         blocks: 1,
         dynamic_shared: 135_168,
         grid: by_gemm_tiles,
-        ..tiles(name, &GEMM_WGMMA, &["QGMMA", "LDGSTS"])
+        ..tiles(name, &GEMM_WGMMA, &["QGMMA", "LDGSTS.BYPASS.128"])
     }
 }
 

@@ -7,7 +7,10 @@
 //! - [`kernels`]: the table of kernels with their launch geometry and what their machine code must contain.
 //! - [`Compiler`]: source and architecture in, cubin or PTX out, cached in memory and on disk.
 //! - [`disasm`]: machine code in, instruction counts out: the check that needs no GPU.
-//! - [`Cuda`]: the launcher, over a [`Driver`]: a real device, or what stands in for one.
+//! - [`Cuda`]: the launcher, over a [`Driver`]: a real device, or what stands in for one. [`GemmDesc`] → [`kernels::Config`]
+//!   → [`Launch`]: what is asked for, how it is cut, what is run.
+//! - [`roofline`]: what a kernel can reach at best, estimated from its machine code and published peaks.
+//! - [`FirstDevice`]: the machine's first device as a backend that can be named.
 //! - [`RecipeArgs`], [`ScaleGridArgs`]: recipes and scale grids as kernel arguments.
 //!
 //! The kernels give the bits of [`quant`](crate::quant), with one difference: each NaN they write is the canonical one
@@ -16,14 +19,19 @@
 
 mod arch;
 mod args;
+mod backend;
 mod compile;
 mod device;
 pub mod disasm;
 mod driver;
 pub mod kernels;
+mod launch;
+pub mod roofline;
 
 pub use arch::Arch;
-pub use args::{RecipeArgs, ScaleGridArgs};
+pub use args::{RecipeArgs, ScaleGridArgs, ScaleKind};
+pub use backend::FirstDevice;
 pub use compile::{Compiled, Compiler, Resources, Target, nvrtc_present};
-pub use device::{Cuda, Launch};
+pub use device::{Cuda, Float, Form, GemmDesc};
 pub use driver::{Arg, CudaDriver, Driver};
+pub use launch::Launch;

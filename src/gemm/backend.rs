@@ -4,6 +4,8 @@ use std::num::NonZeroUsize;
 
 use half::bf16;
 
+use super::accumulation::Model;
+use super::grouped::GroupedProblem;
 use super::problem::GemmProblem;
 use crate::error::{Error, Result};
 use crate::matrix::MatMut;
@@ -12,6 +14,9 @@ use crate::matrix::MatMut;
 pub trait GemmBackend: Sync {
     /// The name, as the command line takes it.
     fn name(&self) -> &'static str;
+
+    /// The accumulation models that it has, each for some problems at least.
+    fn models(&self) -> Vec<Model>;
 
     /// Whether this backend computes the problem.
     ///
@@ -25,6 +30,32 @@ pub trait GemmBackend: Sync {
     /// # Errors
     /// What the outside world may refuse while computing, such as a device. The CPU's backends have none.
     fn run(&self, problem: &GemmProblem<'_>, out: Output<'_>, execution: &Execution<'_>) -> Result<()>;
+
+    /// Whether this backend computes all groups of the problem.
+    ///
+    /// # Errors
+    /// As [`GemmBackend::supports`].
+    fn supports_grouped(&self, problem: &GroupedProblem<'_>) -> Result<()> {
+        problem.parts().iter().try_for_each(|part| self.supports(part.problem()))
+    }
+
+    /// Computes D of a grouped problem into `out`, all of it, on the terms of [`GemmBackend::run`]: group by group,
+    /// unless the backend knows better.
+    ///
+    /// # Errors
+    /// As [`GemmBackend::run`].
+    fn run_grouped(
+        &self,
+        problem: &GroupedProblem<'_>,
+        mut out: Output<'_>,
+        execution: &Execution<'_>,
+    ) -> Result<()> {
+        out.clear();
+        problem.parts().iter().try_for_each(|part| {
+            let rows = part.rows();
+            self.run(part.problem(), out.row_range(rows.start, rows.end), execution)
+        })
+    }
 }
 
 /// Where D goes, and in which format.

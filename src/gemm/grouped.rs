@@ -40,11 +40,43 @@ const PADDING: i32 = -1;
 /// ```
 #[derive(Clone, Debug)]
 pub struct GroupedProblem<'a> {
+    form: Box<GroupedForm<'a>>,
     parts: Vec<GroupedPart<'a>>,
     output: (usize, usize),
     accumulation: Accumulation,
+    addend: Option<MatRef<'a, f32>>,
     /// The promotion interval that fits all operands.
     interval: NonZeroUsize,
+}
+
+/// The operands as they were given: what a device takes in one launch.
+#[derive(Clone, Debug)]
+pub enum GroupedForm<'a> {
+    /// m-grouped contiguous.
+    Contiguous {
+        /// All rows.
+        a: ScaledRef<'a>,
+        /// The group of each row, −1 for padding.
+        groups: Vec<i32>,
+        /// One per group.
+        b: Vec<ScaledRef<'a>>,
+    },
+    /// m-grouped masked.
+    Masked {
+        /// One per group, all of one height.
+        a: Vec<ScaledRef<'a>>,
+        /// How many rows of each count.
+        valid: Vec<usize>,
+        /// One per group.
+        b: Vec<ScaledRef<'a>>,
+    },
+    /// k-grouped.
+    KGrouped {
+        /// One per group.
+        a: Vec<ScaledRef<'a>>,
+        /// One per group.
+        b: Vec<ScaledRef<'a>>,
+    },
 }
 
 /// One dense problem of a grouped one, and the rows of the output that it writes.
@@ -96,7 +128,8 @@ impl<'a> GroupedProblem<'a> {
             }
         }
         let interval = fitting_interval(&[&[a], b].concat(), k);
-        Self::join(parts, (m, n), interval)
+        let form = GroupedForm::Contiguous { a, groups: groups.to_vec(), b: b.to_vec() };
+        Self::join(form, parts, (m, n), interval)
     }
 
     /// m-grouped masked: of A of group g, the first `valid[g]` rows are multiplied with B of group g; the others are
@@ -115,7 +148,8 @@ impl<'a> GroupedProblem<'a> {
         }
         let part = |g: usize| (a[g].row_range(0, valid[g]), b[g], g * rows..g * rows + valid[g]);
         let parts = (0..a.len()).map(part).collect();
-        Self::join(parts, (a.len() * rows, n), fitting_interval(&[a, b].concat(), k))
+        let form = GroupedForm::Masked { a: a.to_vec(), valid: valid.to_vec(), b: b.to_vec() };
+        Self::join(form, parts, (a.len() * rows, n), fitting_interval(&[a, b].concat(), k))
     }
 
     /// k-grouped: A [M, Kg] and B [N, Kg] of each group; the output stacks the groups' [M, N]. [`ScaledRef::k_groups`]
@@ -131,10 +165,12 @@ impl<'a> GroupedProblem<'a> {
         let (m, n) = (common_rows_any_k("A", a)?, common_rows_any_k("B", b)?);
         let longest = a.iter().map(|x| x.shape().1).max().unwrap_or(0);
         let parts = (0..a.len()).map(|g| (a[g], b[g], g * m..(g + 1) * m)).collect();
-        Self::join(parts, (a.len() * m, n), fitting_interval(&[a, b].concat(), longest))
+        let form = GroupedForm::KGrouped { a: a.to_vec(), b: b.to_vec() };
+        Self::join(form, parts, (a.len() * m, n), fitting_interval(&[a, b].concat(), longest))
     }
 
     fn join(
+        form: GroupedForm<'a>,
         parts: Vec<(ScaledRef<'a>, ScaledRef<'a>, Range<usize>)>,
         output: (usize, usize),
         interval: NonZeroUsize,
@@ -142,7 +178,8 @@ impl<'a> GroupedProblem<'a> {
         let dense = |(a, b, rows)| Ok(GroupedPart { problem: GemmProblem::nt(a, b)?, rows });
         let parts = parts.into_iter().map(dense).collect::<Result<_>>()?;
         let accumulation = Arithmetic::Fitting(Model::F32).fit(interval);
-        GroupedProblem { parts, output, accumulation, interval }.with_accumulation(accumulation)
+        GroupedProblem { form: Box::new(form), parts, output, accumulation, addend: None, interval }
+            .with_accumulation(accumulation)
     }
 
     /// The same problem in another arithmetic.
@@ -178,7 +215,17 @@ impl<'a> GroupedProblem<'a> {
         for part in &mut self.parts {
             part.problem = part.problem.with_addend(c.row_range(part.rows.start, part.rows.end))?;
         }
-        Ok(self)
+        Ok(GroupedProblem { addend: Some(c), ..self })
+    }
+
+    /// The operands as they were given.
+    pub fn form(&self) -> &GroupedForm<'a> {
+        &self.form
+    }
+
+    /// C, of the output's shape, if there is one.
+    pub fn addend(&self) -> Option<MatRef<'a, f32>> {
+        self.addend
     }
 
     /// The dense problems, in the order of their rows.

@@ -72,6 +72,6 @@ pub use arithmetic::Arithmetic;
 pub use backend::{Execution, GemmBackend, Output};
 pub use blocked::Blocked;
 pub use custom::{StepResult, StepRounding};
-pub use grouped::{GroupedPart, GroupedProblem};
+pub use grouped::{GroupedForm, GroupedPart, GroupedProblem};
 pub use problem::GemmProblem;
 pub use reference::Reference;

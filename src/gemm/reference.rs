@@ -5,7 +5,7 @@ use std::ops::Range;
 use half::bf16;
 use rayon::prelude::*;
 
-use super::accumulation::Model;
+use super::accumulation::{Model, TensorCore};
 use super::backend::{Execution, GemmBackend, Output};
 use super::exact::ExactChain;
 use super::problem::GemmProblem;
@@ -28,6 +28,11 @@ pub struct Reference;
 impl GemmBackend for Reference {
     fn name(&self) -> &'static str {
         "reference"
+    }
+
+    fn models(&self) -> Vec<Model> {
+        let cores = TensorCore::ALL.iter().map(|&core| Model::TensorCore(core));
+        [Model::F32, Model::Exact].into_iter().chain(cores).collect()
     }
 
     fn supports(&self, _: &GemmProblem<'_>) -> Result<()> {

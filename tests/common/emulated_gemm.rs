@@ -231,8 +231,10 @@ impl Case {
             let column = |g: &Matrix<f32>, t: usize| f32_bytes((0..down).map(|i| g.row(i)[t]));
             (grids.iter().flat_map(|g| (0..across).map(|t| column(g, t))).collect(), pitch, 1, pitch)
         } else {
+            // So do those of a row of blocks.
+            let pitch = if mn_major { across.next_multiple_of(4) } else { across };
             let rows = |g: &Matrix<f32>, i: usize| f32_bytes(g.row(i).iter().copied());
-            (grids.iter().flat_map(|g| (0..down).map(|i| rows(g, i))).collect(), across, across, 1)
+            (grids.iter().flat_map(|g| (0..down).map(|i| rows(g, i))).collect(), pitch, pitch, 1)
         };
         let scale_group = if grids.len() > 1 { pitch * lines.len() / grids.len() } else { 0 };
         let scales = place_rows(device, &lines, 4 * pitch, 4 * offset);

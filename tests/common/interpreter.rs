@@ -1,12 +1,13 @@
 //! Device memory of the interpreter, inputs of every kind, and launches of the kernels that are no GEMMs.
-#![allow(unreachable_pub)]
+#![allow(dead_code, unreachable_pub)]
 
 use finegrain::cuda::kernels::{Desc, Kernel};
-use finegrain::cuda::{RecipeArgs, ScaleGridArgs};
+use finegrain::cuda::{RecipeArgs, ScaleGridArgs, ScaleKind};
 use finegrain::formats::e8m0;
 use finegrain::matrix::{MatRef, Matrix};
 use finegrain::quant::{Element, Recipe, ScaleFormat};
 use finegrain::scaled::Granule;
+use finegrain::scaled::layout::ScaleLayout;
 use half::bf16;
 use ptx_emulator::{Arg, Device, Fault, Launch, Module, Options, Report};
 
@@ -130,25 +131,54 @@ pub const fn shape(rows: usize, cols: usize, extra: [usize; 2], offset: [usize; 
 /// How scales are stored.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Stored {
-    pub bytes: bool,
-    pub mn_major: bool,
+    pub kind: ScaleKind,
+    pub layout: ScaleLayout,
 }
 
 impl Stored {
-    /// The ways that fit a recipe.
-    pub fn all(recipe: &Recipe) -> impl Iterator<Item = Stored> {
-        let power_of_two = recipe.scale_format() != ScaleFormat::F32;
-        (0..if power_of_two { 4 } else { 2 }).map(|i| Stored { bytes: i & 2 != 0, mn_major: i & 1 != 0 })
+    const ALL: [Stored; 5] = [
+        Stored { kind: ScaleKind::F32, layout: ScaleLayout::RowMajor },
+        Stored { kind: ScaleKind::F32, layout: ScaleLayout::MnMajorTma },
+        Stored { kind: ScaleKind::E8m0, layout: ScaleLayout::RowMajor },
+        Stored { kind: ScaleKind::E8m0, layout: ScaleLayout::MnMajorTma },
+        Stored { kind: ScaleKind::PackedE8m0, layout: ScaleLayout::PackedUe8m0 },
+    ];
+
+    /// f32, row by row.
+    pub const PLAIN: Stored = Stored::ALL[0];
+
+    /// f32, in turn row-major and MN-major.
+    pub fn f32(i: usize) -> Stored {
+        Stored::ALL[i % 2]
     }
 
-    /// The shape of a grid as it lies in memory and the distance of its rows.
-    pub fn laid_out(self, rows: usize, cols: usize) -> (usize, usize, usize) {
-        if self.mn_major { (cols, rows, rows.next_multiple_of(4)) } else { (rows, cols, cols) }
+    /// The ways that fit a recipe; without one all of them.
+    pub fn all(recipe: Option<&Recipe>) -> impl Iterator<Item = Stored> {
+        let power_of_two = recipe.is_none_or(|r| r.scale_format() != ScaleFormat::F32);
+        Stored::ALL.into_iter().filter(move |s| power_of_two || s.kind == ScaleKind::F32)
     }
 
-    pub fn argument(self, address: u64, ld: usize, recipe: Option<&Recipe>) -> Arg {
-        let strides = if self.mn_major { (1, ld as i64) } else { (ld as i64, 1) };
-        let grid = ScaleGridArgs::new(address, strides, self.bytes, recipe).unwrap();
+    /// Whether scales are bytes.
+    pub fn bytes(self) -> bool {
+        self.kind != ScaleKind::F32
+    }
+
+    fn size(self) -> usize {
+        if self.bytes() { 1 } else { 4 }
+    }
+
+    fn address(self, base: u64, (i, j): (usize, usize), (rows, cols): (usize, usize)) -> u64 {
+        base + (self.layout.offset(i, j, rows, cols) * self.size()) as u64
+    }
+
+    fn argument(self, address: u64, (rows, cols): (usize, usize), recipe: Option<&Recipe>) -> Arg {
+        let padded = rows.next_multiple_of(4) as i64;
+        let strides = match self.layout {
+            ScaleLayout::RowMajor => (cols as i64, 1),
+            ScaleLayout::MnMajorTma => (1, padded),
+            _ => (4, 4 * padded),
+        };
+        let grid = ScaleGridArgs::new(address, strides, self.kind, recipe).unwrap();
         let mut bytes = grid.data.to_le_bytes().to_vec();
         bytes.extend(grid.row_stride.to_le_bytes());
         bytes.extend(grid.col_stride.to_le_bytes());
@@ -159,7 +189,53 @@ impl Stored {
 
     /// What a scale of the reference is in memory.
     pub fn bits(self, scale: f32) -> u32 {
-        if self.bytes { u32::from(e8m0::nearest(scale)) } else { f32::canonical(scale) }
+        if self.bytes() { u32::from(e8m0::nearest(scale)) } else { f32::canonical(scale) }
+    }
+}
+
+/// A grid of scales in device memory that a kernel fills: where no scale lies there is padding.
+pub struct ScaleOutput {
+    address: u64,
+    shape: (usize, usize),
+    stored: Stored,
+}
+
+impl ScaleOutput {
+    pub fn new(device: &mut Device, shape: (usize, usize), stored: Stored) -> ScaleOutput {
+        let (rows, cols) = shape;
+        let places = stored.layout.stored_len(rows, cols);
+        let address = device.alloc(places * stored.size());
+        let output = ScaleOutput { address, shape, stored };
+        let taken: Vec<u64> = output.places().collect();
+        let step = stored.size() as u64;
+        for free in (0..places as u64).map(|p| address + p * step).filter(|at| !taken.contains(at)) {
+            device.write(free, &vec![PADDING; stored.size()]).unwrap();
+        }
+        output
+    }
+
+    /// Where the scales lie, row by row.
+    fn places(&self) -> impl Iterator<Item = u64> {
+        let ScaleOutput { address, shape: (rows, cols), stored } = *self;
+        (0..rows * cols).map(move |n| stored.address(address, (n / cols, n % cols), (rows, cols)))
+    }
+
+    pub fn argument(&self, recipe: &Recipe) -> Arg {
+        self.stored.argument(self.address, self.shape, Some(recipe))
+    }
+
+    /// The scales row by row, or `None` if one is not written or the padding is.
+    pub fn read(&self, device: &mut Device) -> Option<Vec<u32>> {
+        let size = self.stored.size();
+        let word = |bytes: Vec<u8>| bytes.iter().rev().fold(0, |w, &b| w << 8 | u32::from(b));
+        let taken: Vec<u64> = self.places().collect();
+        let places = self.stored.layout.stored_len(self.shape.0, self.shape.1);
+        for free in (0..places * size).step_by(size).map(|at| self.address + at as u64) {
+            if !taken.contains(&free) && device.read(free, size).ok()?.iter().any(|&b| b != PADDING) {
+                return None;
+            }
+        }
+        taken.iter().map(|&at| device.read(at, size).ok().map(word)).collect()
     }
 }
 
@@ -223,14 +299,19 @@ pub fn upload<T: bytemuck::Pod>(device: &mut Device, x: MatRef<'_, T>, ld: usize
 
 pub fn upload_scales(device: &mut Device, scales: &Matrix<f32>, stored: Stored) -> Arg {
     let (rows, cols) = scales.shape();
-    let (_, _, ld) = stored.laid_out(rows, cols);
-    let grid = if stored.mn_major { scales.view().transposed() } else { scales.clone() };
-    let address = if stored.bytes {
-        upload(device, grid.map(|&s| e8m0::nearest(s)).view(), ld, 0)
-    } else {
-        upload(device, grid.view(), ld, 0)
-    };
-    stored.argument(address, ld, None)
+    let address = device.alloc(stored.layout.stored_len(rows, cols) * stored.size());
+    for (i, row) in scales.view().iter_rows().enumerate() {
+        for (j, &scale) in row.iter().enumerate() {
+            let at = stored.address(address, (i, j), (rows, cols));
+            let written = if stored.bytes() {
+                device.write(at, &[e8m0::nearest(scale)])
+            } else {
+                device.write(at, &scale.to_le_bytes())
+            };
+            written.unwrap();
+        }
+    }
+    stored.argument(address, (rows, cols), None)
 }
 
 pub fn int(n: usize) -> Arg {

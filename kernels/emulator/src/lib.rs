@@ -20,7 +20,8 @@
 //! not all live threads of a warp reach, barriers that are never complete, collectives that name absent lanes, shared
 //! memory that is touched while a `cp.async` to it is under way, copies pending at exit, endless loops. Of wgmma: a
 //! missing `wgmma.fence`, writes to operands or accumulators before the wait, writes that no `fence.proxy.async` of their
-//! thread made visible, warps of a warpgroup that disagree, products pending at exit.
+//! thread made visible before a barrier that the reader has passed, warps of a warpgroup that disagree, products pending
+//! at exit.
 //!
 //! # What it leaves out
 //!

@@ -138,6 +138,10 @@ impl GemmBackend for Blocked {
         "blocked"
     }
 
+    fn models(&self) -> Vec<Model> {
+        vec![Model::F32]
+    }
+
     fn supports(&self, problem: &GemmProblem<'_>) -> Result<()> {
         self.supporting_isa(problem).map(|_| ())
     }

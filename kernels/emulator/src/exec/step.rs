@@ -170,7 +170,10 @@ impl Block<'_, '_> {
                 return Err((FaultKind::Irreproducible { opcode: inst.opcode.clone() }, first(active)));
             }
             Op::Fence => {}
-            Op::ProxyFence => lanes(active).for_each(|lane| warp.proxy_fences[lane] = warp.steps),
+            Op::ProxyFence => {
+                let (step, clock) = (warp.steps, warp.clock);
+                lanes(active).for_each(|lane| warp.proxy_fences[lane].fence(step, clock));
+            }
             Op::ActiveMask { dst } => warp.write(*dst, &[u64::from(active); 32], 0, active),
             Op::Load { .. } | Op::Store { .. } | Op::Atomic { .. } => self.access(w, &inst.op, pc, active)?,
             Op::AsyncCopy { .. } | Op::CommitGroup | Op::WaitGroup(_) => {

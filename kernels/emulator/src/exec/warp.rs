@@ -60,6 +60,33 @@ pub(super) enum State {
     Done,
 }
 
+/// The last fence.proxy.async of a lane, and the last one before the barrier before it: who has not passed that barrier
+/// has seen only the latter.
+#[derive(Clone, Copy, Default)]
+pub(super) struct ProxyFences {
+    /// The warp's step at the last one.
+    step: u64,
+    /// The warp's clock at the last one.
+    clock: u32,
+    /// The step of the last one at an earlier clock.
+    earlier: u64,
+}
+
+impl ProxyFences {
+    /// A fence at a step and a clock.
+    pub(super) fn fence(&mut self, step: u64, clock: u32) {
+        if clock != self.clock {
+            self.earlier = self.step;
+        }
+        (self.step, self.clock) = (step, clock);
+    }
+
+    /// The step of the last fence that is known to one who has seen the warp's clock up to `seen`.
+    pub(super) fn known_at(&self, seen: u32) -> u64 {
+        if self.clock <= seen { self.step } else { self.earlier }
+    }
+}
+
 pub(super) struct Warp {
     pub(super) index: u8,
     pub(super) place: Place,
@@ -85,8 +112,8 @@ pub(super) struct Warp {
     pub(super) issued: usize,
     /// Whether wgmma.fence came after the last wait.
     pub(super) fenced: bool,
-    /// Per lane: the step of its last fence.proxy.async.
-    pub(super) proxy_fences: [u64; 32],
+    /// Per lane: its last fences.
+    pub(super) proxy_fences: [ProxyFences; 32],
 }
 
 impl Warp {
@@ -124,7 +151,7 @@ impl Warp {
             product_groups: 0,
             issued: 0,
             fenced: false,
-            proxy_fences: [0; 32],
+            proxy_fences: [ProxyFences::default(); 32],
         }
     }
 

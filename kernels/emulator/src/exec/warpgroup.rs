@@ -13,7 +13,7 @@ use super::access::actor;
 use super::block::{Block, Step};
 use super::matrix::product;
 use super::step::unset_register;
-use super::warp::{Lanes, Product};
+use super::warp::{Lanes, Product, Warp};
 use crate::fault::FaultKind;
 use crate::ptx::{Op, Src};
 
@@ -136,8 +136,13 @@ impl Block<'_, '_> {
         }
         let units_a = Descriptor(a).units(w % 4 * ROWS, ROWS).map_err(fault)?;
         let units_b = Descriptor(b).units(0, d.len() * 2).map_err(fault)?;
-        let fences: Vec<[u64; 32]> = self.warps.iter().map(|w| w.proxy_fences).collect();
         let warp = &self.warps[w];
+        // A warp knows its own fences, and of others those before a barrier that both have passed.
+        let known = |(v, other): (usize, &Warp)| {
+            let seen = if v == w { u32::MAX } else { warp.seen[v] };
+            other.proxy_fences.map(|fences| fences.known_at(seen))
+        };
+        let fences: Vec<[u64; 32]> = self.warps.iter().enumerate().map(known).collect();
         let by = actor(self.index, warp, 0, false);
         for &unit in units_a.iter().chain(&units_b) {
             let begin =
