@@ -12,11 +12,11 @@
 use half::bf16;
 
 use crate::error::{Error, Result};
-use crate::gemm::{Blocked, Execution, GemmBackend, GemmProblem, GroupedProblem, Output, Reference};
+use crate::gemm::{Blocked, Emulated, Execution, GemmBackend, GemmProblem, GroupedProblem, Output, Reference};
 use crate::matrix::Matrix;
 
 /// Every backend, the fastest first.
-pub static ALL: &[&dyn GemmBackend] = &[&Blocked::AUTO, &Reference];
+pub static ALL: &[&dyn GemmBackend] = &[&Blocked::AUTO, &Emulated::AUTO, &Reference];
 
 /// Looks a backend up by name.
 ///

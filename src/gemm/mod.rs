@@ -58,6 +58,7 @@ mod accumulation;
 mod arithmetic;
 mod backend;
 mod blocked;
+mod emulated;
 mod exact;
 mod grouped;
 mod operand;
@@ -69,6 +70,7 @@ pub use accumulation::{Accumulation, Addend, BlockScales, Model, Promotion, Step
 pub use arithmetic::Arithmetic;
 pub use backend::{Execution, GemmBackend, Output};
 pub use blocked::Blocked;
+pub use emulated::Emulated;
 pub use grouped::{GroupedPart, GroupedProblem};
 pub use problem::GemmProblem;
 pub use reference::Reference;

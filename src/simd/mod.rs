@@ -19,12 +19,14 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod decode;
+mod fused;
 mod peak;
 mod portable;
 
 use std::sync::OnceLock;
 
 pub(crate) use decode::Decoder;
+pub(crate) use fused::{Fused, FusedWork};
 
 use crate::error::{Error, Result};
 

@@ -13,8 +13,8 @@
 
 #![forbid(unsafe_code)]
 
-mod pack;
-mod plan;
+pub(super) mod pack;
+pub(super) mod plan;
 mod tile;
 
 use std::ops::Range;

@@ -1,0 +1,102 @@
+//! The microkernel's step for FP4: groups of 16 products, exact in f32, aligned at the exponents of their scales.
+
+use super::super::accumulation::TensorCore;
+use super::pack::B_REGISTERS;
+use super::plan::Step;
+use super::terms::{Packing, Terms, Wide};
+use super::tile::{Inputs, Place, StepKernel};
+use crate::simd::Fused;
+
+/// Groups of 16 products of E2M1.
+#[derive(Clone, Copy)]
+pub(super) struct Groups;
+
+/// Terms are summed in f64; their scales are part of their values.
+type Sum = Wide<true>;
+
+impl<S: Fused> Packing<S> for Groups {
+    type Value = f32;
+
+    #[inline(always)]
+    fn pack(s: S, x: S::F32, out: &mut [f32]) {
+        s.store(x, out);
+    }
+}
+
+impl<S: Fused> StepKernel<S> for Groups {
+    const ROWS: usize = if S::REGISTERS == 32 { 2 } else { 1 };
+
+    #[inline(always)]
+    fn step<const MR: usize, const COUNTS: bool>(
+        s: S,
+        inputs: &Inputs<'_, f32>,
+        step: &Step,
+        at: Place,
+        mut c: [[S::F32; B_REGISTERS]; MR],
+    ) -> [[S::F32; B_REGISTERS]; MR] {
+        let (core, a, b, row) = (inputs.core, inputs.a, inputs.b, inputs.row);
+        let (lanes, width) = (S::LANES, B_REGISTERS * S::LANES);
+        let zero = s.splat_u32(0);
+        let none = s.splat_u32(core.zero.cast_unsigned());
+
+        // Not zero where group `g` has a product that is not.
+        let products = |g: usize, i: usize, v: usize| {
+            let word = at.word + g / 2;
+            let (a, b) = (&a.signs[2 * word * lanes + row + i..], &b.signs[2 * word * width + v * lanes..]);
+            let nonzero_a = s.splat_u32((a[0] | a[lanes]) & 0xFFFF << (g % 2 * TensorCore::FP4_GROUP));
+            s.and(nonzero_a, s.or(s.load_u32(b), s.load_u32(&b[width..])))
+        };
+        let begin = |i: usize, v: usize, c: S::F32| {
+            let mut largest = none;
+            for g in 0..step.groups() {
+                let a = s.splat_u32(a.scales[(at.group + g) * lanes + row + i]);
+                let e = s.add_u32(a, s.load_u32(&b.scales[(at.group + g) * width + v * lanes..]));
+                largest = s.max_i32(largest, s.select_at_least(products(g, i, v), 1, e, none));
+            }
+            Sum::open(core, s, largest, zero, zero, c)
+        };
+        let (open, sum) = begin(0, 0, c[0][0]);
+        let (mut opened, mut sums) = ([[open; B_REGISTERS]; MR], [[sum; B_REGISTERS]; MR]);
+        let mut negative = [[zero; B_REGISTERS]; MR];
+        for i in 0..MR {
+            for v in 0..B_REGISTERS {
+                (opened[i][v], sums[i][v]) = begin(i, v, c[i][v]);
+            }
+        }
+
+        for g in 0..step.groups() {
+            let first = g * TensorCore::FP4_GROUP;
+            let (k, len) = (at.k + first, TensorCore::FP4_GROUP.min(step.k.len() - first));
+            let values_a = a.values[k * lanes..][..len * lanes].chunks_exact(lanes);
+            let values_b = b.values[k * width..][..len * width].chunks_exact(width);
+            let mut group = [[s.splat(0.0); B_REGISTERS]; MR];
+            for (a, b) in values_a.zip(values_b) {
+                let a = &a[row..][..MR];
+                for v in 0..B_REGISTERS {
+                    let b = s.load(&b[v * lanes..]);
+                    for i in 0..MR {
+                        group[i][v] = s.step(s.splat(a[i]), b, group[i][v]);
+                    }
+                }
+            }
+            for i in 0..MR {
+                let scale_a = s.splat_f64(a.group_values[(at.group + g) * lanes + row + i]);
+                for v in 0..B_REGISTERS {
+                    let scale_b = s.load_f64(&b.group_values[(at.group + g) * width + v * lanes..]);
+                    let scaled = s.mul_f64(s.widen(group[i][v]), scale_b);
+                    sums[i][v] = Sum::add(s, opened[i][v], sums[i][v], scaled, scale_a);
+                    let minus = s.shr(s.bits(group[i][v]), 31);
+                    let minus = s.select_at_least(products(g, i, v), 1, minus, zero);
+                    negative[i][v] = s.add_u32(negative[i][v], minus);
+                }
+            }
+        }
+
+        for i in 0..MR {
+            for v in 0..B_REGISTERS {
+                c[i][v] = Sum::close(core, s, opened[i][v], zero, negative[i][v], sums[i][v], c[i][v]);
+            }
+        }
+        c
+    }
+}
