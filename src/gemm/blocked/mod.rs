@@ -13,8 +13,8 @@
 
 #![forbid(unsafe_code)]
 
-pub(super) mod pack;
-pub(super) mod plan;
+mod pack;
+mod plan;
 mod tile;
 
 use std::ops::Range;

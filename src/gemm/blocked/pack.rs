@@ -9,11 +9,11 @@ use crate::scaled::{CodesRef, ScaledRef};
 use crate::simd::{Decoder, Simd};
 
 /// Most lanes of any instruction set.
-pub(in crate::gemm) const MAX_LANES: usize = 16;
+const MAX_LANES: usize = 16;
 
 /// Packed panels in memory that begins at a cache line: a register of them never lies across two.
 #[derive(Default)]
-pub(in crate::gemm) struct Buffer(Vec<Line>);
+pub(super) struct Buffer(Vec<Line>);
 
 /// A cache line.
 #[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
@@ -22,22 +22,22 @@ struct Line([u32; 16]);
 
 impl Buffer {
     /// Room for `len` elements, all zero.
-    pub(in crate::gemm) fn new(len: usize) -> Buffer {
+    pub(super) fn new(len: usize) -> Buffer {
         Buffer(vec![Line::default(); len.div_ceil(16)])
     }
 
-    pub(in crate::gemm) fn as_slice(&self) -> &[u32] {
+    pub(super) fn as_slice(&self) -> &[u32] {
         bytemuck::cast_slice(&self.0)
     }
 
-    pub(in crate::gemm) fn as_mut_slice(&mut self) -> &mut [u32] {
+    pub(super) fn as_mut_slice(&mut self) -> &mut [u32] {
         bytemuck::cast_slice_mut(&mut self.0)
     }
 }
 
 /// An operand as the packing reads it: bytes in rows.
 #[derive(Clone, Copy)]
-pub(in crate::gemm) struct Source<'a> {
+pub(super) struct Source<'a> {
     data: &'a [u8],
     /// Bytes from row to row, and of a code.
     stride: usize,
@@ -49,7 +49,7 @@ pub(in crate::gemm) struct Source<'a> {
 
 impl<'a> Source<'a> {
     /// `None` where the format has no decoder.
-    pub(in crate::gemm) fn new(x: &ScaledRef<'a>) -> Option<Source<'a>> {
+    pub(super) fn new(x: &ScaledRef<'a>) -> Option<Source<'a>> {
         let decoder = Decoder::new(x.format())?;
         let (rows, k) = x.shape();
         let (data, stride, code_bytes) = match x.codes() {
@@ -95,7 +95,18 @@ impl<'a> Source<'a> {
         let mut step = 0;
         for start in (k.start..k.end).step_by(block) {
             let len = block.min(k.end - start);
-            self.load_transposed(s, rows.clone(), start..start + len, &mut registers);
+            let inside = rows.start + S::LANES <= self.rows && start + block <= self.k;
+            if inside && len.is_multiple_of(S::PAIR) {
+                let x = &self.data[rows.start * self.stride + start * self.code_bytes..];
+                s.load_transposed(x, self.stride, &mut registers);
+                let ahead = (start + 2 * block).min(self.k - 1) * self.code_bytes;
+                for i in 0..S::LANES {
+                    s.prefetch(&self.data[(rows.start + i) * self.stride + ahead..]);
+                }
+            } else {
+                let staged = self.stage(rows.clone(), start..start + len, 4 * S::LANES);
+                s.load_transposed(&staged, 4 * S::LANES, &mut registers);
+            }
             let steps = len.div_ceil(S::PAIR);
             let used = steps.div_ceil(codes / S::PAIR);
             let (mut left, mut rest) = (steps, &mut out[step * width + first..]);
@@ -108,36 +119,6 @@ impl<'a> Source<'a> {
             });
             step += steps;
         }
-    }
-
-    /// Loads a block of codes, lane i of the registers being row i of `rows`: up to `LANES` rows, and no more of `k` than
-    /// fill `LANES` registers.
-    #[inline(always)]
-    pub(in crate::gemm) fn load_transposed<S: Simd>(
-        &self,
-        s: S,
-        rows: Range<usize>,
-        k: Range<usize>,
-        registers: &mut [S::U32; MAX_LANES],
-    ) {
-        let block = self.decoder.codes_a_lane() * S::LANES;
-        let inside = rows.start + S::LANES <= self.rows && k.start + block <= self.k;
-        if inside && k.len().is_multiple_of(S::PAIR) {
-            let x = &self.data[rows.start * self.stride + k.start * self.code_bytes..];
-            s.load_transposed(x, self.stride, registers);
-            let ahead = (k.start + 2 * block).min(self.k - 1) * self.code_bytes;
-            for i in 0..S::LANES {
-                s.prefetch(&self.data[(rows.start + i) * self.stride + ahead..]);
-            }
-        } else {
-            let staged = self.stage(rows, k, 4 * S::LANES);
-            s.load_transposed(&staged, 4 * S::LANES, registers);
-        }
-    }
-
-    /// How the codes become values.
-    pub(in crate::gemm) fn decoder(&self) -> &Decoder {
-        &self.decoder
     }
 
     /// A block at the edge, copied; rows and columns that do not exist are +0. A column of them fills the last pair of

@@ -186,7 +186,7 @@ fn one_scale(x: &ScaledRef<'_>, width: usize) -> bool {
 }
 
 /// Writes the scale of each of `rows` at column `k`.
-pub(in crate::gemm) fn fill_scales(x: &ScaledRef<'_>, rows: Range<usize>, k: usize, out: &mut [f32]) {
+pub(super) fn fill_scales(x: &ScaledRef<'_>, rows: Range<usize>, k: usize, out: &mut [f32]) {
     let granule = x.scales().map_or(usize::MAX, |s| s.granule.rows());
     let mut row = rows.start;
     while row < rows.end {

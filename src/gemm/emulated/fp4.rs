@@ -17,8 +17,10 @@ type Sum = Wide<true>;
 impl<S: Fused> Packing<S> for Groups {
     type Value = f32;
 
+    const FACTOR: f32 = 1.0;
+
     #[inline(always)]
-    fn pack(s: S, x: S::F32, out: &mut [f32]) {
+    fn store(s: S, x: S::F32, out: &mut [f32]) {
         s.store(x, out);
     }
 }
@@ -39,28 +41,18 @@ impl<S: Fused> StepKernel<S> for Groups {
         let zero = s.splat_u32(0);
         let none = s.splat_u32(core.zero.cast_unsigned());
 
-        // Not zero where group `g` has a product that is not.
-        let products = |g: usize, i: usize, v: usize| {
-            let word = at.word + g / 2;
-            let (a, b) = (&a.signs[2 * word * lanes + row + i..], &b.signs[2 * word * width + v * lanes..]);
-            let nonzero_a = s.splat_u32((a[0] | a[lanes]) & 0xFFFF << (g % 2 * TensorCore::FP4_GROUP));
-            s.and(nonzero_a, s.or(s.load_u32(b), s.load_u32(&b[width..])))
-        };
-        let begin = |i: usize, v: usize, c: S::F32| {
-            let mut largest = none;
-            for g in 0..step.groups() {
-                let a = s.splat_u32(a.scales[(at.group + g) * lanes + row + i]);
-                let e = s.add_u32(a, s.load_u32(&b.scales[(at.group + g) * width + v * lanes..]));
-                largest = s.max_i32(largest, s.select_at_least(products(g, i, v), 1, e, none));
-            }
-            Sum::open(core, s, largest, zero, zero, c)
-        };
-        let (open, sum) = begin(0, 0, c[0][0]);
-        let (mut opened, mut sums) = ([[open; B_REGISTERS]; MR], [[sum; B_REGISTERS]; MR]);
+        let (mut opened, mut sums) = ([[<Sum as Terms<S>>::nothing(s); B_REGISTERS]; MR], [[s.splat_f64(0.0); B_REGISTERS]; MR]);
         let mut negative = [[zero; B_REGISTERS]; MR];
         for i in 0..MR {
             for v in 0..B_REGISTERS {
-                (opened[i][v], sums[i][v]) = begin(i, v, c[i][v]);
+                let mut largest = none;
+                for g in 0..step.groups() {
+                    let a = s.splat_u32(a.scales[(at.group + g) * lanes + row + i]);
+                    let e = s.add_u32(a, s.load_u32(&b.scales[(at.group + g) * width + v * lanes..]));
+                    let products = products(s, inputs, at.word, g, i, v);
+                    largest = s.max_i32(largest, s.select_at_least(products, 1, e, none));
+                }
+                (opened[i][v], sums[i][v]) = Sum::open(core, s, largest, zero, zero, c[i][v]);
             }
         }
 
@@ -86,7 +78,7 @@ impl<S: Fused> StepKernel<S> for Groups {
                     let scaled = s.mul_f64(s.widen(group[i][v]), scale_b);
                     sums[i][v] = Sum::add(s, opened[i][v], sums[i][v], scaled, scale_a);
                     let minus = s.shr(s.bits(group[i][v]), 31);
-                    let minus = s.select_at_least(products(g, i, v), 1, minus, zero);
+                    let minus = s.select_at_least(products(s, inputs, at.word, g, i, v), 1, minus, zero);
                     negative[i][v] = s.add_u32(negative[i][v], minus);
                 }
             }
@@ -99,4 +91,22 @@ impl<S: Fused> StepKernel<S> for Groups {
         }
         c
     }
+}
+
+/// Not zero where group `g` of the step at `word` has a product that is not, of row `i` of the tile and register `v` of
+/// the panel.
+#[inline(always)]
+fn products<S: Fused>(
+    s: S,
+    inputs: &Inputs<'_, f32>,
+    word: usize,
+    g: usize,
+    i: usize,
+    v: usize,
+) -> S::U32 {
+    let (lanes, width, word) = (S::LANES, B_REGISTERS * S::LANES, word + g / 2);
+    let a = &inputs.a.signs[2 * word * lanes + inputs.row + i..];
+    let b = &inputs.b.signs[2 * word * width + v * lanes..];
+    let of_group = 0xFFFF << (g % 2 * TensorCore::FP4_GROUP);
+    s.and(s.splat_u32((a[0] | a[lanes]) & of_group), s.or(s.load_u32(b), s.load_u32(&b[width..])))
 }

@@ -35,10 +35,8 @@ use self::pack::{B_REGISTERS, Operand, Packed, Side};
 use self::plan::{Block, Kernel, Plan};
 use self::terms::{Narrow, Wide};
 use self::tile::{Inputs, Outputs, Products, StepKernel};
-use super::accumulation::{BlockScales, Model, TensorCore};
+use super::accumulation::{Model, TensorCore};
 use super::backend::{Execution, GemmBackend, Output};
-use super::blocked::pack::Source;
-use super::blocked::plan::fill_scales;
 use super::problem::GemmProblem;
 use super::reference::{self, Reference, to_bf16};
 use super::tensor_core;
@@ -49,8 +47,8 @@ use crate::scaled::{CodesRef, ScaleGridRef, ScaledRef};
 use crate::simd::{Fused, FusedWork, Isa};
 
 /// Tensor cores over FP8, FP6 and FP4: all of [`TensorCore`]'s that multiply such formats, and custom ones whose sums
-/// fit: (4L + 2)·2^F + L below 2^51, with [`BlockScales::Fp4`] (2048·L/16 + 2)·2^F + L/16; with [`BlockScales::Mx`]
-/// and scales L must divide 32.
+/// fit: (4L + 2)·2^F + L below 2^51, with [`BlockScales::Fp4`](super::BlockScales::Fp4)
+/// (2048·L/16 + 2)·2^F + L/16; with [`BlockScales::Mx`](super::BlockScales::Mx) and scales L must divide 32.
 ///
 /// ```
 /// use finegrain::gemm::{Accumulation, Emulated, Execution, GemmBackend, GemmProblem, Output, Reference};
@@ -99,15 +97,6 @@ impl Emulated {
                 "backend emulated sums as tensor cores do, not as {accumulation}"
             )));
         };
-        for (name, x) in [("A", problem.a()), ("B", problem.b())] {
-            let bytes = matches!(x.codes(), CodesRef::Bytes(_));
-            if !bytes || Source::new(x).is_none() || cfg!(target_endian = "big") {
-                return Err(Error::Unsupported(format!(
-                    "backend emulated does not decode {name} in {}",
-                    x.format()
-                )));
-            }
-        }
         let kernel = Kernel::of(core, problem.a().scales().is_some()).ok_or_else(|| {
             Error::Unsupported(format!(
                 "steps of {} products with {} fraction bits do not fit the sums of backend emulated",
@@ -115,6 +104,14 @@ impl Emulated {
                 core.fraction_bits()
             ))
         })?;
+        for (side, x) in [(Side::A, problem.a()), (Side::B, problem.b())] {
+            if Operand::new(x, kernel, side).is_none() || cfg!(target_endian = "big") {
+                return Err(Error::Unsupported(format!(
+                    "backend emulated does not decode {side:?} in {}",
+                    x.format()
+                )));
+            }
+        }
         Ok((core, kernel))
     }
 }
@@ -251,10 +248,8 @@ impl Sums<'_> {
                 chains.row_mut(i)[..cols.len()].copy_from_slice(&c.row(rows.start + i)[cols.clone()]);
             }
         }
-        let a = Operand::new(problem.a(), plan.a, plan.kernel, Side::A);
-        let b = Operand::new(problem.b(), plan.b, plan.kernel, Side::B);
-        let mut packed_a = Packed::new::<S, K>(a, height, &plan.blocks);
-        let mut packed_b = Packed::new::<S, K>(b, width, &plan.blocks);
+        let mut packed_a = Packed::new::<S, K>(plan.a, height, &plan.blocks);
+        let mut packed_b = Packed::new::<S, K>(plan.b, width, &plan.blocks);
         let mut scales = PromotionScales::new(plan, height, stride);
         for block in &plan.blocks {
             packed_a.pack::<S, K>(s, rows.clone(), block, &plan.steps);
@@ -330,6 +325,17 @@ impl PromotionScales {
             fill_scales(plan.problem.a(), rows.clone(), k, &mut self.a[i * self.height..]);
             fill_scales(plan.problem.b(), cols.clone(), k, &mut self.b[i * self.stride..]);
         }
+    }
+}
+
+/// Writes the scale of each of `rows` at column `k`.
+fn fill_scales(x: &ScaledRef<'_>, rows: Range<usize>, k: usize, out: &mut [f32]) {
+    let granule = x.scales().map_or(usize::MAX, |s| s.granule.rows());
+    let mut row = rows.start;
+    while row < rows.end {
+        let end = rows.end.min(row.saturating_add(granule - (row + x.row_offset()) % granule));
+        out[row - rows.start..end - rows.start].fill(x.scale_at(row, k));
+        row = end;
     }
 }
 

@@ -12,12 +12,15 @@
 use std::ops::Range;
 
 use super::super::accumulation::TensorCore;
-use super::super::blocked::pack::{Buffer, MAX_LANES, Source};
 use super::plan::{Block, Kernel, Step};
 use super::terms::Packing;
 use crate::formats::{Format, FormatSpec};
-use crate::scaled::{ScaleGridRef, ScaledRef, ue4m3_to_f32};
+use crate::matrix::MatRef;
+use crate::scaled::{CodesRef, ScaleGridRef, ScaledRef, ue4m3_to_f32};
 use crate::simd::Fused;
+
+/// Most lanes of any instruction set.
+const MAX_LANES: usize = 16;
 
 /// Registers of a panel of B: one for each byte of an exponent lane.
 pub(super) const B_REGISTERS: usize = 4;
@@ -37,7 +40,8 @@ pub(super) enum Side {
 #[derive(Clone, Copy)]
 pub(super) struct Operand<'p> {
     x: &'p ScaledRef<'p>,
-    source: Source<'p>,
+    codes: MatRef<'p, u8>,
+    fields: Fields,
     kernel: Kernel,
     side: Side,
 }
@@ -82,8 +86,13 @@ struct Sizes {
 }
 
 impl<'p> Operand<'p> {
-    pub(super) fn new(x: &'p ScaledRef<'p>, source: Source<'p>, kernel: Kernel, side: Side) -> Self {
-        Operand { x, source, kernel, side }
+    /// `None` where the format is not taken apart here: those of more than 8 bits, and those whose NaN is the code
+    /// of −0.
+    pub(super) fn new(x: &'p ScaledRef<'p>, kernel: Kernel, side: Side) -> Option<Self> {
+        let CodesRef::Bytes(codes) = x.codes() else { return None };
+        let spec = x.format().spec();
+        let known = spec.signed() && spec.has_negative_zero();
+        known.then_some(Operand { x, codes, fields: Fields::new(spec), kernel, side })
     }
 
     fn registers(&self) -> usize {
@@ -128,7 +137,7 @@ impl<'p> Packed<'p> {
     #[inline(always)]
     pub(super) fn panel<S: Fused, P: Packing<S>>(&self, block: &Block, i: usize) -> Panel<'_, P::Value> {
         fn part<V: bytemuck::Pod>(buffer: &Buffer, i: usize, len: usize) -> &[V] {
-            &bytemuck::cast_slice(buffer.as_slice())[i * len..][..len]
+            &bytemuck::cast_slice(&buffer.0)[i * len..][..len]
         }
         let sizes = self.operand.sizes::<S>(block);
         Panel {
@@ -150,7 +159,7 @@ impl<'p> Packed<'p> {
         steps: &[Step],
     ) {
         fn part<V: bytemuck::Pod>(buffer: &mut Buffer, i: usize, len: usize) -> &mut [V] {
-            &mut bytemuck::cast_slice_mut(buffer.as_mut_slice())[i * len..][..len]
+            &mut bytemuck::cast_slice_mut(&mut buffer.0)[i * len..][..len]
         }
         let (operand, sizes) = (self.operand, self.operand.sizes::<S>(block));
         let height = operand.registers() * S::LANES;
@@ -185,34 +194,30 @@ impl Operand<'_> {
         panel: &mut PanelMut<'_, P::Value>,
     ) {
         let (height, first) = (self.registers() * S::LANES, register * S::LANES);
-        let fields = Fields::new(self.x.format().spec());
+        let fields = &self.fields;
         let mut loaded = [s.splat_u32(0); MAX_LANES];
         let mut signs = &mut panel.signs[..];
         for step in &steps[block.steps.clone()] {
             let (mut bit, mut positive, mut negative) = (0, s.splat_u32(0), s.splat_u32(0));
             for start in step.k.clone().step_by(4 * S::LANES) {
                 let len = (step.k.end - start).min(4 * S::LANES);
-                self.source.load_transposed(s, rows.clone(), start..start + len, &mut loaded);
-                let loaded = &loaded[..len.div_ceil(4)];
+                self.load_transposed(s, rows.clone(), start..start + len, &mut loaded);
                 let begin = start - block.k.start;
-                let mut k = begin;
-                self.source.decoder().decode(s, loaded, |x| {
-                    if k < begin + len {
-                        P::pack(s, x, &mut panel.values[k * height + first..]);
-                        k += 1;
-                    }
-                });
-                for (i, &codes) in loaded.iter().enumerate() {
+                for (i, &codes) in loaded[..len.div_ceil(4)].iter().enumerate() {
                     let k = begin + 4 * i;
                     let here = 4.min(begin + len - k);
+                    for j in 0..here {
+                        let value = fields.value::<S, P>(s, codes, j as u32);
+                        P::store(s, value, &mut panel.values[(k + j) * height + first..]);
+                    }
                     let (bytes, nonzero, minus) = fields.take_apart(s, codes, self.side);
                     if self.kernel != Kernel::Fp4 {
                         self.store_exponents(s, bytes, register, &mut panel.exponents[k * S::LANES..], here);
                     }
                     let valid = s.splat_u32((1 << here) - 1);
-                    let flags = |flags| s.shl(s.and(nibble(s, flags), valid), bit);
-                    negative = s.or(negative, flags(minus));
-                    positive = s.or(positive, flags(s.sub_u32(nonzero, minus)));
+                    let plus = s.sub_u32(nonzero, minus);
+                    negative = s.or(negative, s.shl(s.and(nibble(s, minus), valid), bit));
+                    positive = s.or(positive, s.shl(s.and(nibble(s, plus), valid), bit));
                     bit += 4;
                     if bit == 32 || start + 4 * i + here == step.k.end {
                         let word;
@@ -224,6 +229,34 @@ impl Operand<'_> {
                 }
             }
         }
+    }
+
+    /// Loads a block of codes, lane i of register j being four codes of row i: up to `LANES` rows, and no more of `k`
+    /// than fill `LANES` registers. What does not exist is zero.
+    #[inline(always)]
+    fn load_transposed<S: Fused>(
+        &self,
+        s: S,
+        rows: Range<usize>,
+        k: Range<usize>,
+        registers: &mut [S::U32; MAX_LANES],
+    ) {
+        let (data, stride, cols) = (self.codes.strided(), self.codes.stride(), self.codes.cols());
+        if rows.len() == S::LANES && k.start + 4 * S::LANES <= cols {
+            s.load_transposed(&data[rows.start * stride + k.start..], stride, registers);
+        } else {
+            s.load_transposed(&self.stage(rows, k), 4 * MAX_LANES, registers);
+        }
+    }
+
+    /// A block at the edge, copied.
+    #[inline(never)]
+    fn stage(&self, rows: Range<usize>, k: Range<usize>) -> [u8; 4 * MAX_LANES * MAX_LANES] {
+        let mut staged = [0; 4 * MAX_LANES * MAX_LANES];
+        for (row, to) in rows.zip(staged.chunks_exact_mut(4 * MAX_LANES)) {
+            to[..k.len()].copy_from_slice(&self.codes.row(row)[k.clone()]);
+        }
+        staged
     }
 
     /// Stores the exponent bytes of `count` elements, the lowest first.
@@ -309,7 +342,23 @@ fn group_scale(grid: ScaleGridRef<'_>, row: usize, col: usize) -> (i32, f64) {
     (exponent, value * (1.0 + 4.0 * f64::EPSILON))
 }
 
+/// Packed elements in memory that begins at a cache line: a register of them never lies across two.
+struct Buffer(Vec<Line>);
+
+/// A cache line.
+#[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+struct Line([u32; 16]);
+
+impl Buffer {
+    /// Room for `len` dwords, all zero.
+    fn new(len: usize) -> Buffer {
+        Buffer(vec![Line::default(); len.div_ceil(16)])
+    }
+}
+
 /// Where a format's fields lie, in each byte of a register.
+#[derive(Clone, Copy)]
 struct Fields {
     magnitude: u32,
     mantissa_bits: u32,
@@ -317,6 +366,10 @@ struct Fields {
     /// From the sign to bit 7.
     sign_shift: u32,
     bias: i32,
+    /// The exponent and fraction of an f32 that those of a code are moved to.
+    float: u32,
+    /// From the lowest exponent bit, once the sign is in bit 31, to bit 23.
+    float_shift: u32,
 }
 
 /// `x` in every byte.
@@ -326,6 +379,9 @@ const fn in_bytes(x: u64) -> u32 {
 
 /// The upper bits of all bytes.
 const SIGNS: u32 = in_bytes(0x80);
+/// The sign, and the bias of the exponent, of an f32.
+const SIGN: u32 = 1 << 31;
+const BIAS: i32 = f32::MAX_EXP - 1;
 
 impl Fields {
     fn new(spec: &FormatSpec) -> Fields {
@@ -335,7 +391,19 @@ impl Fields {
             exponent: in_bytes((1 << spec.exponent_bits) - 1),
             sign_shift: 8 - spec.bits(),
             bias: spec.bias,
+            float: 0x7F_FFFF & !(0x7F_FFFF >> spec.mantissa_bits) | ((1 << spec.exponent_bits) - 1) << 23,
+            float_shift: 8 - spec.exponent_bits,
         }
+    }
+
+    /// The values of byte `j` of every lane, scaled and made larger as the packing asks. A code's exponent field becomes
+    /// that of an f32, which is the value times 2^(bias − 127), subnormals included; infinities and NaN become numbers.
+    #[inline(always)]
+    fn value<S: Fused, P: Packing<S>>(&self, s: S, codes: S::U32, j: u32) -> S::F32 {
+        let top = s.shl(s.shr(codes, 8 * j), 24 + self.sign_shift);
+        let bits = s.and(s.sar(top, self.float_shift), s.splat_u32(SIGN | self.float));
+        let restored = f32::from_bits(((2 * BIAS - self.bias) as u32) << 23);
+        s.mul(s.float(bits), s.splat(restored * P::FACTOR))
     }
 
     /// Of every byte: the exponent byte; in bit 7 whether it is not zero, and whether it is negative and not zero.

@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use super::super::accumulation::{Addend, BlockScales, TensorCore};
-use super::super::blocked::pack::Source;
 use super::super::problem::GemmProblem;
+use super::pack::{Operand, Side};
 use crate::scaled::Granule;
 
 /// Rows and columns of a block of D, at most: its chains and promoted sums take 2 MiB.
@@ -59,7 +59,7 @@ pub(super) struct Core {
 
 impl Core {
     fn new(core: TensorCore) -> Core {
-        let dropped = f32::MANTISSA_DIGITS - 1 - core.result().spec().mantissa_bits;
+        let dropped = f32::MANTISSA_DIGITS - 1 - result_bits(core);
         Core {
             fraction_bits: core.fraction_bits(),
             result_mask: u32::MAX << dropped,
@@ -67,6 +67,11 @@ impl Core {
             late: core.addend() == Addend::Late,
         }
     }
+}
+
+/// Fraction bits of the result.
+fn result_bits(core: TensorCore) -> u32 {
+    core.result().spec().mantissa_bits
 }
 
 /// Which kernel computes a problem.
@@ -93,6 +98,9 @@ impl Kernel {
         let fits = |bits: u32, terms: u64, largest: u64| {
             (terms * largest + 2).checked_shl(f).is_some_and(|sum| sum + terms < 1 << bits)
         };
+        if result_bits(core) == 0 {
+            return None; // no room for NaN
+        }
         match core.scales() {
             BlockScales::Fp4 => {
                 fits(51, step / TensorCore::FP4_GROUP as u64, 1 << 11).then_some(Kernel::Fp4)
@@ -121,8 +129,8 @@ pub(super) struct Plan<'p> {
     pub(super) problem: &'p GemmProblem<'p>,
     pub(super) core: Core,
     pub(super) kernel: Kernel,
-    pub(super) a: Source<'p>,
-    pub(super) b: Source<'p>,
+    pub(super) a: Operand<'p>,
+    pub(super) b: Operand<'p>,
     pub(super) steps: Vec<Step>,
     pub(super) blocks: Vec<Block>,
     /// Rows and columns of a block of D.
@@ -132,15 +140,15 @@ pub(super) struct Plan<'p> {
 impl<'p> Plan<'p> {
     /// For panels of B of `width` columns.
     pub(super) fn new(problem: &'p GemmProblem<'p>, core: TensorCore, kernel: Kernel, width: usize) -> Self {
-        const SUPPORTED: &str = "supported formats have decoders";
+        const SUPPORTED: &str = "the backend asks before it makes a plan";
         let steps = steps(problem, core.step());
         let kc = PANEL_BYTES / (width * kernel.packed_bytes());
         Plan {
             problem,
             core: Core::new(core),
             kernel,
-            a: Source::new(problem.a()).expect(SUPPORTED),
-            b: Source::new(problem.b()).expect(SUPPORTED),
+            a: Operand::new(problem.a(), kernel, Side::A).expect(SUPPORTED),
+            b: Operand::new(problem.b(), kernel, Side::B).expect(SUPPORTED),
             blocks: blocks(&steps, kc),
             steps,
             task: task(problem.m(), problem.n(), width),

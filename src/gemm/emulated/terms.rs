@@ -10,8 +10,12 @@ pub(super) trait Packing<S: Fused>: Copy {
     /// A packed value.
     type Value: bytemuck::Pod;
 
-    /// Stores `LANES` values, each a little larger in magnitude where products are truncated ([`Fused`] says why).
-    fn pack(s: S, x: S::F32, out: &mut [Self::Value]);
+    /// Multiplies every value: a power of two, and what makes them a little larger in magnitude ([`Fused`] says why)
+    /// where that is not left to [`Packing::store`].
+    const FACTOR: f32;
+
+    /// Stores `LANES` values.
+    fn store(s: S, x: S::F32, out: &mut [Self::Value]);
 }
 
 /// How the terms of a step are summed, in one register of lanes for each of the tile's.
@@ -21,6 +25,10 @@ pub(super) trait Terms<S: Fused>: Packing<S> {
     /// What a step carries besides its sum.
     type Open: Copy;
 
+    /// An open step of no meaning, and a sum of zero: what registers hold before.
+    fn nothing(s: S) -> Self::Open;
+    /// See [`Terms::nothing`].
+    fn zero(s: S) -> Self::Lanes;
     /// `x` in every lane.
     fn splat(s: S, x: Self::Value) -> Self::Lanes;
     /// The first `LANES` values.
@@ -103,16 +111,27 @@ pub(super) struct NarrowOpen<S: Fused> {
 impl<S: Fused> Packing<S> for Narrow {
     type Value = f32;
 
+    const FACTOR: f32 = Narrow::UP / (1u32 << (Narrow::SCALING / 2)) as f32;
+
     #[inline(always)]
-    fn pack(s: S, x: S::F32, out: &mut [f32]) {
-        let scaling = Narrow::UP / (1u32 << (Narrow::SCALING / 2)) as f32;
-        s.store(s.mul(x, s.splat(scaling)), out);
+    fn store(s: S, x: S::F32, out: &mut [f32]) {
+        s.store(x, out);
     }
 }
 
 impl<S: Fused> Terms<S> for Narrow {
     type Lanes = S::F32;
     type Open = NarrowOpen<S>;
+
+    #[inline(always)]
+    fn nothing(s: S) -> NarrowOpen<S> {
+        NarrowOpen { unit: s.splat(0.0), above: s.splat_u32(0) }
+    }
+
+    #[inline(always)]
+    fn zero(s: S) -> S::F32 {
+        s.splat(0.0)
+    }
 
     #[inline(always)]
     fn splat(s: S, x: f32) -> S::F32 {
@@ -222,8 +241,10 @@ impl<const SCALED: bool> Wide<SCALED> {
 impl<S: Fused, const SCALED: bool> Packing<S> for Wide<SCALED> {
     type Value = f64;
 
+    const FACTOR: f32 = 1.0;
+
     #[inline(always)]
-    fn pack(s: S, x: S::F32, out: &mut [f64]) {
+    fn store(s: S, x: S::F32, out: &mut [f64]) {
         s.store_f64(s.mul_f64(s.widen(x), s.splat_f64(Self::UP)), out);
     }
 }
@@ -231,6 +252,16 @@ impl<S: Fused, const SCALED: bool> Packing<S> for Wide<SCALED> {
 impl<S: Fused, const SCALED: bool> Terms<S> for Wide<SCALED> {
     type Lanes = S::F64;
     type Open = WideOpen<S>;
+
+    #[inline(always)]
+    fn nothing(s: S) -> WideOpen<S> {
+        WideOpen { high: s.splat_u32(0), per_unit: s.splat_f64(0.0), addend: s.splat_u32(0) }
+    }
+
+    #[inline(always)]
+    fn zero(s: S) -> S::F64 {
+        s.splat_f64(0.0)
+    }
 
     #[inline(always)]
     fn splat(s: S, x: f64) -> S::F64 {

@@ -126,9 +126,11 @@ pub(super) struct Products<T, const SCALED: bool>(std::marker::PhantomData<T>);
 impl<S: Fused, T: Terms<S>, const SCALED: bool> Packing<S> for Products<T, SCALED> {
     type Value = T::Value;
 
+    const FACTOR: f32 = T::FACTOR;
+
     #[inline(always)]
-    fn pack(s: S, x: S::F32, out: &mut [T::Value]) {
-        T::pack(s, x, out);
+    fn store(s: S, x: S::F32, out: &mut [T::Value]) {
+        T::store(s, x, out);
     }
 }
 
@@ -161,35 +163,20 @@ impl<S: Fused, T: Terms<S>, const SCALED: bool> StepKernel<S> for Products<T, SC
             }
         }
 
-        let scale = |i: usize, v: usize| {
-            if !SCALED {
-                return zero;
-            }
-            let b = s.load_u32(&b.scales[at.step * width + v * lanes..]);
-            s.add_u32(s.splat_u32(a.scales[at.step * lanes + row + i]), b)
-        };
-        let begin = |i: usize, v: usize, c: S::F32| {
-            let mut negative = zero;
-            for word in at.word..at.word + step.words() {
-                let (a, b) = (&a.signs[2 * word * lanes + row + i..], &b.signs[2 * word * width + v * lanes..]);
-                let (plus_a, minus_a) = (s.splat_u32(a[0]), s.splat_u32(a[lanes]));
-                let (plus_b, minus_b) = (s.load_u32(b), s.load_u32(&b[width..]));
-                let bits = s.and_or(plus_a, minus_b, minus_a, plus_b);
-                negative = s.add_u32(negative, s.count_ones::<COUNTS>(bits));
-            }
-            let byte = s.and(s.shr(largest[i], 8 * v as u32), s.splat_u32(0xFF));
-            let (mut e, scale) = (byte, scale(i, v));
-            if SCALED {
-                let none = s.splat_u32(core.zero.cast_unsigned());
-                e = s.select_at_least(byte, 1, s.add_u32(byte, scale), none);
-            }
-            T::open(core, s, e, scale, negative, c)
-        };
-        let (open, sum) = begin(0, 0, c[0][0]);
-        let (mut opened, mut sums) = ([[open; B_REGISTERS]; MR], [[sum; B_REGISTERS]; MR]);
+        let (mut opened, mut sums) = ([[T::nothing(s); B_REGISTERS]; MR], [[T::zero(s); B_REGISTERS]; MR]);
+        let mut scales = [[zero; B_REGISTERS]; MR];
         for i in 0..MR {
             for v in 0..B_REGISTERS {
-                (opened[i][v], sums[i][v]) = begin(i, v, c[i][v]);
+                let negative = negative_products::<S, T::Value, COUNTS>(s, inputs, step, at, i, v);
+                let byte = s.and(s.shr(largest[i], 8 * v as u32), s.splat_u32(0xFF));
+                let mut e = byte;
+                if SCALED {
+                    let b = s.load_u32(&b.scales[at.step * width + v * lanes..]);
+                    scales[i][v] = s.add_u32(s.splat_u32(a.scales[at.step * lanes + row + i]), b);
+                    let none = s.splat_u32(core.zero.cast_unsigned());
+                    e = s.select_at_least(byte, 1, s.add_u32(byte, scales[i][v]), none);
+                }
+                (opened[i][v], sums[i][v]) = T::open(core, s, e, scales[i][v], negative, c[i][v]);
             }
         }
 
@@ -211,9 +198,31 @@ impl<S: Fused, T: Terms<S>, const SCALED: bool> StepKernel<S> for Products<T, SC
 
         for i in 0..MR {
             for v in 0..B_REGISTERS {
-                c[i][v] = T::close(core, s, opened[i][v], scale(i, v), zero, sums[i][v], c[i][v]);
+                c[i][v] = T::close(core, s, opened[i][v], scales[i][v], zero, sums[i][v], c[i][v]);
             }
         }
         c
     }
+}
+
+/// How many products of the step are negative, of row `i` of the tile and register `v` of the panel.
+#[inline(always)]
+fn negative_products<S: Fused, V, const COUNTS: bool>(
+    s: S,
+    inputs: &Inputs<'_, V>,
+    step: &Step,
+    at: Place,
+    i: usize,
+    v: usize,
+) -> S::U32 {
+    let (lanes, width) = (S::LANES, B_REGISTERS * S::LANES);
+    let mut negative = s.splat_u32(0);
+    for word in at.word..at.word + step.words() {
+        let a = &inputs.a.signs[2 * word * lanes + inputs.row + i..];
+        let b = &inputs.b.signs[2 * word * width + v * lanes..];
+        let (plus_a, minus_a) = (s.splat_u32(a[0]), s.splat_u32(a[lanes]));
+        let bits = s.and_or(plus_a, s.load_u32(&b[width..]), minus_a, s.load_u32(b));
+        negative = s.add_u32(negative, s.count_ones::<COUNTS>(bits));
+    }
+    negative
 }

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::super::{Simd, avx2::Avx2};
+use super::super::avx2::Avx2;
 use super::{Fused, FusedWork};
 
 /// An intrinsic without a pointer.
@@ -133,17 +133,18 @@ impl Fused for Avx2 {
         op!({
             let r = _mm256_set_m128(_mm256_cvtpd_ps(x[1]), _mm256_cvtpd_ps(x[0]));
             // To nearest so far: where that is beyond x, one less in the last place; infinity becomes the largest f32.
-            let sign = _mm256_set1_pd(-0.0);
-            let [low, high] = self.widen(r);
-            let beyond = |r, x| {
-                let (r, x) = (_mm256_andnot_pd(sign, r), _mm256_andnot_pd(sign, x));
-                let finite = _mm256_cmp_pd::<_CMP_LT_OQ>(x, _mm256_set1_pd(2f64.powi(128)));
-                _mm256_castpd_si256(_mm256_and_pd(_mm256_cmp_pd::<_CMP_GT_OQ>(r, x), finite))
-            };
+            let (sign, bound) = (_mm256_set1_pd(-0.0), _mm256_set1_pd(2f64.powi(128)));
+            let rounded = self.widen(r);
+            let mut beyond = [_mm256_setzero_si256(); 2];
+            for i in 0..2 {
+                let (r, x) = (_mm256_andnot_pd(sign, rounded[i]), _mm256_andnot_pd(sign, x[i]));
+                let finite = _mm256_cmp_pd::<_CMP_LT_OQ>(x, bound);
+                beyond[i] = _mm256_castpd_si256(_mm256_and_pd(_mm256_cmp_pd::<_CMP_GT_OQ>(r, x), finite));
+            }
             // The lower halves of the 64-bit answers, −1 or 0, in the order of the lanes.
             let even = _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6);
-            let low = _mm256_permutevar8x32_epi32(beyond(low, x[0]), even);
-            let high = _mm256_permutevar8x32_epi32(beyond(high, x[1]), even);
+            let low = _mm256_permutevar8x32_epi32(beyond[0], even);
+            let high = _mm256_permutevar8x32_epi32(beyond[1], even);
             let beyond = _mm256_blend_epi32::<0xF0>(low, high);
             _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(r), beyond))
         })
@@ -178,12 +179,11 @@ impl Fused for Avx2 {
         b: [__m256d; 2],
         per_unit: [__m256d; 2],
     ) -> [__m256d; 2] {
-        let term = |i: usize| {
-            op!({
-                let units = _mm256_mul_pd(_mm256_mul_pd(a[i], b[i]), per_unit[i]);
-                _mm256_add_pd(sum[i], _mm256_round_pd::<TOWARD_ZERO>(units))
-            })
-        };
-        [term(0), term(1)]
+        let mut sums = sum;
+        op!(for i in 0..2 {
+            let units = _mm256_mul_pd(_mm256_mul_pd(a[i], b[i]), per_unit[i]);
+            sums[i] = _mm256_add_pd(sum[i], _mm256_round_pd::<TOWARD_ZERO>(units));
+        });
+        sums
     }
 }

@@ -142,8 +142,9 @@ impl Fused for S {
     #[inline(always)]
     fn narrow(self, x: [__m512d; 2]) -> __m512 {
         op!({
-            let half = |x| _mm512_cvt_roundpd_ps::<TOWARD_ZERO>(x);
-            let r = _mm512_insertf32x8::<1>(_mm512_castps256_ps512(half(x[0])), half(x[1]));
+            let low = _mm512_cvt_roundpd_ps::<TOWARD_ZERO>(x[0]);
+            let high = _mm512_cvt_roundpd_ps::<TOWARD_ZERO>(x[1]);
+            let r = _mm512_insertf32x8::<1>(_mm512_castps256_ps512(low), high);
             // Rounding toward zero stops at the largest f32.
             let largest = _mm512_set1_epi32(f32::MAX.to_bits().cast_signed());
             let magnitude = _mm512_and_si512(_mm512_castps_si512(r), _mm512_set1_epi32(i32::MAX));
@@ -151,8 +152,9 @@ impl Fused for S {
                 return r;
             }
             let bound = _mm512_set1_pd(2f64.powi(128));
-            let over = |x| _mm512_cmp_pd_mask::<_CMP_GE_OQ>(_mm512_abs_pd(x), bound);
-            let over = u16::from(over(x[0])) | u16::from(over(x[1])) << HALF;
+            let low = _mm512_cmp_pd_mask::<_CMP_GE_OQ>(_mm512_abs_pd(x[0]), bound);
+            let high = _mm512_cmp_pd_mask::<_CMP_GE_OQ>(_mm512_abs_pd(x[1]), bound);
+            let over = u16::from(low) | u16::from(high) << HALF;
             // One more in the last place.
             let bits = _mm512_castps_si512(r);
             _mm512_castsi512_ps(_mm512_mask_add_epi32(bits, over, bits, _mm512_set1_epi32(1)))
