@@ -52,18 +52,18 @@ impl<S: Fused> StepKernel<S> for Groups {
                     let products = products(s, inputs, at.word, g, i, v);
                     largest = s.max_i32(largest, s.select_at_least(products, 1, e, none));
                 }
-                (opened[i][v], sums[i][v]) = Sum::open(core, s, largest, zero, zero, c[i][v]);
+                (opened[i][v], sums[i][v]) = Sum::open::<false>(core, s, largest, zero, zero, c[i][v]);
             }
         }
 
         for g in 0..step.groups() {
             let first = g * TensorCore::FP4_GROUP;
             let (k, len) = (at.k + first, TensorCore::FP4_GROUP.min(step.k.len() - first));
-            let values_a = a.values[k * lanes..][..len * lanes].chunks_exact(lanes);
-            let values_b = b.values[k * width..][..len * width].chunks_exact(width);
+            let (values_a, values_b) =
+                (&a.values[k * lanes..][..len * lanes], &b.values[k * width..][..len * width]);
             let mut group = [[s.splat(0.0); B_REGISTERS]; MR];
-            for (a, b) in values_a.zip(values_b) {
-                let a = &a[row..][..MR];
+            for k in 0..len {
+                let (a, b) = (&values_a[k * lanes + row..][..MR], &values_b[k * width..][..width]);
                 for v in 0..B_REGISTERS {
                     let b = s.load(&b[v * lanes..]);
                     for i in 0..MR {
@@ -86,7 +86,7 @@ impl<S: Fused> StepKernel<S> for Groups {
 
         for i in 0..MR {
             for v in 0..B_REGISTERS {
-                c[i][v] = Sum::close(core, s, opened[i][v], zero, negative[i][v], sums[i][v], c[i][v]);
+                c[i][v] = Sum::close::<false>(core, s, opened[i][v], zero, negative[i][v], sums[i][v], c[i][v]);
             }
         }
         c

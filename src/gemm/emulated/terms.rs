@@ -35,8 +35,9 @@ pub(super) trait Terms<S: Fused>: Packing<S> {
     fn load(s: S, x: &[Self::Value]) -> Self::Lanes;
 
     /// Begins a step: `largest` is the largest exponent of its products, 0 or less without products, `scale` the
-    /// exponent that its scales add, `negative` the number of its negative products, `c` the accumulator, never −0.
-    fn open(
+    /// exponent that its scales add, `negative` the number of its negative products, `c` the accumulator, never −0; it
+    /// takes part unless it is `LATE`.
+    fn open<const LATE: bool>(
         core: Core,
         s: S,
         largest: S::U32,
@@ -47,7 +48,7 @@ pub(super) trait Terms<S: Fused>: Packing<S> {
     /// Adds the product of a and b, truncated.
     fn add(s: S, open: Self::Open, sum: Self::Lanes, a: Self::Lanes, b: Self::Lanes) -> Self::Lanes;
     /// Ends a step: the next accumulator. `negative` is the number of negative terms that `open` was not told of.
-    fn close(
+    fn close<const LATE: bool>(
         core: Core,
         s: S,
         open: Self::Open,
@@ -144,7 +145,7 @@ impl<S: Fused> Terms<S> for Narrow {
     }
 
     #[inline(always)]
-    fn open(
+    fn open<const LATE: bool>(
         core: Core,
         s: S,
         largest: S::U32,
@@ -154,10 +155,10 @@ impl<S: Fused> Terms<S> for Narrow {
     ) -> (NarrowOpen<S>, S::F32) {
         let f = core.fraction_bits;
         let lowest = s.splat_u32(Narrow::LOWEST);
-        let e_max = if core.late { largest } else { s.max_i32(largest, exponent_field(s, c)) };
+        let e_max = if LATE { largest } else { s.max_i32(largest, exponent_field(s, c)) };
         let above = s.sub_u32(e_max, lowest);
         let field = s.shl(s.max_i32(e_max, lowest), 23);
-        let negative = if core.late { negative } else { with_sign(s, negative, c) };
+        let negative = if LATE { negative } else { with_sign(s, negative, c) };
         let (unit, sum);
         if S::BIASED {
             let half = 1 << 22;
@@ -168,7 +169,7 @@ impl<S: Fused> Terms<S> for Narrow {
             (unit, sum) = (s.float(s.sub_u32(s.splat_u32(reciprocal_sum(f)), field)), s.splat(0.0));
         }
         let open = NarrowOpen { unit, above };
-        if core.late {
+        if LATE {
             return (open, sum);
         }
         // What lies below F bits is truncated before c is made larger.
@@ -183,7 +184,7 @@ impl<S: Fused> Terms<S> for Narrow {
     }
 
     #[inline(always)]
-    fn close(
+    fn close<const LATE: bool>(
         core: Core,
         s: S,
         open: NarrowOpen<S>,
@@ -200,7 +201,7 @@ impl<S: Fused> Terms<S> for Narrow {
             s.mul(sum, s.float(s.sub_u32(s.splat_u32(sum_of_fields), s.bits(open.unit))))
         };
         let result = masked(s, sum, core.result_mask);
-        if core.late {
+        if LATE {
             return s.add(c, result);
         }
         let kept = masked(s, c, core.result_mask);
@@ -274,7 +275,7 @@ impl<S: Fused, const SCALED: bool> Terms<S> for Wide<SCALED> {
     }
 
     #[inline(always)]
-    fn open(
+    fn open<const LATE: bool>(
         core: Core,
         s: S,
         largest: S::U32,
@@ -289,7 +290,7 @@ impl<S: Fused, const SCALED: bool> Terms<S> for Wide<SCALED> {
             // The exponent of zero: products may lie below the exponent that an f32 of 0 seems to have.
             e_max = s.max_i32(e_max, s.splat_u32(core.zero.cast_unsigned()));
         }
-        if !core.late {
+        if !LATE {
             let e = s.max_i32(addend, s.splat_u32(1));
             let e = if SCALED { s.select_at_least(s.shl(s.bits(c), 1), 1, e, e_max) } else { e };
             e_max = s.max_i32(e_max, e);
@@ -304,7 +305,7 @@ impl<S: Fused, const SCALED: bool> Terms<S> for Wide<SCALED> {
             let half = 1 << 19;
             high = s.add_u32(field, s.splat_u32((1023 - 127 + 52 - f) << 20 | half));
             per_unit = s.splat_f64(0.0);
-            let negative = if core.late { negative } else { with_sign(s, negative, c) };
+            let negative = if LATE { negative } else { with_sign(s, negative, c) };
             sum = s.from_halves(high, s.add_u32(low, negative));
         } else {
             high = s.sub_u32(s.splat_u32((1023 + 127 + f) << 20), field);
@@ -312,7 +313,7 @@ impl<S: Fused, const SCALED: bool> Terms<S> for Wide<SCALED> {
             sum = s.splat_f64(0.0);
         }
         let open = WideOpen { high, per_unit, addend };
-        if core.late {
+        if LATE {
             return (open, sum);
         }
         let one = if SCALED {
@@ -330,7 +331,7 @@ impl<S: Fused, const SCALED: bool> Terms<S> for Wide<SCALED> {
     }
 
     #[inline(always)]
-    fn close(
+    fn close<const LATE: bool>(
         core: Core,
         s: S,
         open: WideOpen<S>,
@@ -350,7 +351,7 @@ impl<S: Fused, const SCALED: bool> Terms<S> for Wide<SCALED> {
             sum = s.mul_f64(sum, s.from_halves(factor, s.splat_u32(0)));
         }
         let result = masked(s, s.narrow(sum), core.result_mask);
-        if core.late {
+        if LATE {
             return s.add(c, result);
         }
         select(s, open.addend, 0xFF, c, result)

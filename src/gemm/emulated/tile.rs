@@ -147,82 +147,124 @@ impl<S: Fused, T: Terms<S>, const SCALED: bool> StepKernel<S> for Products<T, SC
         inputs: &Inputs<'_, T::Value>,
         step: &Step,
         at: Place,
-        mut c: [[S::F32; B_REGISTERS]; MR],
+        c: [[S::F32; B_REGISTERS]; MR],
     ) -> [[S::F32; B_REGISTERS]; MR] {
-        let (core, a, b, row) = (inputs.core, inputs.a, inputs.b, inputs.row);
-        let (lanes, width, len) = (S::LANES, B_REGISTERS * S::LANES, step.k.len());
-        let zero = s.splat_u32(0);
-
-        let mut largest = [zero; MR];
-        let exponents_a = a.exponents[at.k * lanes..][..len * lanes].chunks_exact(lanes);
-        let exponents_b = b.exponents[at.k * lanes..][..len * lanes].chunks_exact(lanes);
-        for (a, b) in exponents_a.zip(exponents_b) {
-            let (a, b) = (&a[row..][..MR], s.load_u32(b));
-            for i in 0..MR {
-                largest[i] = s.max_bytes(largest[i], s.sub_bytes(b, s.splat_u32(a[i])));
-            }
+        if inputs.core.late {
+            aligned::<S, T, MR, COUNTS, SCALED, true>(s, inputs, step, at, c)
+        } else {
+            aligned::<S, T, MR, COUNTS, SCALED, false>(s, inputs, step, at, c)
         }
-
-        let (mut opened, mut sums) = ([[T::nothing(s); B_REGISTERS]; MR], [[T::zero(s); B_REGISTERS]; MR]);
-        let mut scales = [[zero; B_REGISTERS]; MR];
-        for i in 0..MR {
-            for v in 0..B_REGISTERS {
-                let negative = negative_products::<S, T::Value, COUNTS>(s, inputs, step, at, i, v);
-                let byte = s.and(s.shr(largest[i], 8 * v as u32), s.splat_u32(0xFF));
-                let mut e = byte;
-                if SCALED {
-                    let b = s.load_u32(&b.scales[at.step * width + v * lanes..]);
-                    scales[i][v] = s.add_u32(s.splat_u32(a.scales[at.step * lanes + row + i]), b);
-                    let none = s.splat_u32(core.zero.cast_unsigned());
-                    e = s.select_at_least(byte, 1, s.add_u32(byte, scales[i][v]), none);
-                }
-                (opened[i][v], sums[i][v]) = T::open(core, s, e, scales[i][v], negative, c[i][v]);
-            }
-        }
-
-        let values_a = a.values[at.k * lanes..][..len * lanes].chunks_exact(lanes);
-        let values_b = b.values[at.k * width..][..len * width].chunks_exact(width);
-        for (a, b) in values_a.zip(values_b) {
-            let a = &a[row..][..MR];
-            let mut columns = [T::load(s, b); B_REGISTERS];
-            for v in 1..B_REGISTERS {
-                columns[v] = T::load(s, &b[v * lanes..]);
-            }
-            for i in 0..MR {
-                let a = T::splat(s, a[i]);
-                for v in 0..B_REGISTERS {
-                    sums[i][v] = T::add(s, opened[i][v], sums[i][v], a, columns[v]);
-                }
-            }
-        }
-
-        for i in 0..MR {
-            for v in 0..B_REGISTERS {
-                c[i][v] = T::close(core, s, opened[i][v], scales[i][v], zero, sums[i][v], c[i][v]);
-            }
-        }
-        c
     }
 }
 
-/// How many products of the step are negative, of row `i` of the tile and register `v` of the panel.
+/// Registers of a tile.
+type Tile<R, const MR: usize> = [[R; B_REGISTERS]; MR];
+
+/// A step of products.
+///
+/// Loops over the tile are written so that the compiler unrolls them: what they index lives in registers.
 #[inline(always)]
-fn negative_products<S: Fused, V, const COUNTS: bool>(
+fn aligned<
+    S: Fused,
+    T: Terms<S>,
+    const MR: usize,
+    const COUNTS: bool,
+    const SCALED: bool,
+    const LATE: bool,
+>(
     s: S,
-    inputs: &Inputs<'_, V>,
+    inputs: &Inputs<'_, T::Value>,
     step: &Step,
     at: Place,
-    i: usize,
-    v: usize,
-) -> S::U32 {
+    mut c: Tile<S::F32, MR>,
+) -> Tile<S::F32, MR> {
+    let (core, a, b, row) = (inputs.core, inputs.a, inputs.b, inputs.row);
+    let (lanes, width, len) = (S::LANES, B_REGISTERS * S::LANES, step.k.len());
+    let zero = s.splat_u32(0);
+
+    let largest = largest_exponents::<S, T::Value, MR>(s, inputs, at.k, len);
+    let negative = negative_products::<S, T::Value, MR, COUNTS>(s, inputs, at.word, step.words());
+    let (mut opened, mut sums) = ([[T::nothing(s); B_REGISTERS]; MR], [[T::zero(s); B_REGISTERS]; MR]);
+    let mut scales = [[zero; B_REGISTERS]; MR];
+    for i in 0..MR {
+        for v in 0..B_REGISTERS {
+            let byte = s.and(s.shr(largest[i], 8 * v as u32), s.splat_u32(0xFF));
+            let mut e = byte;
+            if SCALED {
+                let b = s.load_u32(&b.scales[at.step * width + v * lanes..]);
+                scales[i][v] = s.add_u32(s.splat_u32(a.scales[at.step * lanes + row + i]), b);
+                let none = s.splat_u32(core.zero.cast_unsigned());
+                e = s.select_at_least(byte, 1, s.add_u32(byte, scales[i][v]), none);
+            }
+            (opened[i][v], sums[i][v]) =
+                T::open::<LATE>(core, s, e, scales[i][v], negative[i][v], c[i][v]);
+        }
+    }
+
+    let (a, b) = (&a.values[at.k * lanes..][..len * lanes], &b.values[at.k * width..][..len * width]);
+    for k in 0..len {
+        let (a, b) = (&a[k * lanes + row..][..MR], &b[k * width..][..width]);
+        let mut columns = [T::load(s, b); B_REGISTERS];
+        for v in 1..B_REGISTERS {
+            columns[v] = T::load(s, &b[v * lanes..]);
+        }
+        for i in 0..MR {
+            let a = T::splat(s, a[i]);
+            for v in 0..B_REGISTERS {
+                sums[i][v] = T::add(s, opened[i][v], sums[i][v], a, columns[v]);
+            }
+        }
+    }
+
+    for i in 0..MR {
+        for v in 0..B_REGISTERS {
+            c[i][v] = T::close::<LATE>(core, s, opened[i][v], scales[i][v], zero, sums[i][v], c[i][v]);
+        }
+    }
+    c
+}
+
+/// The exponent bytes of the largest products over `len` elements from `k`, for each row of the tile.
+#[inline(always)]
+fn largest_exponents<S: Fused, V, const MR: usize>(
+    s: S,
+    inputs: &Inputs<'_, V>,
+    k: usize,
+    len: usize,
+) -> [S::U32; MR] {
+    let a = &inputs.a.exponents[k * S::LANES..][..len * S::LANES];
+    let b = &inputs.b.exponents[k * S::LANES..][..len * S::LANES];
+    let mut largest = [s.splat_u32(0); MR];
+    for k in 0..len {
+        let (a, b) = (&a[k * S::LANES + inputs.row..][..MR], s.load_u32(&b[k * S::LANES..]));
+        for i in 0..MR {
+            largest[i] = s.max_bytes(largest[i], s.sub_bytes(b, s.splat_u32(a[i])));
+        }
+    }
+    largest
+}
+
+/// How many products are negative, over `words` words of signs from `word`.
+#[inline(always)]
+fn negative_products<S: Fused, V, const MR: usize, const COUNTS: bool>(
+    s: S,
+    inputs: &Inputs<'_, V>,
+    word: usize,
+    words: usize,
+) -> Tile<S::U32, MR> {
     let (lanes, width) = (S::LANES, B_REGISTERS * S::LANES);
-    let mut negative = s.splat_u32(0);
-    for word in at.word..at.word + step.words() {
-        let a = &inputs.a.signs[2 * word * lanes + inputs.row + i..];
-        let b = &inputs.b.signs[2 * word * width + v * lanes..];
-        let (plus_a, minus_a) = (s.splat_u32(a[0]), s.splat_u32(a[lanes]));
-        let bits = s.and_or(plus_a, s.load_u32(&b[width..]), minus_a, s.load_u32(b));
-        negative = s.add_u32(negative, s.count_ones::<COUNTS>(bits));
+    let mut negative = [[s.splat_u32(0); B_REGISTERS]; MR];
+    for word in word..word + words {
+        let (plus_a, minus_a) = inputs.a.signs[2 * word * lanes..][..2 * lanes].split_at(lanes);
+        let (plus_b, minus_b) = inputs.b.signs[2 * word * width..][..2 * width].split_at(width);
+        let (plus_a, minus_a) = (&plus_a[inputs.row..][..MR], &minus_a[inputs.row..][..MR]);
+        for v in 0..B_REGISTERS {
+            let (plus_b, minus_b) = (s.load_u32(&plus_b[v * lanes..]), s.load_u32(&minus_b[v * lanes..]));
+            for i in 0..MR {
+                let bits = s.and_or(s.splat_u32(plus_a[i]), minus_b, s.splat_u32(minus_a[i]), plus_b);
+                negative[i][v] = s.add_u32(negative[i][v], s.count_ones::<COUNTS>(bits));
+            }
+        }
     }
     negative
 }
