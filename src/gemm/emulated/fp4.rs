@@ -2,9 +2,8 @@
 
 use super::super::accumulation::TensorCore;
 use super::pack::B_REGISTERS;
-use super::plan::Step;
 use super::terms::{Packing, Terms, Wide};
-use super::tile::{Inputs, Place, StepKernel};
+use super::tile::{Inputs, Place, StepKernel, Tile};
 use crate::simd::Fused;
 
 /// Groups of 16 products of E2M1.
@@ -28,14 +27,21 @@ impl<S: Fused> Packing<S> for Groups {
 impl<S: Fused> StepKernel<S> for Groups {
     const ROWS: usize = if S::REGISTERS == 32 { 2 } else { 1 };
 
+    /// Nothing: the largest exponents come from the scales of groups, which are few.
+    #[inline(always)]
+    fn survey<const MR: usize>(s: S, _: &Inputs<'_, f32>, _: usize, _: usize) -> [S::U32; MR] {
+        [s.splat_u32(0); MR]
+    }
+
     #[inline(always)]
     fn step<const MR: usize, const COUNTS: bool>(
         s: S,
         inputs: &Inputs<'_, f32>,
-        step: &Step,
         at: Place,
-        mut c: [[S::F32; B_REGISTERS]; MR],
-    ) -> [[S::F32; B_REGISTERS]; MR] {
+        _: usize,
+        survey: [S::U32; MR],
+        mut c: Tile<S::F32, MR>,
+    ) -> (Tile<S::F32, MR>, [S::U32; MR]) {
         let (core, a, b, row) = (inputs.core, inputs.a, inputs.b, inputs.row);
         let (lanes, width) = (S::LANES, B_REGISTERS * S::LANES);
         let zero = s.splat_u32(0);
@@ -46,7 +52,7 @@ impl<S: Fused> StepKernel<S> for Groups {
         for i in 0..MR {
             for v in 0..B_REGISTERS {
                 let mut largest = none;
-                for g in 0..step.groups() {
+                for g in 0..at.groups {
                     let a = s.splat_u32(a.scales[(at.group + g) * lanes + row + i]);
                     let e = s.add_u32(a, s.load_u32(&b.scales[(at.group + g) * width + v * lanes..]));
                     let products = products(s, inputs, at.word, g, i, v);
@@ -56,21 +62,12 @@ impl<S: Fused> StepKernel<S> for Groups {
             }
         }
 
-        for g in 0..step.groups() {
+        for g in 0..at.groups {
             let first = g * TensorCore::FP4_GROUP;
-            let (k, len) = (at.k + first, TensorCore::FP4_GROUP.min(step.k.len() - first));
+            let (k, len) = (at.k + first, TensorCore::FP4_GROUP.min(at.len - first));
             let (values_a, values_b) =
                 (&a.values[k * lanes..][..len * lanes], &b.values[k * width..][..len * width]);
-            let mut group = [[s.splat(0.0); B_REGISTERS]; MR];
-            for k in 0..len {
-                let (a, b) = (&values_a[k * lanes + row..][..MR], &values_b[k * width..][..width]);
-                for v in 0..B_REGISTERS {
-                    let b = s.load(&b[v * lanes..]);
-                    for i in 0..MR {
-                        group[i][v] = s.step(s.splat(a[i]), b, group[i][v]);
-                    }
-                }
-            }
+            let group = dot::<S, MR>(s, row, values_a, values_b);
             for i in 0..MR {
                 let scale_a = s.splat_f64(a.group_values[(at.group + g) * lanes + row + i]);
                 for v in 0..B_REGISTERS {
@@ -89,8 +86,25 @@ impl<S: Fused> StepKernel<S> for Groups {
                 c[i][v] = Sum::close::<false>(core, s, opened[i][v], zero, negative[i][v], sums[i][v], c[i][v]);
             }
         }
-        c
+        (c, survey)
     }
+}
+
+/// The sums of a group's products, exact.
+#[inline(always)]
+fn dot<S: Fused, const MR: usize>(s: S, row: usize, a: &[f32], b: &[f32]) -> Tile<S::F32, MR> {
+    let width = B_REGISTERS * S::LANES;
+    let mut sums = [[s.splat(0.0); B_REGISTERS]; MR];
+    for (k, b) in b.chunks_exact(width).enumerate() {
+        let a = &a[k * S::LANES + row..][..MR];
+        for v in 0..B_REGISTERS {
+            let b = s.load(&b[v * S::LANES..]);
+            for i in 0..MR {
+                sums[i][v] = s.step(s.splat(a[i]), b, sums[i][v]);
+            }
+        }
+    }
+    sums
 }
 
 /// Not zero where group `g` of the step at `word` has a product that is not, of row `i` of the tile and register `v` of

@@ -245,7 +245,12 @@ impl Sums<'_> {
         let mut acc = Matrix::filled(if bare { 0 } else { height }, stride, 0.0f32);
         if let (true, Some(c)) = (bare, problem.addend()) {
             for i in 0..height {
-                chains.row_mut(i)[..cols.len()].copy_from_slice(&c.row(rows.start + i)[cols.clone()]);
+                let row = &mut chains.row_mut(i)[..cols.len()];
+                row.copy_from_slice(&c.row(rows.start + i)[cols.clone()]);
+                if !plan.steps.is_empty() {
+                    // A step makes +0 of −0.
+                    row.iter_mut().for_each(|c| *c += 0.0);
+                }
             }
         }
         let mut packed_a = Packed::new::<S, K>(plan.a, height, &plan.blocks);

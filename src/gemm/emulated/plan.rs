@@ -102,6 +102,7 @@ impl Kernel {
             return None; // no room for NaN
         }
         match core.scales() {
+            BlockScales::Fp4 if core.addend() == Addend::Late => None,
             BlockScales::Fp4 => {
                 fits(51, step / TensorCore::FP4_GROUP as u64, 1 << 11).then_some(Kernel::Fp4)
             }

@@ -103,10 +103,8 @@ impl Narrow {
 /// See [`Narrow`].
 #[derive(Clone, Copy)]
 pub(super) struct NarrowOpen<S: Fused> {
-    /// Biased: 1.5·2^23 units. Plain: 1 / unit.
+    /// Biased: 1.5·2^23 units. Plain: 1 / unit. In both, e_max, no less than [`Narrow::LOWEST`].
     unit: S::F32,
-    /// e_max less [`Narrow::LOWEST`].
-    above: S::U32,
 }
 
 impl<S: Fused> Packing<S> for Narrow {
@@ -126,7 +124,7 @@ impl<S: Fused> Terms<S> for Narrow {
 
     #[inline(always)]
     fn nothing(s: S) -> NarrowOpen<S> {
-        NarrowOpen { unit: s.splat(0.0), above: s.splat_u32(0) }
+        NarrowOpen { unit: s.splat(0.0) }
     }
 
     #[inline(always)]
@@ -156,19 +154,16 @@ impl<S: Fused> Terms<S> for Narrow {
         let f = core.fraction_bits;
         let lowest = s.splat_u32(Narrow::LOWEST);
         let e_max = if LATE { largest } else { s.max_i32(largest, exponent_field(s, c)) };
-        let above = s.sub_u32(e_max, lowest);
         let field = s.shl(s.max_i32(e_max, lowest), 23);
         let negative = if LATE { negative } else { with_sign(s, negative, c) };
         let (unit, sum);
         if S::BIASED {
-            let half = 1 << 22;
-            let bias = 23u32.wrapping_sub(f + Narrow::SCALING) << 23 | half;
-            let start = s.add_u32(field, s.splat_u32(bias));
+            let start = s.add_u32(field, s.splat_u32(bias(f)));
             (unit, sum) = (s.float(start), s.float(s.add_u32(start, negative)));
         } else {
-            (unit, sum) = (s.float(s.sub_u32(s.splat_u32(reciprocal_sum(f)), field)), s.splat(0.0));
+            (unit, sum) = (s.float(s.sub_u32(s.splat_u32(sum_with_reciprocal(f)), field)), s.splat(0.0));
         }
-        let open = NarrowOpen { unit, above };
+        let open = NarrowOpen { unit };
         if LATE {
             return (open, sum);
         }
@@ -193,24 +188,33 @@ impl<S: Fused> Terms<S> for Narrow {
         sum: S::F32,
         c: S::F32,
     ) -> S::F32 {
-        let sum = if S::BIASED {
-            s.mul(s.sub(sum, open.unit), s.splat((1u64 << Narrow::SCALING) as f32))
+        let f = core.fraction_bits;
+        let (field, value);
+        if S::BIASED {
+            field = s.sub_u32(s.bits(open.unit), s.splat_u32(bias(f)));
+            value = s.mul(s.sub(sum, open.unit), s.splat((1u64 << Narrow::SCALING) as f32));
         } else {
-            // unit = 2^(e_max − F): the fields of it and of its reciprocal have the same sum at all exponents.
-            let sum_of_fields = reciprocal_sum(core.fraction_bits).wrapping_sub(core.fraction_bits << 23);
-            s.mul(sum, s.float(s.sub_u32(s.splat_u32(sum_of_fields), s.bits(open.unit))))
-        };
-        let result = masked(s, sum, core.result_mask);
+            field = s.sub_u32(s.splat_u32(sum_with_reciprocal(f)), s.bits(open.unit));
+            value = s.mul(sum, s.float(s.sub_u32(field, s.splat_u32(f << 23))));
+        }
+        let result = masked(s, value, core.result_mask);
         if LATE {
             return s.add(c, result);
         }
+        // Without products, and where c is not finite: below LOWEST + 1, or 255.
+        let above = s.sub_u32(field, s.splat_u32((Narrow::LOWEST + 1) << 23));
         let kept = masked(s, c, core.result_mask);
-        select(s, open.above, 0xFF - Narrow::LOWEST, kept, result)
+        select(s, above, (0xFF - Narrow::LOWEST - 1) << 23, kept, result)
     }
 }
 
-/// The field of e_max and that of the factor from scaled products to units, together.
-const fn reciprocal_sum(fraction_bits: u32) -> u32 {
+/// What makes the field of e_max, in place, 1.5·2^23 units of scaled products.
+const fn bias(fraction_bits: u32) -> u32 {
+    23u32.wrapping_sub(fraction_bits + Narrow::SCALING) << 23 | 1 << 22
+}
+
+/// The fields, in place, of e_max and of the factor from scaled products to units, together.
+const fn sum_with_reciprocal(fraction_bits: u32) -> u32 {
     (2 * 127 + Narrow::SCALING + fraction_bits) << 23
 }
 

@@ -31,28 +31,38 @@ pub(super) struct Outputs<'a> {
     pub(super) stride: usize,
 }
 
+/// Registers of a tile.
+pub(super) type Tile<R, const MR: usize> = [[R; B_REGISTERS]; MR];
+
 /// How a step is summed.
 pub(super) trait StepKernel<S: Fused>: Packing<S> {
     /// The most rows that a tile may have: as many sums as there is room for in registers.
     const ROWS: usize;
 
-    /// The next accumulators. `at` is where the step begins in the panels.
+    /// What has to be known of a step before it begins, for each row: of the step that begins at element `k`.
+    fn survey<const MR: usize>(s: S, inputs: &Inputs<'_, Self::Value>, k: usize, len: usize) -> [S::U32; MR];
+
+    /// The next accumulators, and the survey of the next step, which has `next` elements.
     fn step<const MR: usize, const COUNTS: bool>(
         s: S,
         inputs: &Inputs<'_, Self::Value>,
-        step: &Step,
-        at: Place,
-        c: [[S::F32; B_REGISTERS]; MR],
-    ) -> [[S::F32; B_REGISTERS]; MR];
+        step: Place,
+        next: usize,
+        survey: [S::U32; MR],
+        c: Tile<S::F32, MR>,
+    ) -> (Tile<S::F32, MR>, [S::U32; MR]);
 }
 
-/// Where a step begins in packed panels.
+/// Where a step begins in packed panels, and how long it is.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Place {
     pub(super) step: usize,
     pub(super) k: usize,
     pub(super) word: usize,
     pub(super) group: usize,
+    pub(super) len: usize,
+    pub(super) words: usize,
+    pub(super) groups: usize,
 }
 
 /// Runs `MR` rows over the block.
@@ -62,61 +72,82 @@ pub(super) fn multiply<S: Fused, K: StepKernel<S>, const MR: usize, const COUNTS
     inputs: &Inputs<'_, K::Value>,
     out: &mut Outputs<'_>,
 ) {
+    let steps = &inputs.steps[inputs.block.steps.clone()];
+    let (width, mut place, mut promotions) = (B_REGISTERS * S::LANES, Place::default(), 0);
+    let mut survey = K::survey(s, inputs, 0, steps[0].k.len());
     let mut c = [[s.splat(0.0); B_REGISTERS]; MR];
-    let mut place = Place::default();
-    let mut promotions = 0;
-    for i in 0..MR {
-        for v in 0..B_REGISTERS {
-            // −0 as an addend is +0 from the first step on.
-            c[i][v] = s.add(s.load(&out.chains[i * out.stride + v * S::LANES..]), s.splat(0.0));
+    if !steps[0].starts {
+        for i in 0..MR {
+            c[i] = load(s, &out.chains[i * out.stride..][..width]);
         }
     }
-    for step in &inputs.steps[inputs.block.steps.clone()] {
+    for (i, step) in steps.iter().enumerate() {
         if step.starts {
             c = [[s.splat(0.0); B_REGISTERS]; MR];
         }
-        c = K::step::<MR, COUNTS>(s, inputs, step, place, c);
+        (place.len, place.words, place.groups) = (step.k.len(), step.words(), step.groups());
+        let next = steps.get(i + 1).map_or(0, |next| next.k.len());
+        (c, survey) = K::step::<MR, COUNTS>(s, inputs, place, next, survey, c);
         place.step += 1;
-        place.k += step.k.len();
-        place.word += step.words();
-        place.group += step.groups();
+        place.k += place.len;
+        place.word += place.words;
+        place.group += place.groups;
         if step.ends {
             let scales_a = &inputs.scales_a[promotions * inputs.strides.0..][..MR];
-            let scales_b = &inputs.scales_b[promotions * inputs.strides.1..];
+            let scales_b = load(s, &inputs.scales_b[promotions * inputs.strides.1..][..width]);
             for i in 0..MR {
-                for v in 0..B_REGISTERS {
-                    let acc = &mut out.acc[i * out.stride + v * S::LANES..];
-                    let scale_b = s.load(&scales_b[v * S::LANES..]);
-                    let promoted =
-                        promote(s, inputs.promotion, s.load(acc), c[i][v], s.splat(scales_a[i]), scale_b);
-                    s.store(promoted, acc);
-                }
+                let acc = &mut out.acc[i * out.stride..][..width];
+                let promoted =
+                    promote(s, inputs.promotion, load(s, acc), c[i], s.splat(scales_a[i]), scales_b);
+                store(s, promoted, acc);
             }
             promotions += 1;
         }
     }
-    for i in 0..MR {
-        for v in 0..B_REGISTERS {
-            s.store(c[i][v], &mut out.chains[i * out.stride + v * S::LANES..]);
+    // A chain that was promoted is not read again.
+    if !steps[steps.len() - 1].ends {
+        for i in 0..MR {
+            store(s, c[i], &mut out.chains[i * out.stride..][..width]);
         }
     }
 }
 
-/// [`Promotion::promote`] in lanes.
+/// A row of a tile.
+#[inline(always)]
+fn load<S: Fused>(s: S, x: &[f32]) -> [S::F32; B_REGISTERS] {
+    let mut row = [s.splat(0.0); B_REGISTERS];
+    for v in 0..B_REGISTERS {
+        row[v] = s.load(&x[v * S::LANES..]);
+    }
+    row
+}
+
+/// See [`load`].
+#[inline(always)]
+fn store<S: Fused>(s: S, row: [S::F32; B_REGISTERS], out: &mut [f32]) {
+    for v in 0..B_REGISTERS {
+        s.store(row[v], &mut out[v * S::LANES..]);
+    }
+}
+
+/// [`Promotion::promote`] of a row of a tile.
 #[inline(always)]
 fn promote<S: Fused>(
     s: S,
     promotion: Promotion,
-    acc: S::F32,
-    partial: S::F32,
+    mut acc: [S::F32; B_REGISTERS],
+    partial: [S::F32; B_REGISTERS],
     a: S::F32,
-    b: S::F32,
-) -> S::F32 {
-    match promotion {
-        Promotion::ScalesFirst => s.mul_add(s.mul(a, b), partial, acc),
-        Promotion::PartialFirst => s.mul_add(s.mul(partial, a), b, acc),
-        Promotion::Unfused => s.add(acc, s.mul(s.mul(partial, a), b)),
+    b: [S::F32; B_REGISTERS],
+) -> [S::F32; B_REGISTERS] {
+    for v in 0..B_REGISTERS {
+        acc[v] = match promotion {
+            Promotion::ScalesFirst => s.mul_add(s.mul(a, b[v]), partial[v], acc[v]),
+            Promotion::PartialFirst => s.mul_add(s.mul(partial[v], a), b[v], acc[v]),
+            Promotion::Unfused => s.add(acc[v], s.mul(s.mul(partial[v], a), b[v])),
+        };
     }
+    acc
 }
 
 /// Products aligned one by one: all tensor cores but those of FP4.
@@ -142,27 +173,35 @@ impl<S: Fused, T: Terms<S>, const SCALED: bool> StepKernel<S> for Products<T, SC
     };
 
     #[inline(always)]
+    fn survey<const MR: usize>(s: S, inputs: &Inputs<'_, T::Value>, k: usize, len: usize) -> [S::U32; MR] {
+        let (a, b) = exponents::<S, _>(inputs, k, len);
+        let mut largest = [s.splat_u32(0); MR];
+        for k in 0..len {
+            largest = larger(s, &a[k * S::LANES + inputs.row..], &b[k * S::LANES..], largest);
+        }
+        largest
+    }
+
+    #[inline(always)]
     fn step<const MR: usize, const COUNTS: bool>(
         s: S,
         inputs: &Inputs<'_, T::Value>,
-        step: &Step,
-        at: Place,
-        c: [[S::F32; B_REGISTERS]; MR],
-    ) -> [[S::F32; B_REGISTERS]; MR] {
+        step: Place,
+        next: usize,
+        survey: [S::U32; MR],
+        c: Tile<S::F32, MR>,
+    ) -> (Tile<S::F32, MR>, [S::U32; MR]) {
         if inputs.core.late {
-            aligned::<S, T, MR, COUNTS, SCALED, true>(s, inputs, step, at, c)
+            aligned::<S, T, MR, COUNTS, SCALED, true>(s, inputs, step, next, survey, c)
         } else {
-            aligned::<S, T, MR, COUNTS, SCALED, false>(s, inputs, step, at, c)
+            aligned::<S, T, MR, COUNTS, SCALED, false>(s, inputs, step, next, survey, c)
         }
     }
 }
 
-/// Registers of a tile.
-type Tile<R, const MR: usize> = [[R; B_REGISTERS]; MR];
-
-/// A step of products.
+/// A step of products, whose largest exponents are `largest`.
 ///
-/// Loops over the tile are written so that the compiler unrolls them: what they index lives in registers.
+/// What a loop over K changes comes and goes by value, so that it lives in registers.
 #[inline(always)]
 fn aligned<
     S: Fused,
@@ -174,16 +213,15 @@ fn aligned<
 >(
     s: S,
     inputs: &Inputs<'_, T::Value>,
-    step: &Step,
-    at: Place,
+    step: Place,
+    next: usize,
+    largest: [S::U32; MR],
     mut c: Tile<S::F32, MR>,
-) -> Tile<S::F32, MR> {
+) -> (Tile<S::F32, MR>, [S::U32; MR]) {
     let (core, a, b, row) = (inputs.core, inputs.a, inputs.b, inputs.row);
-    let (lanes, width, len) = (S::LANES, B_REGISTERS * S::LANES, step.k.len());
+    let (lanes, width) = (S::LANES, B_REGISTERS * S::LANES);
     let zero = s.splat_u32(0);
-
-    let largest = largest_exponents::<S, T::Value, MR>(s, inputs, at.k, len);
-    let negative = negative_products::<S, T::Value, MR, COUNTS>(s, inputs, at.word, step.words());
+    let negative = negative_products::<S, T::Value, MR, COUNTS>(s, inputs, step.word, step.words);
     let (mut opened, mut sums) = ([[T::nothing(s); B_REGISTERS]; MR], [[T::zero(s); B_REGISTERS]; MR]);
     let mut scales = [[zero; B_REGISTERS]; MR];
     for i in 0..MR {
@@ -191,8 +229,8 @@ fn aligned<
             let byte = s.and(s.shr(largest[i], 8 * v as u32), s.splat_u32(0xFF));
             let mut e = byte;
             if SCALED {
-                let b = s.load_u32(&b.scales[at.step * width + v * lanes..]);
-                scales[i][v] = s.add_u32(s.splat_u32(a.scales[at.step * lanes + row + i]), b);
+                let b = s.load_u32(&b.scales[step.step * width + v * lanes..]);
+                scales[i][v] = s.add_u32(s.splat_u32(a.scales[step.step * lanes + row + i]), b);
                 let none = s.splat_u32(core.zero.cast_unsigned());
                 e = s.select_at_least(byte, 1, s.add_u32(byte, scales[i][v]), none);
             }
@@ -200,10 +238,40 @@ fn aligned<
                 T::open::<LATE>(core, s, e, scales[i][v], negative[i][v], c[i][v]);
         }
     }
+    let (k, len) = (step.k, step.len);
+    let survey;
+    if next == len {
+        (sums, survey) = add_products::<S, T, MR, true>(s, inputs, k, len, opened, sums);
+    } else {
+        (sums, _) = add_products::<S, T, MR, false>(s, inputs, k, len, opened, sums);
+        survey = Products::<T, SCALED>::survey(s, inputs, k + len, next);
+    }
+    for i in 0..MR {
+        for v in 0..B_REGISTERS {
+            c[i][v] = T::close::<LATE>(core, s, opened[i][v], scales[i][v], zero, sums[i][v], c[i][v]);
+        }
+    }
+    (c, survey)
+}
 
-    let (a, b) = (&a.values[at.k * lanes..][..len * lanes], &b.values[at.k * width..][..len * width]);
+/// Adds the products of a step. `AHEAD` surveys the next, which is as long, on the way: that asks for other
+/// instructions than the sums do.
+#[inline(always)]
+fn add_products<S: Fused, T: Terms<S>, const MR: usize, const AHEAD: bool>(
+    s: S,
+    inputs: &Inputs<'_, T::Value>,
+    k: usize,
+    len: usize,
+    opened: Tile<T::Open, MR>,
+    mut sums: Tile<T::Lanes, MR>,
+) -> (Tile<T::Lanes, MR>, [S::U32; MR]) {
+    let (lanes, width) = (S::LANES, B_REGISTERS * S::LANES);
+    let a = &inputs.a.values[k * lanes..][..len * lanes];
+    let b = &inputs.b.values[k * width..][..len * width];
+    let (next_a, next_b) = exponents::<S, _>(inputs, k + len, if AHEAD { len } else { 0 });
+    let mut largest = [s.splat_u32(0); MR];
     for k in 0..len {
-        let (a, b) = (&a[k * lanes + row..][..MR], &b[k * width..][..width]);
+        let (a, b) = (&a[k * lanes + inputs.row..][..MR], &b[k * width..][..width]);
         let mut columns = [T::load(s, b); B_REGISTERS];
         for v in 1..B_REGISTERS {
             columns[v] = T::load(s, &b[v * lanes..]);
@@ -214,32 +282,31 @@ fn aligned<
                 sums[i][v] = T::add(s, opened[i][v], sums[i][v], a, columns[v]);
             }
         }
-    }
-
-    for i in 0..MR {
-        for v in 0..B_REGISTERS {
-            c[i][v] = T::close::<LATE>(core, s, opened[i][v], scales[i][v], zero, sums[i][v], c[i][v]);
+        if AHEAD {
+            largest = larger(s, &next_a[k * lanes + inputs.row..], &next_b[k * lanes..], largest);
         }
     }
-    c
+    (sums, largest)
 }
 
-/// The exponent bytes of the largest products over `len` elements from `k`, for each row of the tile.
+/// The exponent bytes of `len` elements from `k`, of A and of B.
 #[inline(always)]
-fn largest_exponents<S: Fused, V, const MR: usize>(
+fn exponents<'a, S: Fused, V>(inputs: &Inputs<'a, V>, k: usize, len: usize) -> (&'a [u32], &'a [u32]) {
+    let part = k * S::LANES..(k + len) * S::LANES;
+    (&inputs.a.exponents[part.clone()], &inputs.b.exponents[part])
+}
+
+/// The larger of `largest` and the exponent bytes of the products of `MR` elements of A with a row of B.
+#[inline(always)]
+fn larger<S: Fused, const MR: usize>(
     s: S,
-    inputs: &Inputs<'_, V>,
-    k: usize,
-    len: usize,
+    a: &[u32],
+    b: &[u32],
+    mut largest: [S::U32; MR],
 ) -> [S::U32; MR] {
-    let a = &inputs.a.exponents[k * S::LANES..][..len * S::LANES];
-    let b = &inputs.b.exponents[k * S::LANES..][..len * S::LANES];
-    let mut largest = [s.splat_u32(0); MR];
-    for k in 0..len {
-        let (a, b) = (&a[k * S::LANES + inputs.row..][..MR], s.load_u32(&b[k * S::LANES..]));
-        for i in 0..MR {
-            largest[i] = s.max_bytes(largest[i], s.sub_bytes(b, s.splat_u32(a[i])));
-        }
+    let (a, b) = (&a[..MR], s.load_u32(b));
+    for i in 0..MR {
+        largest[i] = s.max_bytes(largest[i], s.sub_bytes(b, s.splat_u32(a[i])));
     }
     largest
 }
