@@ -167,9 +167,10 @@ impl<S: Fused> Terms<S> for Narrow {
         if LATE {
             return (open, sum);
         }
-        // What lies below F bits is truncated before c is made larger.
-        let c = s.float(s.and(s.bits(c), s.splat_u32(u32::MAX << (23 - f))));
-        let one = s.splat(Narrow::UP / (1u64 << Narrow::SCALING) as f32);
+        // What lies below F bits is truncated before c is made larger, by its last bit; a negative c is not zero then.
+        let truncated = s.and(s.bits(c), s.splat_u32(u32::MAX << (23 - f)));
+        let c = s.float(s.or(truncated, s.splat_u32(1)));
+        let one = s.splat(1.0 / (1u64 << Narrow::SCALING) as f32);
         (open, s.add_truncated(sum, c, one, unit))
     }
 
