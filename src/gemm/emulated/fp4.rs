@@ -1,9 +1,9 @@
 //! The microkernel's step for FP4: groups of 16 products, exact in f32, aligned at the exponents of their scales.
 
 use super::super::accumulation::TensorCore;
-use super::pack::B_REGISTERS;
+use super::pack::{B_REGISTERS, Panel};
 use super::terms::{Packing, Terms, Wide};
-use super::tile::{Inputs, Place, StepKernel, Tile};
+use super::tile::{Ahead, Inputs, Place, StepKernel, Tile};
 use crate::simd::Fused;
 
 /// Groups of 16 products of E2M1.
@@ -29,7 +29,7 @@ impl<S: Fused> StepKernel<S> for Groups {
 
     /// Nothing: the largest exponents come from the scales of groups, which are few.
     #[inline(always)]
-    fn survey<const MR: usize>(s: S, _: &Inputs<'_, f32>, _: usize, _: usize) -> [S::U32; MR] {
+    fn survey<const MR: usize>(s: S, _: Panel<'_, f32>, _: Ahead<'_>) -> [S::U32; MR] {
         [s.splat_u32(0); MR]
     }
 
@@ -38,7 +38,7 @@ impl<S: Fused> StepKernel<S> for Groups {
         s: S,
         inputs: &Inputs<'_, f32>,
         at: Place,
-        _: usize,
+        _: Ahead<'_>,
         survey: [S::U32; MR],
         mut c: Tile<S::F32, MR>,
     ) -> (Tile<S::F32, MR>, [S::U32; MR]) {
@@ -90,13 +90,13 @@ impl<S: Fused> StepKernel<S> for Groups {
     }
 }
 
-/// The sums of a group's products, exact.
+/// The sums of a group's products, exact. They are copied out as in `tile::add_products`.
 #[inline(always)]
 fn dot<S: Fused, const MR: usize>(s: S, row: usize, a: &[f32], b: &[f32]) -> Tile<S::F32, MR> {
     let width = B_REGISTERS * S::LANES;
-    let mut sums = [[s.splat(0.0); B_REGISTERS]; MR];
-    for (k, b) in b.chunks_exact(width).enumerate() {
-        let a = &a[k * S::LANES + row..][..MR];
+    let (mut sums, mut to) = ([[s.splat(0.0); B_REGISTERS]; MR], [[s.splat(0.0); B_REGISTERS]; MR]);
+    for k in 0..b.len() / width {
+        let (a, b) = (&a[k * S::LANES + row..][..MR], &b[k * width..][..width]);
         for v in 0..B_REGISTERS {
             let b = s.load(&b[v * S::LANES..]);
             for i in 0..MR {
@@ -104,7 +104,12 @@ fn dot<S: Fused, const MR: usize>(s: S, row: usize, a: &[f32], b: &[f32]) -> Til
             }
         }
     }
-    sums
+    for i in 0..MR {
+        for v in 0..B_REGISTERS {
+            to[i][v] = sums[i][v];
+        }
+    }
+    to
 }
 
 /// Not zero where group `g` of the step at `word` has a product that is not, of row `i` of the tile and register `v` of

@@ -31,10 +31,10 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use self::fp4::Groups;
-use self::pack::{B_REGISTERS, Operand, Packed, Side};
+use self::pack::{B_REGISTERS, Operand, Packed, Panel, Side};
 use self::plan::{Block, Kernel, Plan};
 use self::terms::{Narrow, Wide};
-use self::tile::{Inputs, Outputs, Products, StepKernel};
+use self::tile::{Ahead, Inputs, Outputs, Products, StepKernel};
 use super::accumulation::{Model, TensorCore};
 use super::backend::{Execution, GemmBackend, Output};
 use super::problem::GemmProblem;
@@ -262,46 +262,90 @@ impl Sums<'_> {
             for first in (0..cols.len()).step_by(width) {
                 let columns = cols.start + first..cols.end.min(cols.start + first + width);
                 packed_b.pack::<S, K>(s, columns, block, &plan.steps);
-                let mut row = 0;
-                while row < height {
-                    // Tiles lie within one panel of A.
-                    let inputs = Inputs {
-                        core: plan.core,
-                        block,
-                        steps: &plan.steps,
-                        a: packed_a.panel::<S, K>(block, row / S::LANES),
-                        row: row % S::LANES,
-                        b: packed_b.panel::<S, K>(block, 0),
-                        promotion: problem.accumulation().promotion(),
-                        scales_a: scales.a.get(row..).unwrap_or_default(),
-                        scales_b: scales.b.get(first..).unwrap_or_default(),
-                        strides: (height, stride),
-                    };
-                    let at = row * stride + first;
-                    let mut out = Outputs {
-                        chains: &mut chains.as_mut_slice()[at..],
-                        acc: acc.as_mut_slice().get_mut(at..).unwrap_or_default(),
-                        stride,
-                    };
-                    let left = height - row;
-                    row += match K::ROWS {
-                        4 if left >= 4 => {
-                            tile::multiply::<S, K, 4, COUNTS>(s, &inputs, &mut out);
-                            4
-                        }
-                        2 if left >= 2 => {
-                            tile::multiply::<S, K, 2, COUNTS>(s, &inputs, &mut out);
-                            2
-                        }
-                        _ => {
-                            tile::multiply::<S, K, 1, COUNTS>(s, &inputs, &mut out);
-                            1
-                        }
-                    };
+                let columns = Columns {
+                    plan,
+                    block,
+                    a: &packed_a,
+                    b: packed_b.panel::<S, K>(block, 0),
+                    scales: &scales,
+                    first,
+                };
+                let (chains, acc) = (chains.as_mut_slice(), acc.as_mut_slice());
+                let whole = height - height % K::ROWS;
+                match K::ROWS {
+                    4 => columns.multiply::<S, K, 4, COUNTS>(s, 0..whole, chains, acc),
+                    2 => columns.multiply::<S, K, 2, COUNTS>(s, 0..whole, chains, acc),
+                    _ => columns.multiply::<S, K, 1, COUNTS>(s, 0..whole, chains, acc),
                 }
+                columns.multiply::<S, K, 1, COUNTS>(s, whole..height, chains, acc);
             }
         }
         if bare { chains } else { acc }
+    }
+}
+
+/// A panel of columns of a block of D, over a block of K.
+struct Columns<'a, 'p, V> {
+    plan: &'a Plan<'p>,
+    block: &'a Block,
+    a: &'a Packed<'p>,
+    b: Panel<'a, V>,
+    scales: &'a PromotionScales,
+    /// The first column.
+    first: usize,
+}
+
+impl<V: bytemuck::Pod> Columns<'_, '_, V> {
+    /// Multiplies `rows`, `MR` at a time.
+    #[inline(always)]
+    fn multiply<S: Fused, K: StepKernel<S, Value = V>, const MR: usize, const COUNTS: bool>(
+        &self,
+        s: S,
+        rows: Range<usize>,
+        chains: &mut [f32],
+        acc: &mut [f32],
+    ) {
+        if rows.is_empty() {
+            return;
+        }
+        let PromotionScales { height, stride, .. } = *self.scales;
+        let step = self.plan.steps[self.block.steps.start].k.len();
+        let mut ahead = self.ahead::<S, K>(rows.start, step);
+        let mut survey = K::survey::<MR>(s, self.b, ahead);
+        for row in rows.clone().step_by(MR) {
+            // Tiles lie within one panel of A.
+            let inputs = Inputs {
+                core: self.plan.core,
+                block: self.block,
+                steps: &self.plan.steps,
+                a: self.a.panel::<S, K>(self.block, row / S::LANES),
+                row: row % S::LANES,
+                b: self.b,
+                promotion: self.plan.problem.accumulation().promotion(),
+                scales_a: self.scales.a.get(row..).unwrap_or_default(),
+                scales_b: self.scales.b.get(self.first..).unwrap_or_default(),
+                strides: (height, stride),
+            };
+            let at = row * stride + self.first;
+            let mut out = Outputs {
+                chains: &mut chains[at..],
+                acc: acc.get_mut(at..).unwrap_or_default(),
+                stride,
+            };
+            ahead = if row + MR < rows.end {
+                self.ahead::<S, K>(row + MR, step)
+            } else {
+                Ahead { len: 0, ..ahead }
+            };
+            survey = tile::multiply::<S, K, MR, COUNTS>(s, &inputs, ahead, survey, &mut out);
+        }
+    }
+
+    /// The first step of the tile at `row`.
+    #[inline(always)]
+    fn ahead<S: Fused, K: StepKernel<S, Value = V>>(&self, row: usize, len: usize) -> Ahead<'_> {
+        let a = self.a.panel::<S, K>(self.block, row / S::LANES);
+        Ahead { exponents: a.exponents, row: row % S::LANES, k: 0, len }
     }
 }
 

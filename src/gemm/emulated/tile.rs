@@ -39,18 +39,27 @@ pub(super) trait StepKernel<S: Fused>: Packing<S> {
     /// The most rows that a tile may have: as many sums as there is room for in registers.
     const ROWS: usize;
 
-    /// What has to be known of a step before it begins, for each row: of the step that begins at element `k`.
-    fn survey<const MR: usize>(s: S, inputs: &Inputs<'_, Self::Value>, k: usize, len: usize) -> [S::U32; MR];
+    /// What has to be known of a step before it begins, for each row.
+    fn survey<const MR: usize>(s: S, b: Panel<'_, Self::Value>, of: Ahead<'_>) -> [S::U32; MR];
 
-    /// The next accumulators, and the survey of the next step, which has `next` elements.
+    /// The next accumulators, and the survey of the step that comes `next`, in this tile or in the one below.
     fn step<const MR: usize, const COUNTS: bool>(
         s: S,
         inputs: &Inputs<'_, Self::Value>,
         step: Place,
-        next: usize,
+        next: Ahead<'_>,
         survey: [S::U32; MR],
         c: Tile<S::F32, MR>,
     ) -> (Tile<S::F32, MR>, [S::U32; MR]);
+}
+
+/// The operands of a step to survey: `len` elements from `k` of rows from `row` of a panel of A with these exponents.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead<'a> {
+    pub(super) exponents: &'a [u32],
+    pub(super) row: usize,
+    pub(super) k: usize,
+    pub(super) len: usize,
 }
 
 /// Where a step begins in packed panels, and how long it is.
@@ -65,16 +74,18 @@ pub(super) struct Place {
     pub(super) groups: usize,
 }
 
-/// Runs `MR` rows over the block.
+/// Runs `MR` rows over the block. `survey` is that of its first step; given back is that of `below`, the first step of
+/// the tile that comes next.
 #[inline(always)]
 pub(super) fn multiply<S: Fused, K: StepKernel<S>, const MR: usize, const COUNTS: bool>(
     s: S,
     inputs: &Inputs<'_, K::Value>,
+    below: Ahead<'_>,
+    mut survey: [S::U32; MR],
     out: &mut Outputs<'_>,
-) {
+) -> [S::U32; MR] {
     let steps = &inputs.steps[inputs.block.steps.clone()];
     let (width, mut place, mut promotions) = (B_REGISTERS * S::LANES, Place::default(), 0);
-    let mut survey = K::survey(s, inputs, 0, steps[0].k.len());
     let mut c = [[s.splat(0.0); B_REGISTERS]; MR];
     if !steps[0].starts {
         for i in 0..MR {
@@ -86,7 +97,15 @@ pub(super) fn multiply<S: Fused, K: StepKernel<S>, const MR: usize, const COUNTS
             c = [[s.splat(0.0); B_REGISTERS]; MR];
         }
         (place.len, place.words, place.groups) = (step.k.len(), step.words(), step.groups());
-        let next = steps.get(i + 1).map_or(0, |next| next.k.len());
+        let next = match steps.get(i + 1) {
+            Some(next) => Ahead {
+                exponents: inputs.a.exponents,
+                row: inputs.row,
+                k: place.k + place.len,
+                len: next.k.len(),
+            },
+            None => below,
+        };
         (c, survey) = K::step::<MR, COUNTS>(s, inputs, place, next, survey, c);
         place.step += 1;
         place.k += place.len;
@@ -110,6 +129,7 @@ pub(super) fn multiply<S: Fused, K: StepKernel<S>, const MR: usize, const COUNTS
             store(s, c[i], &mut out.chains[i * out.stride..][..width]);
         }
     }
+    survey
 }
 
 /// A row of a tile.
@@ -173,11 +193,11 @@ impl<S: Fused, T: Terms<S>, const SCALED: bool> StepKernel<S> for Products<T, SC
     };
 
     #[inline(always)]
-    fn survey<const MR: usize>(s: S, inputs: &Inputs<'_, T::Value>, k: usize, len: usize) -> [S::U32; MR] {
-        let (a, b) = exponents::<S, _>(inputs, k, len);
+    fn survey<const MR: usize>(s: S, b: Panel<'_, T::Value>, of: Ahead<'_>) -> [S::U32; MR] {
+        let (a, b) = exponents::<S, _>(b, of);
         let mut largest = [s.splat_u32(0); MR];
-        for k in 0..len {
-            largest = larger(s, &a[k * S::LANES + inputs.row..], &b[k * S::LANES..], largest);
+        for k in 0..of.len {
+            largest = larger(s, &a[k * S::LANES + of.row..], &b[k * S::LANES..], largest);
         }
         largest
     }
@@ -187,7 +207,7 @@ impl<S: Fused, T: Terms<S>, const SCALED: bool> StepKernel<S> for Products<T, SC
         s: S,
         inputs: &Inputs<'_, T::Value>,
         step: Place,
-        next: usize,
+        next: Ahead<'_>,
         survey: [S::U32; MR],
         c: Tile<S::F32, MR>,
     ) -> (Tile<S::F32, MR>, [S::U32; MR]) {
@@ -214,7 +234,7 @@ fn aligned<
     s: S,
     inputs: &Inputs<'_, T::Value>,
     step: Place,
-    next: usize,
+    next: Ahead<'_>,
     largest: [S::U32; MR],
     mut c: Tile<S::F32, MR>,
 ) -> (Tile<S::F32, MR>, [S::U32; MR]) {
@@ -240,11 +260,12 @@ fn aligned<
     }
     let (k, len) = (step.k, step.len);
     let survey;
-    if next == len {
-        (sums, survey) = add_products::<S, T, MR, true>(s, inputs, k, len, opened, sums);
+    if next.len == len {
+        (sums, survey) = add_products::<S, T, MR, true>(s, inputs, k, next, opened, sums);
     } else {
-        (sums, _) = add_products::<S, T, MR, false>(s, inputs, k, len, opened, sums);
-        survey = Products::<T, SCALED>::survey(s, inputs, k + len, next);
+        let none = Ahead { len, ..next };
+        (sums, _) = add_products::<S, T, MR, false>(s, inputs, k, none, opened, sums);
+        survey = Products::<T, SCALED>::survey(s, b, next);
     }
     for i in 0..MR {
         for v in 0..B_REGISTERS {
@@ -254,22 +275,30 @@ fn aligned<
     (c, survey)
 }
 
-/// Adds the products of a step. `AHEAD` surveys the next, which is as long, on the way: that asks for other
+/// Adds the products of a step, which is as long as the `next`. `AHEAD` surveys that on the way: it asks for other
 /// instructions than the sums do.
+///
+/// Sums are copied in and out, one by one: what callers index is in memory, these are in registers.
 #[inline(always)]
 fn add_products<S: Fused, T: Terms<S>, const MR: usize, const AHEAD: bool>(
     s: S,
     inputs: &Inputs<'_, T::Value>,
     k: usize,
-    len: usize,
+    next: Ahead<'_>,
     opened: Tile<T::Open, MR>,
-    mut sums: Tile<T::Lanes, MR>,
+    from: Tile<T::Lanes, MR>,
 ) -> (Tile<T::Lanes, MR>, [S::U32; MR]) {
-    let (lanes, width) = (S::LANES, B_REGISTERS * S::LANES);
+    let (lanes, width, len) = (S::LANES, B_REGISTERS * S::LANES, next.len);
     let a = &inputs.a.values[k * lanes..][..len * lanes];
     let b = &inputs.b.values[k * width..][..len * width];
-    let (next_a, next_b) = exponents::<S, _>(inputs, k + len, if AHEAD { len } else { 0 });
+    let (next_a, next_b) = if AHEAD { exponents::<S, _>(inputs.b, next) } else { (&[][..], &[][..]) };
     let mut largest = [s.splat_u32(0); MR];
+    let (mut sums, mut to) = ([[T::zero(s); B_REGISTERS]; MR], [[T::zero(s); B_REGISTERS]; MR]);
+    for i in 0..MR {
+        for v in 0..B_REGISTERS {
+            sums[i][v] = from[i][v];
+        }
+    }
     for k in 0..len {
         let (a, b) = (&a[k * lanes + inputs.row..][..MR], &b[k * width..][..width]);
         let mut columns = [T::load(s, b); B_REGISTERS];
@@ -283,17 +312,22 @@ fn add_products<S: Fused, T: Terms<S>, const MR: usize, const AHEAD: bool>(
             }
         }
         if AHEAD {
-            largest = larger(s, &next_a[k * lanes + inputs.row..], &next_b[k * lanes..], largest);
+            largest = larger(s, &next_a[k * lanes + next.row..], &next_b[k * lanes..], largest);
         }
     }
-    (sums, largest)
+    for i in 0..MR {
+        for v in 0..B_REGISTERS {
+            to[i][v] = sums[i][v];
+        }
+    }
+    (to, largest)
 }
 
-/// The exponent bytes of `len` elements from `k`, of A and of B.
+/// The exponent bytes of A and of B that a survey looks at.
 #[inline(always)]
-fn exponents<'a, S: Fused, V>(inputs: &Inputs<'a, V>, k: usize, len: usize) -> (&'a [u32], &'a [u32]) {
-    let part = k * S::LANES..(k + len) * S::LANES;
-    (&inputs.a.exponents[part.clone()], &inputs.b.exponents[part])
+fn exponents<'a, S: Fused, V: Copy>(b: Panel<'a, V>, of: Ahead<'a>) -> (&'a [u32], &'a [u32]) {
+    let part = of.k * S::LANES..(of.k + of.len) * S::LANES;
+    (&of.exponents[part.clone()], &b.exponents[part])
 }
 
 /// The larger of `largest` and the exponent bytes of the products of `MR` elements of A with a row of B.
