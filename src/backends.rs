@@ -12,7 +12,9 @@
 use half::bf16;
 
 use crate::error::{Error, Result};
-use crate::gemm::{Blocked, Emulated, Execution, GemmBackend, GemmProblem, GroupedProblem, Output, Reference};
+use crate::gemm::{
+    Blocked, Emulated, Execution, GemmBackend, GemmProblem, GroupedProblem, Output, Reference,
+};
 use crate::matrix::Matrix;
 
 /// Every backend, the fastest first.

@@ -178,8 +178,7 @@ fn single_infinities_and_nans() {
     let b = with(n, 2, &[(0, 50, 0x7C), (64, 99, 0x7F), (89, 1, 0xFC)]);
     let c = addends(m, n, 3);
     for core in PLAIN {
-        let problem =
-            GemmProblem::nt(a.view(), b.view()).unwrap().with_accumulation(chain(core)).unwrap();
+        let problem = GemmProblem::nt(a.view(), b.view()).unwrap().with_accumulation(chain(core)).unwrap();
         conforms(core.name(), &problem);
         conforms(&format!("{} + C", core.name()), &problem.with_addend(c.view()).unwrap());
         let promoted = problem.with_accumulation(chain(core).promote_every(32).unwrap()).unwrap();
@@ -214,7 +213,8 @@ fn extreme_scales_of_promotion() {
 fn mx(format: Format, rows: usize, cols: usize, seed: u64, scales: &[u8]) -> ScaledMatrix {
     let mut random = Random(seed ^ 0xE8);
     let (grid_rows, grid_cols) = Granule::MX_1X32.grid(rows, cols);
-    let grid = Matrix::from_fn(grid_rows, grid_cols, |_, _| scales[random.below(scales.len() as u64) as usize]);
+    let grid =
+        Matrix::from_fn(grid_rows, grid_cols, |_, _| scales[random.below(scales.len() as u64) as usize]);
     let scales = Scales { granule: Granule::MX_1X32, grid: ScaleGrid::E8M0(grid), tensor: 1.0 };
     ScaledMatrix::new(format, codes(format, rows, cols, seed, f32::is_finite), Some(scales)).unwrap()
 }
@@ -243,8 +243,7 @@ fn mx_block_scales() {
     // Without scales, and scales outside of other models.
     let (a, b) = (unscaled(Format::E2M3, 5, 100, 1), unscaled(Format::E5M2, 70, 100, 2));
     for core in [TensorCore::BLACKWELL_MX, TensorCore::BLACKWELL] {
-        let problem =
-            GemmProblem::nt(a.view(), b.view()).unwrap().with_accumulation(chain(core)).unwrap();
+        let problem = GemmProblem::nt(a.view(), b.view()).unwrap().with_accumulation(chain(core)).unwrap();
         conforms(core.name(), &problem);
     }
     let (a, b) = (e8m0(Format::E4M3, 5, 100, 1), e8m0(Format::E5M2, 70, 100, 2));
@@ -294,7 +293,8 @@ fn custom_cores() {
     let mut try_all = |base: TensorCore, a: &ScaledMatrix, b: &ScaledMatrix, steps: &[usize]| {
         for f in 0..=38 {
             for &step in steps {
-                let result = if (f as usize + step).is_multiple_of(2) { StepResult::F32 } else { StepResult::E8M13 };
+                let result =
+                    if (f as usize + step).is_multiple_of(2) { StepResult::F32 } else { StepResult::E8M13 };
                 let core = base.customised("custom", step, f, result).unwrap();
                 let problem = GemmProblem::nt(a.view(), b.view()).unwrap();
                 let problem = problem.with_accumulation(chain(core)).unwrap();
@@ -304,7 +304,10 @@ fn custom_cores() {
                     conforms(&what, &problem);
                     ran += 1;
                 } else {
-                    assert_eq!(finegrain::backends::choose(&problem, &Execution::default()).unwrap().name(), "reference");
+                    assert_eq!(
+                        finegrain::backends::choose(&problem, &Execution::default()).unwrap().name(),
+                        "reference"
+                    );
                     refused += 1;
                 }
             }
@@ -362,8 +365,7 @@ fn what_runs_here_is_said() {
             BlockScales::Mx | BlockScales::Fp4 => e8m0(format, 3, 64, 1).scales().cloned(),
         };
         let x = ScaledMatrix::new(format, codes(format, 3, 64, 1, f32::is_finite), scales).unwrap();
-        let problem =
-            GemmProblem::nt(x.view(), x.view()).unwrap().with_accumulation(chain(core)).unwrap();
+        let problem = GemmProblem::nt(x.view(), x.view()).unwrap().with_accumulation(chain(core)).unwrap();
         match Emulated::AUTO.supports(&problem) {
             Ok(()) => assert!(format.spec().bits() <= 8),
             Err(e) => {

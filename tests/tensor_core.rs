@@ -9,7 +9,9 @@ mod operands;
 use common::{Score, bits, exact, nan_f32, oracle, tensor};
 use finegrain::checkpoint::TensorFile;
 use finegrain::formats::Format;
-use finegrain::gemm::{Accumulation, Emulated, Execution, GemmProblem, Model, Promotion, StepResult, TensorCore};
+use finegrain::gemm::{
+    Accumulation, Emulated, Execution, GemmProblem, Model, Promotion, StepResult, TensorCore,
+};
 use finegrain::matrix::{MatRef, Matrix};
 use finegrain::scaled::{CodesRef, Granule, ScaleGridRef, ScaledRef, ScalesRef};
 

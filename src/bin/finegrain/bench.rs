@@ -6,8 +6,8 @@ use std::time::Instant;
 use clap::ValueEnum;
 use finegrain::formats::{Format, Overflow};
 use finegrain::gemm::{
-    Accumulation, Arithmetic, BlockScales, Blocked, Emulated, Execution, GemmBackend, GemmProblem, GroupedProblem, Model,
-    Output, Reference,
+    Accumulation, Arithmetic, BlockScales, Blocked, Emulated, Execution, GemmBackend, GemmProblem,
+    GroupedProblem, Model, Output, Reference,
 };
 use finegrain::matrix::Matrix;
 use finegrain::quant::{Quantized, Quantizer, Recipe, Role};

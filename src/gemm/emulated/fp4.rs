@@ -47,7 +47,8 @@ impl<S: Fused> StepKernel<S> for Groups {
         let zero = s.splat_u32(0);
         let none = s.splat_u32(core.zero.cast_unsigned());
 
-        let (mut opened, mut sums) = ([[<Sum as Terms<S>>::nothing(s); B_REGISTERS]; MR], [[s.splat_f64(0.0); B_REGISTERS]; MR]);
+        let (mut opened, mut sums) =
+            ([[<Sum as Terms<S>>::nothing(s); B_REGISTERS]; MR], [[s.splat_f64(0.0); B_REGISTERS]; MR]);
         let mut negative = [[zero; B_REGISTERS]; MR];
         for i in 0..MR {
             for v in 0..B_REGISTERS {
@@ -83,7 +84,8 @@ impl<S: Fused> StepKernel<S> for Groups {
 
         for i in 0..MR {
             for v in 0..B_REGISTERS {
-                c[i][v] = Sum::close::<false>(core, s, opened[i][v], zero, negative[i][v], sums[i][v], c[i][v]);
+                c[i][v] =
+                    Sum::close::<false>(core, s, opened[i][v], zero, negative[i][v], sums[i][v], c[i][v]);
             }
         }
         (c, survey)
@@ -95,8 +97,9 @@ impl<S: Fused> StepKernel<S> for Groups {
 fn dot<S: Fused, const MR: usize>(s: S, row: usize, a: &[f32], b: &[f32]) -> Tile<S::F32, MR> {
     let width = B_REGISTERS * S::LANES;
     let (mut sums, mut to) = ([[s.splat(0.0); B_REGISTERS]; MR], [[s.splat(0.0); B_REGISTERS]; MR]);
-    for k in 0..b.len() / width {
-        let (a, b) = (&a[k * S::LANES + row..][..MR], &b[k * width..][..width]);
+    let (mut a, mut b) = (a.chunks_exact(S::LANES), b.chunks_exact(width));
+    while let (Some(a), Some(b)) = (a.next(), b.next()) {
+        let a = &a[row..][..MR];
         for v in 0..B_REGISTERS {
             let b = s.load(&b[v * S::LANES..]);
             for i in 0..MR {
@@ -115,14 +118,7 @@ fn dot<S: Fused, const MR: usize>(s: S, row: usize, a: &[f32], b: &[f32]) -> Til
 /// Not zero where group `g` of the step at `word` has a product that is not, of row `i` of the tile and register `v` of
 /// the panel.
 #[inline(always)]
-fn products<S: Fused>(
-    s: S,
-    inputs: &Inputs<'_, f32>,
-    word: usize,
-    g: usize,
-    i: usize,
-    v: usize,
-) -> S::U32 {
+fn products<S: Fused>(s: S, inputs: &Inputs<'_, f32>, word: usize, g: usize, i: usize, v: usize) -> S::U32 {
     let (lanes, width, word) = (S::LANES, B_REGISTERS * S::LANES, word + g / 2);
     let a = &inputs.a.signs[2 * word * lanes + inputs.row + i..];
     let b = &inputs.b.signs[2 * word * width + v * lanes..];

@@ -327,16 +327,9 @@ impl<V: bytemuck::Pod> Columns<'_, '_, V> {
                 strides: (height, stride),
             };
             let at = row * stride + self.first;
-            let mut out = Outputs {
-                chains: &mut chains[at..],
-                acc: acc.get_mut(at..).unwrap_or_default(),
-                stride,
-            };
-            ahead = if row + MR < rows.end {
-                self.ahead::<S, K>(row + MR, step)
-            } else {
-                Ahead { len: 0, ..ahead }
-            };
+            let mut out =
+                Outputs { chains: &mut chains[at..], acc: acc.get_mut(at..).unwrap_or_default(), stride };
+            ahead = if row + MR < rows.end { self.ahead::<S, K>(row + MR, step) } else { Ahead::NONE };
             survey = tile::multiply::<S, K, MR, COUNTS>(s, &inputs, ahead, survey, &mut out);
         }
     }

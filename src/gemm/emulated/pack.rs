@@ -285,7 +285,8 @@ impl Operand<'_> {
         height: usize,
         panel: &mut PanelMut<'_, V>,
     ) {
-        let (Some(scales), true) = (self.x.scales(), matches!(self.kernel, Kernel::WideMx | Kernel::Fp4)) else {
+        let (Some(scales), true) = (self.x.scales(), matches!(self.kernel, Kernel::WideMx | Kernel::Fp4))
+        else {
             return;
         };
         let (cols, bias) = (scales.granule.cols(), E8M0.bias);

@@ -103,9 +103,7 @@ impl Kernel {
         }
         match core.scales() {
             BlockScales::Fp4 if core.addend() == Addend::Late => None,
-            BlockScales::Fp4 => {
-                fits(51, step / TensorCore::FP4_GROUP as u64, 1 << 11).then_some(Kernel::Fp4)
-            }
+            BlockScales::Fp4 => fits(51, step / TensorCore::FP4_GROUP as u64, 1 << 11).then_some(Kernel::Fp4),
             // The scales are constant over a step only if no step goes beyond a block of 32.
             BlockScales::Mx if scaled => {
                 let within = Granule::MX_1X32.cols().is_multiple_of(core.step());

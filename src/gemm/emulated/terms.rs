@@ -311,10 +311,10 @@ impl<S: Fused, const SCALED: bool> Terms<S> for Wide<SCALED> {
             high = s.add_u32(field, s.splat_u32((1023 - 127 + 52 - f) << 20 | half));
             per_unit = s.splat_f64(0.0);
             let negative = if LATE { negative } else { with_sign(s, negative, c) };
-            sum = s.from_halves(high, s.add_u32(low, negative));
+            sum = s.join_halves(high, s.add_u32(low, negative));
         } else {
             high = s.sub_u32(s.splat_u32((1023 + 127 + f) << 20), field);
-            per_unit = s.from_halves(high, zero);
+            per_unit = s.join_halves(high, zero);
             sum = s.splat_f64(0.0);
         }
         let open = WideOpen { high, per_unit, addend };
@@ -323,7 +323,7 @@ impl<S: Fused, const SCALED: bool> Terms<S> for Wide<SCALED> {
         }
         let one = if SCALED {
             let reciprocal = s.sub_u32(s.splat_u32(1023 << 20), s.shl(scale, 20));
-            s.from_halves(reciprocal, s.splat_u32(Self::UP_LOW))
+            s.join_halves(reciprocal, s.splat_u32(Self::UP_LOW))
         } else {
             s.splat_f64(Self::UP)
         };
@@ -346,14 +346,14 @@ impl<S: Fused, const SCALED: bool> Terms<S> for Wide<SCALED> {
         c: S::F32,
     ) -> S::F32 {
         let mut sum = if S::BIASED {
-            s.sub_f64(sum, s.from_halves(open.high, s.sub_u32(s.splat_u32(Self::LOW), negative)))
+            s.sub_f64(sum, s.join_halves(open.high, s.sub_u32(s.splat_u32(Self::LOW), negative)))
         } else {
             let unit = s.sub_u32(s.splat_u32(2046 << 20), open.high);
-            s.mul_f64(sum, s.from_halves(unit, s.splat_u32(0)))
+            s.mul_f64(sum, s.join_halves(unit, s.splat_u32(0)))
         };
         if SCALED {
             let factor = s.add_u32(s.shl(scale, 20), s.splat_u32(1023 << 20));
-            sum = s.mul_f64(sum, s.from_halves(factor, s.splat_u32(0)));
+            sum = s.mul_f64(sum, s.join_halves(factor, s.splat_u32(0)));
         }
         let result = masked(s, s.narrow(sum), core.result_mask);
         if LATE {

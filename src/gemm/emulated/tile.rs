@@ -1,5 +1,7 @@
 //! The microkernel: a few rows of D by one panel of B, over a block of K.
 
+use std::slice::ChunksExact;
+
 use super::super::accumulation::Promotion;
 use super::pack::{B_REGISTERS, Panel};
 use super::plan::{Block, Core, Step};
@@ -62,6 +64,11 @@ pub(super) struct Ahead<'a> {
     pub(super) len: usize,
 }
 
+impl Ahead<'_> {
+    /// No step.
+    pub(super) const NONE: Ahead<'static> = Ahead { exponents: &[], row: 0, k: 0, len: 0 };
+}
+
 /// Where a step begins in packed panels, and how long it is.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Place {
@@ -88,8 +95,8 @@ pub(super) fn multiply<S: Fused, K: StepKernel<S>, const MR: usize, const COUNTS
     let (width, mut place, mut promotions) = (B_REGISTERS * S::LANES, Place::default(), 0);
     let mut c = [[s.splat(0.0); B_REGISTERS]; MR];
     if !steps[0].starts {
-        for i in 0..MR {
-            c[i] = load(s, &out.chains[i * out.stride..][..width]);
+        for (i, c) in c.iter_mut().enumerate() {
+            *c = load(s, &out.chains[i * out.stride..][..width]);
         }
     }
     for (i, step) in steps.iter().enumerate() {
@@ -125,8 +132,8 @@ pub(super) fn multiply<S: Fused, K: StepKernel<S>, const MR: usize, const COUNTS
     }
     // A chain that was promoted is not read again.
     if !steps[steps.len() - 1].ends {
-        for i in 0..MR {
-            store(s, c[i], &mut out.chains[i * out.stride..][..width]);
+        for (i, &c) in c.iter().enumerate() {
+            store(s, c, &mut out.chains[i * out.stride..][..width]);
         }
     }
     survey
@@ -194,10 +201,10 @@ impl<S: Fused, T: Terms<S>, const SCALED: bool> StepKernel<S> for Products<T, SC
 
     #[inline(always)]
     fn survey<const MR: usize>(s: S, b: Panel<'_, T::Value>, of: Ahead<'_>) -> [S::U32; MR] {
-        let (a, b) = exponents::<S, _>(b, of);
+        let (mut a, mut b) = exponents::<S, _>(b, of);
         let mut largest = [s.splat_u32(0); MR];
-        for k in 0..of.len {
-            largest = larger(s, &a[k * S::LANES + of.row..], &b[k * S::LANES..], largest);
+        while let (Some(a), Some(b)) = (a.next(), b.next()) {
+            largest = larger(s, &a[of.row..], b, largest);
         }
         largest
     }
@@ -254,8 +261,7 @@ fn aligned<
                 let none = s.splat_u32(core.zero.cast_unsigned());
                 e = s.select_at_least(byte, 1, s.add_u32(byte, scales[i][v]), none);
             }
-            (opened[i][v], sums[i][v]) =
-                T::open::<LATE>(core, s, e, scales[i][v], negative[i][v], c[i][v]);
+            (opened[i][v], sums[i][v]) = T::open::<LATE>(core, s, e, scales[i][v], negative[i][v], c[i][v]);
         }
     }
     let (k, len) = (step.k, step.len);
@@ -289,18 +295,18 @@ fn add_products<S: Fused, T: Terms<S>, const MR: usize, const AHEAD: bool>(
     from: Tile<T::Lanes, MR>,
 ) -> (Tile<T::Lanes, MR>, [S::U32; MR]) {
     let (lanes, width, len) = (S::LANES, B_REGISTERS * S::LANES, next.len);
-    let a = &inputs.a.values[k * lanes..][..len * lanes];
-    let b = &inputs.b.values[k * width..][..len * width];
-    let (next_a, next_b) = if AHEAD { exponents::<S, _>(inputs.b, next) } else { (&[][..], &[][..]) };
-    let mut largest = [s.splat_u32(0); MR];
+    let mut a = inputs.a.values[k * lanes..][..len * lanes].chunks_exact(lanes);
+    let mut b = inputs.b.values[k * width..][..len * width].chunks_exact(width);
+    let (mut next_a, mut next_b) = exponents::<S, _>(inputs.b, if AHEAD { next } else { Ahead::NONE });
+    let (mut largest, mut survey) = ([s.splat_u32(0); MR], [s.splat_u32(0); MR]);
     let (mut sums, mut to) = ([[T::zero(s); B_REGISTERS]; MR], [[T::zero(s); B_REGISTERS]; MR]);
     for i in 0..MR {
         for v in 0..B_REGISTERS {
             sums[i][v] = from[i][v];
         }
     }
-    for k in 0..len {
-        let (a, b) = (&a[k * lanes + inputs.row..][..MR], &b[k * width..][..width]);
+    while let (Some(a), Some(b)) = (a.next(), b.next()) {
+        let a = &a[inputs.row..][..MR];
         let mut columns = [T::load(s, b); B_REGISTERS];
         for v in 1..B_REGISTERS {
             columns[v] = T::load(s, &b[v * lanes..]);
@@ -311,33 +317,32 @@ fn add_products<S: Fused, T: Terms<S>, const MR: usize, const AHEAD: bool>(
                 sums[i][v] = T::add(s, opened[i][v], sums[i][v], a, columns[v]);
             }
         }
-        if AHEAD {
-            largest = larger(s, &next_a[k * lanes + next.row..], &next_b[k * lanes..], largest);
+        if let (true, Some(a), Some(b)) = (AHEAD, next_a.next(), next_b.next()) {
+            largest = larger(s, &a[next.row..], b, largest);
         }
     }
     for i in 0..MR {
+        survey[i] = largest[i];
         for v in 0..B_REGISTERS {
             to[i][v] = sums[i][v];
         }
     }
-    (to, largest)
+    (to, survey)
 }
 
-/// The exponent bytes of A and of B that a survey looks at.
+/// The exponent bytes of A and of B that a survey looks at, element by element.
 #[inline(always)]
-fn exponents<'a, S: Fused, V: Copy>(b: Panel<'a, V>, of: Ahead<'a>) -> (&'a [u32], &'a [u32]) {
+fn exponents<'a, S: Fused, V: Copy>(
+    b: Panel<'a, V>,
+    of: Ahead<'a>,
+) -> (ChunksExact<'a, u32>, ChunksExact<'a, u32>) {
     let part = of.k * S::LANES..(of.k + of.len) * S::LANES;
-    (&of.exponents[part.clone()], &b.exponents[part])
+    (of.exponents[part.clone()].chunks_exact(S::LANES), b.exponents[part].chunks_exact(S::LANES))
 }
 
 /// The larger of `largest` and the exponent bytes of the products of `MR` elements of A with a row of B.
 #[inline(always)]
-fn larger<S: Fused, const MR: usize>(
-    s: S,
-    a: &[u32],
-    b: &[u32],
-    mut largest: [S::U32; MR],
-) -> [S::U32; MR] {
+fn larger<S: Fused, const MR: usize>(s: S, a: &[u32], b: &[u32], mut largest: [S::U32; MR]) -> [S::U32; MR] {
     let (a, b) = (&a[..MR], s.load_u32(b));
     for i in 0..MR {
         largest[i] = s.max_bytes(largest[i], s.sub_bytes(b, s.splat_u32(a[i])));

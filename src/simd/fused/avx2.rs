@@ -65,9 +65,8 @@ impl Fused for Avx2 {
     fn count_ones<const NATIVE: bool>(self, a: __m256i) -> __m256i {
         op!({
             // Nibbles by table, then the bytes of a lane summed.
-            let table = _mm256_broadcastsi128_si256(_mm_setr_epi8(
-                0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4,
-            ));
+            let table =
+                _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
             let nibble = _mm256_set1_epi8(15);
             let low = _mm256_shuffle_epi8(table, _mm256_and_si256(a, nibble));
             let high = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi32::<4>(a), nibble));
@@ -79,8 +78,7 @@ impl Fused for Avx2 {
     #[inline(always)]
     fn select_at_least(self, x: __m256i, bound: u32, a: __m256i, b: __m256i) -> __m256i {
         op!({
-            let at_least =
-                _mm256_cmpeq_epi32(_mm256_max_epu32(x, _mm256_set1_epi32(bound.cast_signed())), x);
+            let at_least = _mm256_cmpeq_epi32(_mm256_max_epu32(x, _mm256_set1_epi32(bound.cast_signed())), x);
             _mm256_blendv_epi8(b, a, at_least)
         })
     }
@@ -122,10 +120,7 @@ impl Fused for Avx2 {
 
     #[inline(always)]
     fn widen(self, x: __m256) -> [__m256d; 2] {
-        op!([
-            _mm256_cvtps_pd(_mm256_castps256_ps128(x)),
-            _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(x))
-        ])
+        op!([_mm256_cvtps_pd(_mm256_castps256_ps128(x)), _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(x))])
     }
 
     #[inline(always)]
@@ -151,7 +146,7 @@ impl Fused for Avx2 {
     }
 
     #[inline(always)]
-    fn from_halves(self, high: __m256i, low: __m256i) -> [__m256d; 2] {
+    fn join_halves(self, high: __m256i, low: __m256i) -> [__m256d; 2] {
         op!({
             let (a, b) = (_mm256_unpacklo_epi32(low, high), _mm256_unpackhi_epi32(low, high));
             [

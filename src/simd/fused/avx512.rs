@@ -80,8 +80,7 @@ impl Fused for S {
         }
         op!({
             // Nibbles by table, then the bytes of a lane summed.
-            let table =
-                _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
+            let table = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
             let nibble = _mm512_set1_epi8(15);
             let low = _mm512_shuffle_epi8(table, _mm512_and_si512(a, nibble));
             let high = _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi32::<4>(a), nibble));
@@ -92,11 +91,7 @@ impl Fused for S {
 
     #[inline(always)]
     fn select_at_least(self, x: __m512i, bound: u32, a: __m512i, b: __m512i) -> __m512i {
-        op!(_mm512_mask_mov_epi32(
-            b,
-            _mm512_cmpge_epu32_mask(x, _mm512_set1_epi32(bound.cast_signed())),
-            a
-        ))
+        op!(_mm512_mask_mov_epi32(b, _mm512_cmpge_epu32_mask(x, _mm512_set1_epi32(bound.cast_signed())), a))
     }
 
     #[inline(always)]
@@ -133,10 +128,7 @@ impl Fused for S {
 
     #[inline(always)]
     fn widen(self, x: __m512) -> [__m512d; 2] {
-        op!([
-            _mm512_cvtps_pd(_mm512_castps512_ps256(x)),
-            _mm512_cvtps_pd(_mm512_extractf32x8_ps::<1>(x))
-        ])
+        op!([_mm512_cvtps_pd(_mm512_castps512_ps256(x)), _mm512_cvtps_pd(_mm512_extractf32x8_ps::<1>(x))])
     }
 
     #[inline(always)]
@@ -162,7 +154,7 @@ impl Fused for S {
     }
 
     #[inline(always)]
-    fn from_halves(self, high: __m512i, low: __m512i) -> [__m512d; 2] {
+    fn join_halves(self, high: __m512i, low: __m512i) -> [__m512d; 2] {
         op!({
             let first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
             let second = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);

@@ -7,9 +7,9 @@ mod avx2;
 mod avx512;
 mod portable;
 
+use super::{Isa, Simd, portable::Portable};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2::Avx2, avx512::Avx512};
-use super::{Isa, Simd, portable::Portable};
 
 /// Registers of f64 with as many lanes as those of f32, and operations on bytes and 32-bit integers.
 ///
@@ -65,7 +65,7 @@ pub(crate) trait Fused: Simd {
     /// Toward zero; from 2^128 on infinite. NaN may have any pattern.
     fn narrow(self, x: Self::F64) -> Self::F32;
     /// The upper and the lower half of every lane's bits.
-    fn from_halves(self, high: Self::U32, low: Self::U32) -> Self::F64;
+    fn join_halves(self, high: Self::U32, low: Self::U32) -> Self::F64;
     /// a − b.
     fn sub_f64(self, a: Self::F64, b: Self::F64) -> Self::F64;
     /// a · b.

@@ -123,7 +123,7 @@ impl Fused for Portable {
     }
 
     #[inline(always)]
-    fn from_halves(self, high: U32, low: U32) -> F64 {
+    fn join_halves(self, high: U32, low: U32) -> F64 {
         zip(high, low, |high, low| f64::from_bits(u64::from(high) << 32 | u64::from(low)))
     }
 
