@@ -1,10 +1,13 @@
 //! The microkernel's step for FP4: groups of 16 products, exact in f32, aligned at the exponents of their scales.
 
 use super::super::accumulation::TensorCore;
-use super::pack::{B_REGISTERS, Panel};
+use super::pack::{B_REGISTERS, MAX_LANES};
 use super::terms::{Packing, Terms, Wide};
-use super::tile::{Ahead, Inputs, Place, StepKernel, Tile};
+use super::tile::{Inputs, Place, StepKernel, Tile};
 use crate::simd::Fused;
+
+/// The most rows of a tile.
+const MAX_ROWS: usize = 2;
 
 /// Groups of 16 products of E2M1.
 #[derive(Clone, Copy)]
@@ -25,23 +28,15 @@ impl<S: Fused> Packing<S> for Groups {
 }
 
 impl<S: Fused> StepKernel<S> for Groups {
-    const ROWS: usize = if S::REGISTERS == 32 { 2 } else { 1 };
-
-    /// Nothing: the largest exponents come from the scales of groups, which are few.
-    #[inline(always)]
-    fn survey<const MR: usize>(s: S, _: Panel<'_, f32>, _: Ahead<'_>) -> [S::U32; MR] {
-        [s.splat_u32(0); MR]
-    }
+    const ROWS: usize = if S::REGISTERS == 32 { MAX_ROWS } else { 1 };
 
     #[inline(always)]
     fn step<const MR: usize, const COUNTS: bool>(
         s: S,
         inputs: &Inputs<'_, f32>,
         at: Place,
-        _: Ahead<'_>,
-        survey: [S::U32; MR],
         mut c: Tile<S::F32, MR>,
-    ) -> (Tile<S::F32, MR>, [S::U32; MR]) {
+    ) -> Tile<S::F32, MR> {
         let (core, a, b, row) = (inputs.core, inputs.a, inputs.b, inputs.row);
         let (lanes, width) = (S::LANES, B_REGISTERS * S::LANES);
         let zero = s.splat_u32(0);
@@ -63,19 +58,21 @@ impl<S: Fused> StepKernel<S> for Groups {
             }
         }
 
+        let mut group = [0.0; MAX_ROWS * B_REGISTERS * MAX_LANES];
         for g in 0..at.groups {
             let first = g * TensorCore::FP4_GROUP;
             let (k, len) = (at.k + first, TensorCore::FP4_GROUP.min(at.len - first));
             let (values_a, values_b) =
                 (&a.values[k * lanes..][..len * lanes], &b.values[k * width..][..len * width]);
-            let group = dot::<S, MR>(s, row, values_a, values_b);
+            dot::<S, MR>(s, row, values_a, values_b, &mut group);
             for i in 0..MR {
                 let scale_a = s.splat_f64(a.group_values[(at.group + g) * lanes + row + i]);
                 for v in 0..B_REGISTERS {
+                    let sum = s.load(&group[(i * B_REGISTERS + v) * lanes..]);
                     let scale_b = s.load_f64(&b.group_values[(at.group + g) * width + v * lanes..]);
-                    let scaled = s.mul_f64(s.widen(group[i][v]), scale_b);
+                    let scaled = s.mul_f64(s.widen(sum), scale_b);
                     sums[i][v] = Sum::add(s, opened[i][v], sums[i][v], scaled, scale_a);
-                    let minus = s.shr(s.bits(group[i][v]), 31);
+                    let minus = s.shr(s.bits(sum), 31);
                     let minus = s.select_at_least(products(s, inputs, at.word, g, i, v), 1, minus, zero);
                     negative[i][v] = s.add_u32(negative[i][v], minus);
                 }
@@ -88,16 +85,15 @@ impl<S: Fused> StepKernel<S> for Groups {
                     Sum::close::<false>(core, s, opened[i][v], zero, negative[i][v], sums[i][v], c[i][v]);
             }
         }
-        (c, survey)
+        c
     }
 }
 
-/// The sums of a group's products, exact. They are copied out as in `tile::add_products`.
+/// The sums of a group's products, exact, into `out`: in memory, so that the loop has them in registers.
 #[inline(always)]
-fn dot<S: Fused, const MR: usize>(s: S, row: usize, a: &[f32], b: &[f32]) -> Tile<S::F32, MR> {
-    let width = B_REGISTERS * S::LANES;
-    let (mut sums, mut to) = ([[s.splat(0.0); B_REGISTERS]; MR], [[s.splat(0.0); B_REGISTERS]; MR]);
-    let (mut a, mut b) = (a.chunks_exact(S::LANES), b.chunks_exact(width));
+fn dot<S: Fused, const MR: usize>(s: S, row: usize, a: &[f32], b: &[f32], out: &mut [f32]) {
+    let mut sums = [[s.splat(0.0); B_REGISTERS]; MR];
+    let (mut a, mut b) = (a.chunks_exact(S::LANES), b.chunks_exact(B_REGISTERS * S::LANES));
     while let (Some(a), Some(b)) = (a.next(), b.next()) {
         let a = &a[row..][..MR];
         for v in 0..B_REGISTERS {
@@ -109,10 +105,9 @@ fn dot<S: Fused, const MR: usize>(s: S, row: usize, a: &[f32], b: &[f32]) -> Til
     }
     for i in 0..MR {
         for v in 0..B_REGISTERS {
-            to[i][v] = sums[i][v];
+            s.store(sums[i][v], &mut out[(i * B_REGISTERS + v) * S::LANES..]);
         }
     }
-    to
 }
 
 /// Not zero where group `g` of the step at `word` has a product that is not, of row `i` of the tile and register `v` of

@@ -34,7 +34,7 @@ use self::fp4::Groups;
 use self::pack::{B_REGISTERS, Operand, Packed, Panel, Side};
 use self::plan::{Block, Kernel, Plan};
 use self::terms::{Narrow, Wide};
-use self::tile::{Ahead, Inputs, Outputs, Products, StepKernel};
+use self::tile::{Inputs, Outputs, Products, StepKernel};
 use super::accumulation::{Model, TensorCore};
 use super::backend::{Execution, GemmBackend, Output};
 use super::problem::GemmProblem;
@@ -305,14 +305,8 @@ impl<V: bytemuck::Pod> Columns<'_, '_, V> {
         chains: &mut [f32],
         acc: &mut [f32],
     ) {
-        if rows.is_empty() {
-            return;
-        }
         let PromotionScales { height, stride, .. } = *self.scales;
-        let step = self.plan.steps[self.block.steps.start].k.len();
-        let mut ahead = self.ahead::<S, K>(rows.start, step);
-        let mut survey = K::survey::<MR>(s, self.b, ahead);
-        for row in rows.clone().step_by(MR) {
+        for row in rows.step_by(MR) {
             // Tiles lie within one panel of A.
             let inputs = Inputs {
                 core: self.plan.core,
@@ -329,16 +323,8 @@ impl<V: bytemuck::Pod> Columns<'_, '_, V> {
             let at = row * stride + self.first;
             let mut out =
                 Outputs { chains: &mut chains[at..], acc: acc.get_mut(at..).unwrap_or_default(), stride };
-            ahead = if row + MR < rows.end { self.ahead::<S, K>(row + MR, step) } else { Ahead::NONE };
-            survey = tile::multiply::<S, K, MR, COUNTS>(s, &inputs, ahead, survey, &mut out);
+            tile::multiply::<S, K, MR, COUNTS>(s, &inputs, &mut out);
         }
-    }
-
-    /// The first step of the tile at `row`.
-    #[inline(always)]
-    fn ahead<S: Fused, K: StepKernel<S, Value = V>>(&self, row: usize, len: usize) -> Ahead<'_> {
-        let a = self.a.panel::<S, K>(self.block, row / S::LANES);
-        Ahead { exponents: a.exponents, row: row % S::LANES, k: 0, len }
     }
 }
 

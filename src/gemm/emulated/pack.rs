@@ -20,7 +20,7 @@ use crate::scaled::{CodesRef, ScaleGridRef, ScaledRef, ue4m3_to_f32};
 use crate::simd::Fused;
 
 /// Most lanes of any instruction set.
-const MAX_LANES: usize = 16;
+pub(super) const MAX_LANES: usize = 16;
 
 /// Registers of a panel of B: one for each byte of an exponent lane.
 pub(super) const B_REGISTERS: usize = 4;

@@ -1,7 +1,5 @@
 //! The microkernel: a few rows of D by one panel of B, over a block of K.
 
-use std::slice::ChunksExact;
-
 use super::super::accumulation::Promotion;
 use super::pack::{B_REGISTERS, Panel};
 use super::plan::{Block, Core, Step};
@@ -41,32 +39,13 @@ pub(super) trait StepKernel<S: Fused>: Packing<S> {
     /// The most rows that a tile may have: as many sums as there is room for in registers.
     const ROWS: usize;
 
-    /// What has to be known of a step before it begins, for each row.
-    fn survey<const MR: usize>(s: S, b: Panel<'_, Self::Value>, of: Ahead<'_>) -> [S::U32; MR];
-
-    /// The next accumulators, and the survey of the step that comes `next`, in this tile or in the one below.
+    /// The next accumulators.
     fn step<const MR: usize, const COUNTS: bool>(
         s: S,
         inputs: &Inputs<'_, Self::Value>,
         step: Place,
-        next: Ahead<'_>,
-        survey: [S::U32; MR],
         c: Tile<S::F32, MR>,
-    ) -> (Tile<S::F32, MR>, [S::U32; MR]);
-}
-
-/// The operands of a step to survey: `len` elements from `k` of rows from `row` of a panel of A with these exponents.
-#[derive(Clone, Copy)]
-pub(super) struct Ahead<'a> {
-    pub(super) exponents: &'a [u32],
-    pub(super) row: usize,
-    pub(super) k: usize,
-    pub(super) len: usize,
-}
-
-impl Ahead<'_> {
-    /// No step.
-    pub(super) const NONE: Ahead<'static> = Ahead { exponents: &[], row: 0, k: 0, len: 0 };
+    ) -> Tile<S::F32, MR>;
 }
 
 /// Where a step begins in packed panels, and how long it is.
@@ -81,16 +60,13 @@ pub(super) struct Place {
     pub(super) groups: usize,
 }
 
-/// Runs `MR` rows over the block. `survey` is that of its first step; given back is that of `below`, the first step of
-/// the tile that comes next.
+/// Runs `MR` rows over the block.
 #[inline(always)]
 pub(super) fn multiply<S: Fused, K: StepKernel<S>, const MR: usize, const COUNTS: bool>(
     s: S,
     inputs: &Inputs<'_, K::Value>,
-    below: Ahead<'_>,
-    mut survey: [S::U32; MR],
     out: &mut Outputs<'_>,
-) -> [S::U32; MR] {
+) {
     let steps = &inputs.steps[inputs.block.steps.clone()];
     let (width, mut place, mut promotions) = (B_REGISTERS * S::LANES, Place::default(), 0);
     let mut c = [[s.splat(0.0); B_REGISTERS]; MR];
@@ -99,21 +75,12 @@ pub(super) fn multiply<S: Fused, K: StepKernel<S>, const MR: usize, const COUNTS
             *c = load(s, &out.chains[i * out.stride..][..width]);
         }
     }
-    for (i, step) in steps.iter().enumerate() {
+    for step in steps {
         if step.starts {
             c = [[s.splat(0.0); B_REGISTERS]; MR];
         }
         (place.len, place.words, place.groups) = (step.k.len(), step.words(), step.groups());
-        let next = match steps.get(i + 1) {
-            Some(next) => Ahead {
-                exponents: inputs.a.exponents,
-                row: inputs.row,
-                k: place.k + place.len,
-                len: next.k.len(),
-            },
-            None => below,
-        };
-        (c, survey) = K::step::<MR, COUNTS>(s, inputs, place, next, survey, c);
+        c = K::step::<MR, COUNTS>(s, inputs, place, c);
         place.step += 1;
         place.k += place.len;
         place.word += place.words;
@@ -136,7 +103,6 @@ pub(super) fn multiply<S: Fused, K: StepKernel<S>, const MR: usize, const COUNTS
             store(s, c, &mut out.chains[i * out.stride..][..width]);
         }
     }
-    survey
 }
 
 /// A row of a tile.
@@ -200,35 +166,21 @@ impl<S: Fused, T: Terms<S>, const SCALED: bool> StepKernel<S> for Products<T, SC
     };
 
     #[inline(always)]
-    fn survey<const MR: usize>(s: S, b: Panel<'_, T::Value>, of: Ahead<'_>) -> [S::U32; MR] {
-        let (mut a, mut b) = exponents::<S, _>(b, of);
-        let mut largest = [s.splat_u32(0); MR];
-        while let (Some(a), Some(b)) = (a.next(), b.next()) {
-            largest = larger(s, &a[of.row..], b, largest);
-        }
-        largest
-    }
-
-    #[inline(always)]
     fn step<const MR: usize, const COUNTS: bool>(
         s: S,
         inputs: &Inputs<'_, T::Value>,
         step: Place,
-        next: Ahead<'_>,
-        survey: [S::U32; MR],
         c: Tile<S::F32, MR>,
-    ) -> (Tile<S::F32, MR>, [S::U32; MR]) {
+    ) -> Tile<S::F32, MR> {
         if inputs.core.late {
-            aligned::<S, T, MR, COUNTS, SCALED, true>(s, inputs, step, next, survey, c)
+            aligned::<S, T, MR, COUNTS, SCALED, true>(s, inputs, step, c)
         } else {
-            aligned::<S, T, MR, COUNTS, SCALED, false>(s, inputs, step, next, survey, c)
+            aligned::<S, T, MR, COUNTS, SCALED, false>(s, inputs, step, c)
         }
     }
 }
 
-/// A step of products, whose largest exponents are `largest`.
-///
-/// What a loop over K changes comes and goes by value, so that it lives in registers.
+/// A step of products.
 #[inline(always)]
 fn aligned<
     S: Fused,
@@ -241,13 +193,12 @@ fn aligned<
     s: S,
     inputs: &Inputs<'_, T::Value>,
     step: Place,
-    next: Ahead<'_>,
-    largest: [S::U32; MR],
     mut c: Tile<S::F32, MR>,
-) -> (Tile<S::F32, MR>, [S::U32; MR]) {
+) -> Tile<S::F32, MR> {
     let (core, a, b, row) = (inputs.core, inputs.a, inputs.b, inputs.row);
     let (lanes, width) = (S::LANES, B_REGISTERS * S::LANES);
     let zero = s.splat_u32(0);
+    let largest = largest_exponents::<S, T::Value, MR>(s, inputs, step.k, step.len);
     let negative = negative_products::<S, T::Value, MR, COUNTS>(s, inputs, step.word, step.words);
     let (mut opened, mut sums) = ([[T::nothing(s); B_REGISTERS]; MR], [[T::zero(s); B_REGISTERS]; MR]);
     let mut scales = [[zero; B_REGISTERS]; MR];
@@ -264,41 +215,30 @@ fn aligned<
             (opened[i][v], sums[i][v]) = T::open::<LATE>(core, s, e, scales[i][v], negative[i][v], c[i][v]);
         }
     }
-    let (k, len) = (step.k, step.len);
-    let survey;
-    if next.len == len {
-        (sums, survey) = add_products::<S, T, MR, true>(s, inputs, k, next, opened, sums);
-    } else {
-        let none = Ahead { len, ..next };
-        (sums, _) = add_products::<S, T, MR, false>(s, inputs, k, none, opened, sums);
-        survey = Products::<T, SCALED>::survey(s, b, next);
-    }
+    sums = add_products::<S, T, MR>(s, inputs, step.k, step.len, opened, sums);
     for i in 0..MR {
         for v in 0..B_REGISTERS {
             c[i][v] = T::close::<LATE>(core, s, opened[i][v], scales[i][v], zero, sums[i][v], c[i][v]);
         }
     }
-    (c, survey)
+    c
 }
 
-/// Adds the products of a step, which is as long as the `next`. `AHEAD` surveys that on the way: it asks for other
-/// instructions than the sums do.
+/// Adds the products of `len` elements from `k`.
 ///
 /// Sums are copied in and out, one by one: what callers index is in memory, these are in registers.
 #[inline(always)]
-fn add_products<S: Fused, T: Terms<S>, const MR: usize, const AHEAD: bool>(
+fn add_products<S: Fused, T: Terms<S>, const MR: usize>(
     s: S,
     inputs: &Inputs<'_, T::Value>,
     k: usize,
-    next: Ahead<'_>,
+    len: usize,
     opened: Tile<T::Open, MR>,
     from: Tile<T::Lanes, MR>,
-) -> (Tile<T::Lanes, MR>, [S::U32; MR]) {
-    let (lanes, width, len) = (S::LANES, B_REGISTERS * S::LANES, next.len);
+) -> Tile<T::Lanes, MR> {
+    let (lanes, width) = (S::LANES, B_REGISTERS * S::LANES);
     let mut a = inputs.a.values[k * lanes..][..len * lanes].chunks_exact(lanes);
     let mut b = inputs.b.values[k * width..][..len * width].chunks_exact(width);
-    let (mut next_a, mut next_b) = exponents::<S, _>(inputs.b, if AHEAD { next } else { Ahead::NONE });
-    let (mut largest, mut survey) = ([s.splat_u32(0); MR], [s.splat_u32(0); MR]);
     let (mut sums, mut to) = ([[T::zero(s); B_REGISTERS]; MR], [[T::zero(s); B_REGISTERS]; MR]);
     for i in 0..MR {
         for v in 0..B_REGISTERS {
@@ -317,35 +257,31 @@ fn add_products<S: Fused, T: Terms<S>, const MR: usize, const AHEAD: bool>(
                 sums[i][v] = T::add(s, opened[i][v], sums[i][v], a, columns[v]);
             }
         }
-        if let (true, Some(a), Some(b)) = (AHEAD, next_a.next(), next_b.next()) {
-            largest = larger(s, &a[next.row..], b, largest);
-        }
     }
     for i in 0..MR {
-        survey[i] = largest[i];
         for v in 0..B_REGISTERS {
             to[i][v] = sums[i][v];
         }
     }
-    (to, survey)
+    to
 }
 
-/// The exponent bytes of A and of B that a survey looks at, element by element.
+/// The exponent bytes of the largest products of `len` elements from `k`, for each row of the tile.
 #[inline(always)]
-fn exponents<'a, S: Fused, V: Copy>(
-    b: Panel<'a, V>,
-    of: Ahead<'a>,
-) -> (ChunksExact<'a, u32>, ChunksExact<'a, u32>) {
-    let part = of.k * S::LANES..(of.k + of.len) * S::LANES;
-    (of.exponents[part.clone()].chunks_exact(S::LANES), b.exponents[part].chunks_exact(S::LANES))
-}
-
-/// The larger of `largest` and the exponent bytes of the products of `MR` elements of A with a row of B.
-#[inline(always)]
-fn larger<S: Fused, const MR: usize>(s: S, a: &[u32], b: &[u32], mut largest: [S::U32; MR]) -> [S::U32; MR] {
-    let (a, b) = (&a[..MR], s.load_u32(b));
-    for i in 0..MR {
-        largest[i] = s.max_bytes(largest[i], s.sub_bytes(b, s.splat_u32(a[i])));
+fn largest_exponents<S: Fused, V, const MR: usize>(
+    s: S,
+    inputs: &Inputs<'_, V>,
+    k: usize,
+    len: usize,
+) -> [S::U32; MR] {
+    let mut a = inputs.a.exponents[k * S::LANES..][..len * S::LANES].chunks_exact(S::LANES);
+    let mut b = inputs.b.exponents[k * S::LANES..][..len * S::LANES].chunks_exact(S::LANES);
+    let mut largest = [s.splat_u32(0); MR];
+    while let (Some(a), Some(b)) = (a.next(), b.next()) {
+        let (a, b) = (&a[inputs.row..][..MR], s.load_u32(b));
+        for i in 0..MR {
+            largest[i] = s.max_bytes(largest[i], s.sub_bytes(b, s.splat_u32(a[i])));
+        }
     }
     largest
 }
