@@ -10,14 +10,14 @@
 //!
 //! e_max comes first: exponents are bytes, a saturating difference and a maximum for 64 products at a time. Then
 //! comes one multiply-add for every register of products, and about twenty instructions a register of sums for
-//! everything else of the step: 32 + 16 + 20 for 512 products. F up to 14 or so fits f32; F = 25 takes f64 and twice the
-//! multiply-adds. FP4 sums its groups of 16 exactly in f32, then joins them in f64. Instruction sets without rounding
-//! modes of their own scale each product to units, truncate and add.
+//! everything else of the step: 16 + 32 + 20 for 512 products. F up to 14 with L = 32 fits f32; F = 25 takes f64 and
+//! twice the multiply-adds. FP4 sums its groups of 16 exactly in f32, then joins them in f64. Instruction sets without
+//! rounding modes of their own scale each product to units, truncate and add.
 //!
 //! Lanes run over N, rows are blocked, and K is never split, so every lane is the reference's chain. A and B are packed
 //! for blocks of K: all rows of a block of D, and one panel of columns that stays in the first-level cache. Rows of A
-//! and of B with infinities or NaN are left to the [`Reference`]. Scratch is about 4 MiB a thread at most, whatever M, N
-//! and K.
+//! and of B with infinities or NaN are left to the [`Reference`]. Scratch is about 3 MiB a thread, whatever M, N and K,
+//! and 10 MiB with custom steps of 1024.
 #![forbid(unsafe_code)]
 
 mod fp4;
@@ -404,13 +404,13 @@ fn recompute<T: Copy + Default>(
     Ok(())
 }
 
-/// Runs of rows with an element that is not finite, by its code or by a scale that the tensor core applies.
+/// Runs of rows with an element that is not finite, by its code or by a scale of 8 bits.
 fn non_finite_rows(x: &ScaledRef<'_>) -> Vec<Range<usize>> {
     let spec = x.format().spec();
     let CodesRef::Bytes(codes) = x.codes() else { unreachable!("supported codes are bytes") };
     let (magnitude, largest) = ((spec.code_mask() & !spec.sign_mask()) as u8, spec.max_code() as u8);
     let has_specials = !matches!(spec.specials, Specials::None);
-    // NaN is the last code of both scale formats. Scales in f32 are not the tensor core's.
+    // NaN is the last code of both scale formats. Scales in f32 are applied at promotion, where NaN may be.
     let (scales, nan) = match x.scales().map(|s| s.grid) {
         Some(ScaleGridRef::E8M0(grid)) => (Some(grid), 0xFF),
         Some(ScaleGridRef::E4M3(grid)) => (Some(grid), 0x7F),
