@@ -105,3 +105,48 @@ impl Isa {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Counts by table, and f64 to f32 toward zero.
+    struct Lanes([u32; 16], [f64; 16]);
+
+    impl FusedWork for Lanes {
+        type Output = ([u32; 16], [f32; 16]);
+
+        #[inline(always)]
+        fn run<S: Fused, const COUNTS: bool>(self, s: S) -> Self::Output {
+            let (mut counts, mut floats) = ([0; 16], [0.0; 16]);
+            for i in (0..16).step_by(S::LANES) {
+                s.store_u32(s.count_ones::<false>(s.load_u32(&self.0[i..])), &mut counts[i..]);
+                s.store(s.narrow(s.load_f64(&self.1[i..])), &mut floats[i..]);
+            }
+            (counts, floats)
+        }
+    }
+
+    #[test]
+    fn bits_are_counted_without_an_instruction_for_it_and_f64_is_narrowed_toward_zero() {
+        let bits: [u32; 16] = std::array::from_fn(|i| (i as u32).wrapping_mul(0x9E37_79B9) >> (2 * i));
+        let (largest, bound) = (f64::from(f32::MAX), 2f64.powi(128));
+        let wide: [(f64, f32); 8] = [
+            (1.0 + 2f64.powi(-24) * 1.5, 1.0),
+            (largest, f32::MAX),
+            (bound * (1.0 - f64::EPSILON / 2.0), f32::MAX),
+            (bound, f32::INFINITY),
+            (2f64.powi(-149) * 1.75, 2f32.powi(-149)),
+            (2f64.powi(-150) * 1.75, 0.0),
+            (2f64.powi(-126) - 2f64.powi(-151), f32::MIN_POSITIVE.next_down()),
+            (0.0, 0.0),
+        ];
+        let values = std::array::from_fn(|i| if i < 8 { wide[i].0 } else { -wide[i - 8].0 });
+        let expected: [f32; 16] = std::array::from_fn(|i| if i < 8 { wide[i].1 } else { -wide[i - 8].1 });
+        for isa in Isa::ALL.iter().filter(|isa| isa.is_available()) {
+            let (counts, floats) = isa.run_fused(Lanes(bits, values));
+            assert_eq!(counts, bits.map(u32::count_ones), "{isa}");
+            assert_eq!(floats.map(f32::to_bits), expected.map(f32::to_bits), "{isa}");
+        }
+    }
+}
