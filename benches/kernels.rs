@@ -1,11 +1,11 @@
-//! The library's kernels under criterion: casts, quantisers, GEMM, grouped GEMM. Every answer is checked before it is
+//! The library's kernels under criterion: casts, quantisers, GEMM, emulated tensor cores, grouped GEMM. Every answer is checked before it is
 //! timed. `cargo bench` runs all; `cargo bench -- quantize` those of one kind.
 
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use finegrain::formats::{Format, Overflow, Rounding, Unpacked};
-use finegrain::gemm::{Accumulation, GemmProblem, GroupedProblem};
+use finegrain::gemm::{Accumulation, Execution, GemmProblem, GroupedProblem};
 use finegrain::matrix::Matrix;
 use finegrain::quant::{Quantizer, Recipe, Role};
 
@@ -94,6 +94,34 @@ fn gemm(c: &mut Criterion) {
     }
 }
 
+/// Tensor cores on this CPU's fastest instruction set, after all of D was compared with the reference.
+fn emulate(c: &mut Criterion) {
+    const SIZE: (usize, usize, usize) = (64, 256, 1024);
+    let (m, n, k) = SIZE;
+    let mut group = c.benchmark_group("emulate");
+    group.sample_size(10).throughput(Throughput::Elements((2 * m * n * k) as u64));
+    for (model, recipe) in [
+        ("ada", "deepseek-v3"),
+        ("hopper", "deepseek-v3"),
+        ("blackwell", "deepseek-v3"),
+        ("blackwell-mma", "deepseek-v3"),
+        ("blackwell-mx", "mxfp8"),
+        ("blackwell-fp4", "nvfp4"),
+    ] {
+        let quantizer = Quantizer::new(*Recipe::by_name(recipe).unwrap());
+        let a = quantizer.activation(sample(m, k, 8).view()).unwrap().matrix;
+        let b = quantizer.weight(sample(n, k, 9).view()).unwrap().matrix;
+        let problem = GemmProblem::nt(a.view(), b.view()).unwrap();
+        let problem = problem.with_arithmetic(&model.parse().unwrap()).unwrap();
+        let on = |backend| Execution { backend: Some(backend), ..Execution::default() };
+        let emulated = on("emulated");
+        assert_eq!(problem.run_with(&emulated).unwrap(), problem.run_with(&on("reference")).unwrap());
+        group.bench_function(BenchmarkId::new(model, format!("{m}x{n}x{k}")), |bench| {
+            bench.iter(|| black_box(problem).run_with(&emulated).unwrap());
+        });
+    }
+}
+
 fn grouped(c: &mut Criterion) {
     const K: usize = 512;
     let quantizer = Quantizer::new(Recipe::DEEPSEEK_V3);
@@ -109,5 +137,5 @@ fn grouped(c: &mut Criterion) {
     group.bench_function("contiguous/4x32x128x512", |b| b.iter(|| black_box(&problem).run().unwrap()));
 }
 
-criterion_group!(kernels, casts, quantize, gemm, grouped);
+criterion_group!(kernels, casts, quantize, gemm, emulate, grouped);
 criterion_main!(kernels);

@@ -12,12 +12,15 @@
 use half::bf16;
 
 use crate::error::{Error, Result};
-use crate::gemm::{Blocked, Execution, GemmBackend, GemmProblem, GroupedProblem, Output, Reference};
+use crate::gemm::{
+    Blocked, Emulated, Execution, GemmBackend, GemmProblem, GroupedProblem, Output, Reference,
+};
 use crate::matrix::Matrix;
 
 /// Every backend, the fastest first; the CUDA device (feature `cuda`) stands last, so that it is used only by name.
 pub static ALL: &[&dyn GemmBackend] = &[
     &Blocked::AUTO,
+    &Emulated::AUTO,
     &Reference,
     #[cfg(feature = "cuda")]
     &crate::cuda::FirstDevice,

@@ -4,74 +4,22 @@
 //! `FINEGRAIN_ISA=NAME` tries that instruction set only; `FINEGRAIN_REQUIRE_ISA=NAME` makes the absence of an
 //! instruction set a failure; without it the absent are named.
 
+#[path = "common/conforming.rs"]
+mod conforming;
 #[path = "common/operands.rs"]
 mod operands;
 
-use std::num::NonZeroUsize;
-
+use conforming::{available, chosen};
 use finegrain::formats::Format;
-use finegrain::gemm::{
-    Accumulation, Blocked, Execution, GemmBackend, GemmProblem, GroupedProblem, Output, Promotion, Reference,
-};
+use finegrain::gemm::{Accumulation, Blocked, Execution, GemmProblem, GroupedProblem, Promotion};
 use finegrain::matrix::Matrix;
-use finegrain::scaled::{Codes, Granule, ScaledMatrix};
+use finegrain::scaled::{Granule, ScaledMatrix};
 use finegrain::simd::Isa;
 use operands::{Random, e8m0, scaled, unscaled};
 
-/// The instruction sets to try: the one that `FINEGRAIN_ISA` forces, or all of this CPU.
-fn available() -> Vec<Isa> {
-    if let Ok(name) = std::env::var("FINEGRAIN_REQUIRE_ISA") {
-        Isa::by_name(&name).unwrap().checked().unwrap();
-    }
-    if std::env::var_os("FINEGRAIN_ISA").is_some() {
-        return vec![Isa::active().unwrap()];
-    }
-    let (has, lacks): (Vec<Isa>, Vec<Isa>) = Isa::ALL.iter().partition(|isa| isa.is_available());
-    for isa in lacks {
-        eprintln!("skipped: this CPU lacks {isa}");
-    }
-    has
-}
-
-/// D of a backend in both output formats, as bits.
-fn bits(backend: &dyn GemmBackend, problem: &GemmProblem<'_>, threads: usize) -> (Vec<u32>, Vec<u16>) {
-    let execution = Execution { threads: NonZeroUsize::new(threads), ..Execution::default() };
-    let (m, n) = problem.output_shape();
-    // Whatever was there before must not show.
-    let mut wide = Matrix::filled(m, n, f32::NAN);
-    let mut narrow = Matrix::filled(m, n, half::bf16::NAN);
-    execution.install(|| backend.run(problem, Output::F32(wide.view_mut()), &execution)).unwrap();
-    execution.install(|| backend.run(problem, Output::Bf16(narrow.view_mut()), &execution)).unwrap();
-    let wide = wide.as_slice().iter().map(|x| x.to_bits()).collect();
-    (wide, narrow.as_slice().iter().map(|x| x.to_bits()).collect())
-}
-
-/// Compares every instruction set, on one thread and on three, with the reference; returns how many combinations ran.
+/// Compares the blocked backend on every instruction set with the reference; returns how many combinations ran.
 fn conforms(what: &str, problem: &GemmProblem<'_>) -> usize {
-    let expected = bits(&Reference, problem, 2);
-    let mut ran = 0;
-    for isa in available() {
-        let backend = Blocked::on(isa).unwrap();
-        if backend.supports(problem).is_err() {
-            continue;
-        }
-        for threads in [1, 3] {
-            let got = bits(&backend, problem, threads);
-            let n = problem.n().max(1);
-            if let Some(at) = got.0.iter().zip(&expected.0).position(|(a, b)| a != b) {
-                panic!(
-                    "{what} on {isa}, {threads} threads: D[{}, {}] is {:08x}, the reference says {:08x}",
-                    at / n,
-                    at % n,
-                    got.0[at],
-                    expected.0[at]
-                );
-            }
-            assert_eq!(got.1, expected.1, "{what} on {isa}, {threads} threads, bf16");
-            ran += 1;
-        }
-    }
-    ran
+    conforming::conforms(Blocked::on, what, problem)
 }
 
 const FORMATS: [Format; 3] = [Format::E4M3, Format::E5M2, Format::Bf16];
@@ -150,17 +98,6 @@ fn mx_scales_and_small_formats() {
             assert!(conforms(&format!("mx {format}"), &GemmProblem::nt(a.view(), b.view()).unwrap()) >= 2);
         }
     }
-}
-
-/// Random codes among those that `keep` accepts, however few.
-fn chosen(format: Format, rows: usize, cols: usize, seed: u64, keep: &dyn Fn(f32) -> bool) -> ScaledMatrix {
-    let all = 0..=format.spec().code_mask() as u16;
-    let accepted: Vec<u16> = all.filter(|&code| keep(format.decode_f32(code))).collect();
-    let mut random = Random(seed);
-    let codes = Matrix::from_fn(rows, cols, |_, _| accepted[random.below(accepted.len() as u64) as usize]);
-    let wide = format.spec().bits() > 8;
-    let codes = if wide { Codes::Words(codes) } else { Codes::Bytes(codes.map(|&c| c as u8)) };
-    ScaledMatrix::new(format, codes, None).unwrap()
 }
 
 /// Codes at the edges: all of a format's, NaN and infinities included; the largest only; subnormals only; zeros of both

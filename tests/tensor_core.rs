@@ -1,11 +1,17 @@
 //! Tensor-core arithmetic against golden values of MMA-Sim, and against sums worked out by hand.
 
 mod common;
+#[path = "common/conforming.rs"]
+mod conforming;
+#[path = "common/operands.rs"]
+mod operands;
 
 use common::{Score, bits, exact, nan_f32, oracle, tensor};
 use finegrain::checkpoint::TensorFile;
 use finegrain::formats::Format;
-use finegrain::gemm::{Accumulation, GemmProblem, Model, Promotion, StepResult, TensorCore};
+use finegrain::gemm::{
+    Accumulation, Emulated, Execution, GemmProblem, Model, Promotion, StepResult, TensorCore,
+};
 use finegrain::matrix::{MatRef, Matrix};
 use finegrain::scaled::{CodesRef, Granule, ScaleGridRef, ScaledRef, ScalesRef};
 
@@ -50,6 +56,13 @@ fn bits_of(d: &Matrix<f32>) -> Vec<u64> {
     d.as_slice().iter().map(|x| u64::from(x.to_bits())).collect()
 }
 
+/// D by the reference, and by the emulated backend on every instruction set, which must be the same.
+fn run(what: &str, problem: &GemmProblem<'_>) -> Matrix<f32> {
+    let ran = conforming::conforms(Emulated::on, what, problem);
+    assert_eq!(ran, 2 * conforming::available().len(), "{what}: the emulated backend refused it");
+    problem.run_with(&Execution { backend: Some("reference"), ..Execution::default() }).unwrap()
+}
+
 /// Compares results; the golden values do not settle the sign of zero, ours is +.
 fn compare(score: &mut Score, what: &str, d: &Matrix<f32>, want: &[u64]) {
     let same = |g: u64, w: u64| nan_f32(g, w) || (g == 0 && w == 0x8000_0000);
@@ -85,7 +98,7 @@ fn mma_chains_are_those_of_mma_sim() {
             }
             let problem = GemmProblem::nt(codes(fa, &a), codes(fb, &b)).unwrap();
             let problem = problem.with_accumulation(chain(model_of(arch))).unwrap();
-            let d = problem.with_addend(c.view()).unwrap().run().unwrap();
+            let d = run(&name, &problem.with_addend(c.view()).unwrap());
             compare(&mut score, &name, &d, &bits(&file, &name));
             all_zeros_positive_and_nan_canonical(&name, &d);
         }
@@ -107,7 +120,7 @@ fn block_scaled_chains_are_those_of_mma_sim() {
             GemmProblem::nt(block_scaled(word[0], fa, &a, &sa), block_scaled(word[0], fb, &b, &sb)).unwrap();
         let problem = problem.with_accumulation(chain(core)).unwrap().with_addend(c.view()).unwrap();
         let name = format!("{p}.d_bits.blackwell-tcgen05");
-        let d = problem.run().unwrap();
+        let d = run(&name, &problem);
         compare(&mut score, &name, &d, &bits(&file, &name));
         all_zeros_positive_and_nan_canonical(&name, &d);
     }
@@ -134,7 +147,8 @@ fn promoted_chains_and_their_partial_sums_are_the_golden_ones() {
             let (a, b) = (part(fa, &a), part(fb, &b));
             let problem =
                 GemmProblem::nt(a.view(), b.view()).unwrap().with_accumulation(chain(core)).unwrap();
-            compare(&mut score, &format!("{p}.partial {t}"), &problem.run().unwrap(), want);
+            let name = format!("{p}.partial {t}");
+            compare(&mut score, &name, &run(&name, &problem), want);
         }
 
         let sa = tensor(&file, &format!("{p}.sa")).to_matrix().unwrap();
@@ -150,7 +164,7 @@ fn promoted_chains_and_their_partial_sums_are_the_golden_ones() {
                 let accumulation = chain(core).promote_every(128).unwrap().with_promotion(promotion);
                 let problem = GemmProblem::nt(a, b).unwrap().with_accumulation(accumulation).unwrap();
                 let name = format!("{p}.d_bits.{order}.{tag}");
-                score.eq(&name, &bits_of(&problem.run().unwrap()), &bits(&file, &name), exact, common::all);
+                score.eq(&name, &bits_of(&run(&name, &problem)), &bits(&file, &name), exact, common::all);
             }
         }
     }

@@ -19,6 +19,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod decode;
+mod fused;
 mod peak;
 mod portable;
 
@@ -26,6 +27,7 @@ use std::sync::OnceLock;
 
 use decode::Bf16Table;
 pub(crate) use decode::{Decode, Decoder};
+pub(crate) use fused::{Fused, FusedWork};
 
 use crate::error::{Error, Result};
 

@@ -6,8 +6,8 @@ use std::time::Instant;
 use clap::ValueEnum;
 use finegrain::formats::{Format, Overflow};
 use finegrain::gemm::{
-    Accumulation, Arithmetic, Blocked, Execution, GemmBackend, GemmProblem, GroupedProblem, Model, Output,
-    Reference,
+    Accumulation, Arithmetic, BlockScales, Blocked, Emulated, Execution, GemmBackend, GemmProblem,
+    GroupedProblem, Model, Output, Reference,
 };
 use finegrain::matrix::Matrix;
 use finegrain::quant::{Quantized, Quantizer, Recipe, Role};
@@ -29,7 +29,7 @@ packing are inside the measured time.
 
 Examples:
   finegrain bench gemm --m 1024 --n 4096 --k 4096
-  finegrain bench emulate --accumulate hopper --m 64
+  finegrain bench emulate --accumulate blackwell-mx --m 64
   finegrain bench quantize --m 4096 --k 4096 --json";
 
 /// Measure the speed of the library on this machine, against what the machine can do
@@ -56,9 +56,9 @@ pub(crate) struct Args {
     #[arg(long, default_value = "4")]
     groups: NonZeroUsize,
 
-    /// Recipe of the operands
-    #[arg(long, value_name = "NAME", default_value = "deepseek-v3", value_parser = values::recipe)]
-    recipe: &'static Recipe,
+    /// Recipe of the operands [default: deepseek-v3, or one with the block scales that the model applies]
+    #[arg(long, value_name = "NAME", value_parser = values::recipe)]
+    recipe: Option<&'static Recipe>,
 
     /// Accumulation model [default: f32; hopper for emulate]
     #[arg(long, value_name = "MODEL")]
@@ -235,7 +235,7 @@ fn measure(args: &Args, isa: Isa) -> Result<Measured, Failure> {
         m,
         n: if args.op.is_by_element() { 1 } else { n },
         k,
-        recipe: args.recipe.name,
+        recipe: args.recipe()?.name,
         accumulation: work.accumulation,
         threads: rayon::current_num_threads(),
         isa: work.isa.name(),
@@ -253,22 +253,43 @@ fn measure(args: &Args, isa: Isa) -> Result<Measured, Failure> {
 
 fn quantized(args: &Args, role: Role, rows: usize, seed: u64) -> Result<ScaledMatrix, Failure> {
     let x = sample(rows, args.k.get(), seed);
-    let Quantized { matrix, .. } = Quantizer::new(*args.recipe).quantize(x.view(), role)?;
+    let Quantized { matrix, .. } = Quantizer::new(*args.recipe()?).quantize(x.view(), role)?;
     Ok(matrix)
 }
 
-/// The backend of a dense problem: blocked where it computes it, else the reference.
+/// The backend of a dense problem, the fastest that computes it, on an instruction set of choice.
 fn backend(problem: &GemmProblem<'_>, isa: Isa) -> Result<(Box<dyn GemmBackend>, Isa), Failure> {
-    let blocked = Blocked::on(isa)?;
-    Ok(match blocked.isa_for(problem) {
-        Ok(isa) => (Box::new(blocked), isa),
-        Err(_) => (Box::new(Reference), Isa::Scalar),
+    let (blocked, emulated) = (Blocked::on(isa)?, Emulated::on(isa)?);
+    Ok(match (blocked.isa_for(problem), emulated.isa_for(problem)) {
+        (Ok(isa), _) => (Box::new(blocked), isa),
+        (_, Ok(isa)) => (Box::new(emulated), isa),
+        _ => (Box::new(Reference), Isa::Scalar),
     })
 }
 
-fn arithmetic(args: &Args) -> Arithmetic {
-    let model = if args.op == Op::Emulate { Accumulation::HOPPER.model() } else { Model::F32 };
-    args.accumulate.unwrap_or(Arithmetic::Fitting(model))
+impl Args {
+    fn arithmetic(&self) -> Arithmetic {
+        let model = if self.op == Op::Emulate { Accumulation::HOPPER.model() } else { Model::F32 };
+        self.accumulate.unwrap_or(Arithmetic::Fitting(model))
+    }
+
+    /// The recipe asked for, or one with the block scales that the model applies.
+    fn recipe(&self) -> finegrain::Result<&'static Recipe> {
+        let model = match self.arithmetic() {
+            Arithmetic::Fitting(model) => model,
+            Arithmetic::Fixed(accumulation) => accumulation.model(),
+        };
+        let scales = match model {
+            Model::TensorCore(core) => core.scales(),
+            _ => BlockScales::None,
+        };
+        let fitting = match scales {
+            BlockScales::None => "deepseek-v3",
+            BlockScales::Mx => "mxfp8-rceil",
+            BlockScales::Fp4 => "nvfp4",
+        };
+        self.recipe.map_or_else(|| Recipe::by_name(fitting), Ok)
+    }
 }
 
 /// Compares up to three stripes of rows with the reference.
@@ -307,7 +328,7 @@ fn dense(args: &Args, isa: Isa) -> Result<Work, Failure> {
     let (m, n, k) = (args.m.get(), args.n.get(), args.k.get());
     let a = quantized(args, Role::Activation, m, 1)?;
     let b = quantized(args, Role::Weight, n, 2)?;
-    let problem = GemmProblem::nt(a.view(), b.view())?.with_arithmetic(&arithmetic(args))?;
+    let problem = GemmProblem::nt(a.view(), b.view())?.with_arithmetic(&args.arithmetic())?;
     let (backend, isa) = backend(&problem, isa)?;
     let execution = Execution::default();
     let mut d = Matrix::filled(m, n, 0.0);
@@ -335,7 +356,7 @@ fn grouped(args: &Args, isa: Isa) -> Result<Work, Failure> {
     let experts: Vec<ScaledRef<'_>> = experts.iter().map(ScaledMatrix::view).collect();
     let index: Vec<i32> = (0..groups * m).map(|i| (i / m) as i32).collect();
     let problem =
-        GroupedProblem::contiguous(a.view(), &index, &experts)?.with_arithmetic(&arithmetic(args))?;
+        GroupedProblem::contiguous(a.view(), &index, &experts)?.with_arithmetic(&args.arithmetic())?;
     let first = problem.parts()[0].problem();
     let (backend, isa) = backend(first, isa)?;
     let mut d = Matrix::filled(groups * m, n, 0.0);
@@ -367,7 +388,7 @@ fn grouped(args: &Args, isa: Isa) -> Result<Work, Failure> {
 fn elements(args: &Args) -> Result<Work, Failure> {
     let (rows, cols) = (args.m.get(), args.k.get());
     let x = sample(rows, cols, 1);
-    let quantizer = Quantizer::new(*args.recipe);
+    let quantizer = Quantizer::new(*args.recipe()?);
     let default = if args.op == Op::Dequantize { Role::Weight } else { Role::Activation };
     let role = args.role.map_or(default, Role::from);
     let q = quantizer.quantize(x.view(), role)?;
