@@ -161,7 +161,7 @@ fn cuts(size: usize, parts: usize, unit: usize) -> Vec<usize> {
 fn one_scale(x: &ScaledRef<'_>, width: usize) -> bool {
     let granule = x.scales().map_or(usize::MAX, |s| s.granule.rows());
     let (first, last) = (x.row_offset(), x.row_offset() + x.shape().0);
-    last <= granule || (granule % width == 0 && first % width == 0)
+    last <= granule || (granule.is_multiple_of(width) && first.is_multiple_of(width))
 }
 
 /// Writes the scale of each of `rows` at column `k`.

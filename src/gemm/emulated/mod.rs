@@ -35,7 +35,7 @@ use self::pack::{B_REGISTERS, Operand, Packed, Panel, Side};
 use self::plan::{Block, Kernel, Plan};
 use self::terms::{Narrow, Wide};
 use self::tile::{Inputs, Outputs, Products, StepKernel};
-use super::accumulation::{Model, TensorCore};
+use super::accumulation::{BlockScales, Model, TensorCore};
 use super::backend::{Execution, GemmBackend, Output};
 use super::problem::GemmProblem;
 use super::reference::{self, Reference, to_bf16};
@@ -119,6 +119,12 @@ impl Emulated {
 impl GemmBackend for Emulated {
     fn name(&self) -> &'static str {
         "emulated"
+    }
+
+    fn models(&self) -> Vec<Model> {
+        let scaled = |core: TensorCore| core.scales() != BlockScales::None;
+        let cores = TensorCore::ALL.iter().filter(|&&core| Kernel::of(core, scaled(core)).is_some());
+        cores.map(|&core| Model::TensorCore(core)).collect()
     }
 
     fn supports(&self, problem: &GemmProblem<'_>) -> Result<()> {

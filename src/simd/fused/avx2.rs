@@ -42,11 +42,6 @@ impl Fused for Avx2 {
     }
 
     #[inline(always)]
-    fn add_u32(self, a: __m256i, b: __m256i) -> __m256i {
-        op!(_mm256_add_epi32(a, b))
-    }
-
-    #[inline(always)]
     fn sub_u32(self, a: __m256i, b: __m256i) -> __m256i {
         op!(_mm256_sub_epi32(a, b))
     }

@@ -53,11 +53,6 @@ impl Fused for S {
     }
 
     #[inline(always)]
-    fn add_u32(self, a: __m512i, b: __m512i) -> __m512i {
-        op!(_mm512_add_epi32(a, b))
-    }
-
-    #[inline(always)]
     fn sub_u32(self, a: __m512i, b: __m512i) -> __m512i {
         op!(_mm512_sub_epi32(a, b))
     }

@@ -36,8 +36,6 @@ pub(crate) trait Fused: Simd {
     /// The larger of every two bytes, unsigned.
     fn max_bytes(self, a: Self::U32, b: Self::U32) -> Self::U32;
 
-    /// a + b, wrapping.
-    fn add_u32(self, a: Self::U32, b: Self::U32) -> Self::U32;
     /// a − b, wrapping.
     fn sub_u32(self, a: Self::U32, b: Self::U32) -> Self::U32;
     /// The larger, as signed integers.

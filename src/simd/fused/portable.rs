@@ -52,11 +52,6 @@ impl Fused for Portable {
     }
 
     #[inline(always)]
-    fn add_u32(self, a: U32, b: U32) -> U32 {
-        zip(a, b, u32::wrapping_add)
-    }
-
-    #[inline(always)]
     fn sub_u32(self, a: U32, b: U32) -> U32 {
         zip(a, b, u32::wrapping_sub)
     }
