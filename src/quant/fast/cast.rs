@@ -1,0 +1,82 @@
+//! Four registers of elements become codes, and what happens to them is counted.
+
+use super::Plan;
+use super::code::CodeWord;
+use super::granules::{Decided, MAGNITUDE};
+use crate::quant::reference::count;
+use crate::quant::stats::QuantStats;
+use crate::simd::{Convert, Lane, Nearest};
+
+/// Below this TileKernels' rounding to E5M6 is not nearest even.
+const TILE_KERNELS_NORMAL: f32 = 1.0 / 16384.0;
+
+/// How four registers of codes are joined.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Join {
+    /// They follow each other in a row.
+    Row,
+    /// They are of four rows: those of a lane follow each other.
+    Lanes,
+}
+
+impl Plan<'_> {
+    /// The codes of `x` over or times `factors`; `None` if this takes the reference.
+    ///
+    /// Saturation is counted where `clips` says that there is some. Elements that became zero are counted where there
+    /// are codes of zero at all.
+    #[inline(always)]
+    pub(super) fn cast<S: Convert, C: CodeWord, const DIVIDES: bool>(
+        &self,
+        s: S,
+        x: [S::F32; 4],
+        factors: [S::F32; 4],
+        join: Join,
+        clips: bool,
+        stats: &mut QuantStats,
+    ) -> Option<[S::U32; 2]> {
+        let magnitude = |v: S::F32| s.and(s.bits(v), s.splat_u32(MAGNITUDE));
+        let mut payloads = x;
+        for i in 0..4 {
+            payloads[i] = if DIVIDES { s.div(x[i], factors[i]) } else { s.mul(x[i], factors[i]) };
+            if self.positive_zero {
+                payloads[i] = s.add(payloads[i], s.splat(0.0));
+            }
+        }
+        if clips || self.tile_kernels {
+            let limit = s.splat_u32(self.encoder.limit());
+            let beyond: u32 = payloads.iter().map(|&p| s.count_above(magnitude(p), limit)).sum();
+            if self.tile_kernels && (beyond > 0 || self.has_subnormals(s, payloads)) {
+                return None;
+            }
+            stats.saturated += u64::from(beyond);
+            stats.lost += if self.encoder.loses() { u64::from(beyond) } else { 0 };
+        }
+        let codes = payloads.map(|p| self.encoder.round(s, p, Nearest).codes);
+        let joined = if join == Join::Row { C::in_row(s, codes) } else { C::in_lanes(s, codes) };
+        let zeros = C::zeros(s, joined, self.encoder.zero_mask());
+        if zeros > 0 {
+            let nonzero: u32 = x.iter().map(|&v| s.count_above(magnitude(v), s.splat_u32(0))).sum();
+            stats.flushed += u64::from(zeros + nonzero - 4 * S::LANES as u32);
+        }
+        Some(joined)
+    }
+
+    /// Whether a payload other than zero lies below E5M6's normal numbers.
+    #[inline(always)]
+    fn has_subnormals<S: Convert>(&self, s: S, payloads: [S::F32; 4]) -> bool {
+        let bound = s.splat_u32(TILE_KERNELS_NORMAL.to_bits());
+        payloads.iter().any(|&p| {
+            let magnitude = s.and(s.bits(p), s.splat_u32(MAGNITUDE));
+            let nonzero = s.count_above(magnitude, s.splat_u32(0));
+            s.count_above(bound, magnitude) + nonzero > S::LANES as u32
+        })
+    }
+
+    /// The code of one element, as the reference casts and counts it.
+    pub(super) fn cast_one<T: Lane>(&self, v: T, decided: &Decided, stats: &mut QuantStats) -> u64 {
+        let v = v.to_f32();
+        let cast = self.recipe.encode(decided.scale.payload.of(v));
+        count(stats, self.recipe.element, v, cast.code, cast.events);
+        cast.code
+    }
+}

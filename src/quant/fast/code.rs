@@ -1,0 +1,81 @@
+//! Codes as they lie in memory: a byte or a word each.
+
+use bytemuck::Pod;
+
+use crate::simd::Convert;
+
+/// An unsigned integer that holds one code.
+pub(super) trait CodeWord: Pod + Send + Sync {
+    /// A code.
+    fn of(code: u64) -> Self;
+
+    /// Four registers of codes, one after the other: the first [`CodeWord::REGISTERS`] hold them.
+    fn in_row<S: Convert>(s: S, codes: [S::U32; 4]) -> [S::U32; 2];
+    /// Lane by lane: the codes of a lane lie one after the other, the first register's first.
+    fn in_lanes<S: Convert>(s: S, codes: [S::U32; 4]) -> [S::U32; 2];
+    /// Registers that four registers of codes fill.
+    const REGISTERS: usize;
+
+    /// How many of the joined codes are zero in the bits of `mask`.
+    fn zeros<S: Convert>(s: S, joined: [S::U32; 2], mask: u32) -> u32;
+
+    /// Into the first `4 · LANES` codes.
+    #[inline(always)]
+    fn store<S: Convert>(s: S, joined: [S::U32; 2], out: &mut [Self]) {
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut out[..4 * S::LANES]);
+        for (part, register) in bytes.chunks_exact_mut(4 * S::LANES).zip(joined) {
+            s.store_bytes(register, part);
+        }
+    }
+}
+
+impl CodeWord for u8 {
+    const REGISTERS: usize = 1;
+
+    #[inline(always)]
+    fn of(code: u64) -> u8 {
+        code as u8
+    }
+
+    #[inline(always)]
+    fn in_row<S: Convert>(s: S, codes: [S::U32; 4]) -> [S::U32; 2] {
+        [s.pack_bytes(codes), codes[0]]
+    }
+
+    #[inline(always)]
+    fn in_lanes<S: Convert>(s: S, [a, b, c, d]: [S::U32; 4]) -> [S::U32; 2] {
+        [s.or(s.or(a, s.shl(b, 8)), s.or(s.shl(c, 16), s.shl(d, 24))), a]
+    }
+
+    #[inline(always)]
+    fn zeros<S: Convert>(s: S, joined: [S::U32; 2], mask: u32) -> u32 {
+        s.count_zero_bytes(s.and(joined[0], s.splat_u32(0x0101_0101 * mask)))
+    }
+}
+
+impl CodeWord for u16 {
+    const REGISTERS: usize = 2;
+
+    #[inline(always)]
+    fn of(code: u64) -> u16 {
+        code as u16
+    }
+
+    #[inline(always)]
+    fn in_row<S: Convert>(s: S, [a, b, c, d]: [S::U32; 4]) -> [S::U32; 2] {
+        [s.pack_words([a, b]), s.pack_words([c, d])]
+    }
+
+    #[inline(always)]
+    fn in_lanes<S: Convert>(s: S, [a, b, c, d]: [S::U32; 4]) -> [S::U32; 2] {
+        [s.or(a, s.shl(b, 16)), s.or(c, s.shl(d, 16))]
+    }
+
+    #[inline(always)]
+    fn zeros<S: Convert>(s: S, joined: [S::U32; 2], mask: u32) -> u32 {
+        let (zero, mask) = (s.splat_u32(0), s.splat_u32(mask));
+        let halves = joined.map(|x| [s.and(x, mask), s.and(s.shr(x, 16), mask)]);
+        let nonzero: u32 = halves.into_iter().flatten().map(|x| s.count_above(x, zero)).sum();
+        4 * S::LANES as u32 - nonzero
+    }
+}
