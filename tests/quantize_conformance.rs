@@ -157,7 +157,15 @@ fn every_recipe() {
 fn shapes_and_strides() {
     let sizes = [0, 1, 2, 3, 5, 15, 16, 17, 31, 33, 63, 64, 65, 127, 128, 129, 160, 257];
     let wide = matrix(Fill::Wide, 260, 300, 7);
-    let names = ["deepseek-v3", "te", "mxfp8-e4m3-floor", "nvfp4-te-16x16", "e5m6-1x128", "torchao-rowwise", "te-current"];
+    let names = [
+        "deepseek-v3",
+        "te",
+        "mxfp8-e4m3-floor",
+        "nvfp4-te-16x16",
+        "e5m6-1x128",
+        "torchao-rowwise",
+        "te-current",
+    ];
     let mut random = Random(8);
     for round in 0..120 {
         let mut pick = || sizes[random.below(sizes.len() as u64) as usize];
@@ -195,7 +203,8 @@ fn large_matrices() {
 #[test]
 fn into_memory_of_the_caller() {
     let (x, y) = (matrix(Fill::Wide, 70, 200, 11), matrix(Fill::Edges, 70, 200, 12));
-    for recipe in [Recipe::DEEPSEEK_V3, *Recipe::by_name("nvfp4").unwrap(), *Recipe::by_name("e5m6").unwrap()] {
+    for recipe in [Recipe::DEEPSEEK_V3, *Recipe::by_name("nvfp4").unwrap(), *Recipe::by_name("e5m6").unwrap()]
+    {
         let quantizer = Quantizer::new(recipe);
         for role in ROLES {
             let mut out = quantizer.quantize(x.view(), role).unwrap().matrix;
@@ -203,11 +212,13 @@ fn into_memory_of_the_caller() {
             assert_eq!(Quantized { matrix: out, stats }, quantizer.quantize(y.view(), role).unwrap());
         }
         let mut other = quantizer.activation(y.view().row_range(0, 60)).unwrap().matrix;
-        let message = quantizer.quantize_into(y.view(), Role::Activation, &mut other).unwrap_err().to_string();
+        let message =
+            quantizer.quantize_into(y.view(), Role::Activation, &mut other).unwrap_err().to_string();
         assert!(message.contains("60×200") && message.contains("70×200"), "{message}");
     }
     let mut other = Quantizer::new(Recipe::DEEPSEEK_V3).weight(x.view()).unwrap().matrix;
-    let message = Quantizer::new(Recipe::TE).quantize_into(x.view(), Role::Activation, &mut other).unwrap_err();
+    let message =
+        Quantizer::new(Recipe::TE).quantize_into(x.view(), Role::Activation, &mut other).unwrap_err();
     assert!(message.to_string().contains("128x128") && message.to_string().contains("1x128"), "{message}");
 }
 
@@ -266,7 +277,9 @@ fn dequantising_every_code() {
     for &format in Format::ALL.iter().filter(|f| f.spec().bits() <= 16 && **f != Format::E8M0) {
         let bits = format.spec().bits();
         let (rows, cols) = (scales.len(), 1 << bits.min(12));
-        let code = |j: usize| (j << (bits - bits.min(12))) as u16 | (j & 0xF & ((1 << (bits - bits.min(12))) - 1)) as u16;
+        let code = |j: usize| {
+            (j << (bits - bits.min(12))) as u16 | (j & 0xF & ((1 << (bits - bits.min(12))) - 1)) as u16
+        };
         let codes = if bits <= 8 {
             Codes::Bytes(Matrix::from_fn(rows, cols, |_, j| j as u8))
         } else {

@@ -17,6 +17,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod cast;
 mod catalog;
 mod delayed;
 mod derive;
@@ -28,6 +29,8 @@ mod reference;
 mod stats;
 mod swiglu;
 
+pub(crate) use cast::elements;
+pub use cast::{CastStats, Caster};
 pub use delayed::DelayedScaling;
 pub use derive::{GranuleScale, Payload, StoredScale, TensorScale};
 pub use diff::{Cause, CauseDifferences, Differences, RecipeDiff, diff_recipes};
@@ -210,7 +213,9 @@ impl Quantizer {
             let ((r, c), (rows, cols)) = (out.shape(), shape);
             return Err(Error::Shape(format!("{r}×{c} codes are to hold a result of {rows}×{cols}")));
         }
-        let kind = |format: Format, granule: Granule, scales: Format| format!("{format} in {granule} with {scales} scales");
+        let kind = |format: Format, granule: Granule, scales: Format| {
+            format!("{format} in {granule} with {scales} scales")
+        };
         let wanted = kind(self.recipe.element, granule, fast::scale_format(&self.recipe));
         let found = match out.scales() {
             Some(s) => kind(out.format(), s.granule, s.grid.view().format()),

@@ -11,8 +11,13 @@ use crate::error::{Error, Result};
 use crate::matrix::{MatMut, Matrix};
 use crate::simd::{Convert, Isa, Stores, Widener, Work};
 
-/// Columns whose scales are spread out at once.
-const COLUMNS: usize = 2048;
+/// Columns whose scales are spread out at once: as many as most matrices have, since whole rows follow each other in
+/// memory.
+const COLUMNS: usize = 16384;
+/// Columns whose values are written at once.
+const PIECE: usize = 2048;
+/// How many codes ahead are asked for.
+const AHEAD: usize = 2048;
 /// The most elements of `4 · LANES`.
 const GROUP: usize = 64;
 /// Elements of a task: some hundred microseconds.
@@ -61,15 +66,15 @@ impl Dequantized for bf16 {
 }
 
 /// Values of four registers, stored.
-trait Output: Dequantized {
+pub(crate) trait Output: Dequantized {
     fn store<S: Convert>(s: S, values: [S::F32; 4], out: &mut [Self]);
 }
 
 impl Output for f32 {
     #[inline(always)]
     fn store<S: Convert>(s: S, values: [S::F32; 4], out: &mut [f32]) {
-        for (value, out) in values.into_iter().zip(out.chunks_exact_mut(S::LANES)) {
-            s.store(value, out);
+        for i in 0..4 {
+            s.store(values[i], &mut out[i * S::LANES..]);
         }
     }
 }
@@ -78,14 +83,16 @@ impl Output for bf16 {
     /// To nearest even on the bits, which are those of no NaN. Instructions that convert would flush subnormals.
     #[inline(always)]
     fn store<S: Convert>(s: S, values: [S::F32; 4], out: &mut [bf16]) {
-        let [a, b, c, d] = values.map(|value| {
-            let bits = s.bits(value);
-            let odd = s.and(s.shr(bits, 16), s.splat_u32(1));
-            s.shr(s.add_u32(bits, s.add_u32(odd, s.splat_u32(0x7FFF))), 16)
-        });
+        let (one, half) = (s.splat_u32(1), s.splat_u32(0x7FFF));
+        let mut words = [one; 4];
+        for i in 0..4 {
+            let bits = s.bits(values[i]);
+            let odd = s.and(s.shr(bits, 16), one);
+            words[i] = s.shr(s.add_u32(bits, s.add_u32(odd, half)), 16);
+        }
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(out);
-        s.store_bytes(s.pack_words([a, b]), &mut bytes[..4 * S::LANES]);
-        s.store_bytes(s.pack_words([c, d]), &mut bytes[4 * S::LANES..]);
+        s.store_bytes(s.pack_words([words[0], words[1]]), &mut bytes[..4 * S::LANES]);
+        s.store_bytes(s.pack_words([words[2], words[3]]), &mut bytes[4 * S::LANES..]);
     }
 }
 
@@ -179,18 +186,18 @@ impl ScaledRef<'_> {
         });
     }
 
-    /// Some rows and columns, into `out` with rows `stride` apart.
+    /// Some rows and columns, into `out` row after row.
     #[inline(always)]
-    pub(crate) fn dequantize_part<S: Convert>(
+    pub(crate) fn dequantize_tile<S: Convert>(
         &self,
         s: S,
         rows: Range<usize>,
         cols: Range<usize>,
         out: &mut [f32],
-        stride: usize,
-        past_cache: bool,
+        scratch: &mut Scratch<f32>,
     ) {
-        part(s, self, rows, cols, out, stride, past_cache);
+        let width = cols.len();
+        part(s, self, rows, cols, out, width, false, scratch);
     }
 }
 
@@ -209,23 +216,37 @@ impl<T: Output> Work for Part<'_, T> {
     #[inline(always)]
     fn run<S: Convert>(self, s: S) {
         let cols = 0..self.x.shape().1;
-        part(s, self.x, self.rows, cols, self.out, self.stride, self.past_cache);
+        let mut scratch = Scratch::default();
+        part(s, self.x, self.rows, cols, self.out, self.stride, self.past_cache, &mut scratch);
     }
 }
 
-/// The scales of some columns in one row of granules, each as often as it has columns, padded to whole groups.
-struct Spread {
-    scales: [f32; COLUMNS + GROUP],
+/// Memory that a task works in.
+pub(crate) struct Scratch<T> {
+    /// The scales of some columns in one row of granules, each as often as it has columns, padded to whole groups.
+    scales: Vec<f32>,
     /// Whether all scales of a group are finite, so that no product with a finite code is NaN.
-    finite: [bool; COLUMNS / 16 + 1],
+    finite: Vec<bool>,
+    /// Values on their way out.
+    values: Vec<T>,
 }
 
-impl Spread {
-    fn fill(&mut self, x: &ScaledRef<'_>, row: usize, columns: Range<usize>, group: usize) {
+impl<T> Default for Scratch<T> {
+    fn default() -> Self {
+        Scratch { scales: Vec::new(), finite: Vec::new(), values: Vec::new() }
+    }
+}
+
+impl<T: Output> Scratch<T> {
+    /// Spreads the scales of a row of granules.
+    fn spread(&mut self, x: &ScaledRef<'_>, row: usize, columns: Range<usize>, group: usize) {
         let groups = columns.len().div_ceil(group);
         let finite = x.tensor_scale().is_finite() && x.tensor_scale() != 0.0;
-        self.finite[..groups].fill(finite);
-        self.scales[..groups * group].fill(1.0);
+        self.finite.clear();
+        self.finite.resize(groups, finite);
+        self.scales.clear();
+        self.scales.resize(groups * group, 1.0);
+        self.values.resize(PIECE.min(groups * group), T::zeroed());
         let Some(scales) = x.scales else { return };
         let width = scales.granule.cols();
         let grid_row = (row + x.row_offset) / scales.granule.rows();
@@ -244,6 +265,7 @@ impl Spread {
 }
 
 #[inline(always)]
+#[allow(clippy::too_many_arguments)]
 fn part<S: Convert, T: Output>(
     s: S,
     x: &ScaledRef<'_>,
@@ -252,30 +274,29 @@ fn part<S: Convert, T: Output>(
     out: &mut [T],
     stride: usize,
     past_cache: bool,
+    scratch: &mut Scratch<T>,
 ) {
     let widener = Widener::new(x.format).expect("element formats are signed and have at most 16 bits");
     let stores = Stores::new(s, past_cache);
     let height = x.scales.map_or(usize::MAX, |s| s.granule.rows());
-    let mut spread = Spread { scales: [1.0; COLUMNS + GROUP], finite: [true; COLUMNS / 16 + 1] };
-    let mut values = [T::zeroed(); COLUMNS + GROUP];
     let mut top = rows.start;
     while top < rows.end {
         let left_in_granule = height - (top + x.row_offset) % height;
         let stripe = top..top.saturating_add(left_in_granule).min(rows.end);
         for left in cols.clone().step_by(COLUMNS) {
             let columns = left..(left + COLUMNS).min(cols.end);
-            spread.fill(x, top, columns.clone(), 4 * S::LANES);
+            scratch.spread(x, top, columns.clone(), 4 * S::LANES);
             for i in stripe.clone() {
+                let at = (i - rows.start) * stride + left - cols.start;
+                let out = &mut out[at..at + columns.len()];
                 match x.codes {
                     CodesRef::Bytes(m) => {
-                        row(s, x, &widener, &m.row(i)[columns.clone()], &spread, &mut values);
+                        row(s, x, &widener, &m.row(i)[columns.clone()], scratch, &stores, out);
                     }
                     CodesRef::Words(m) => {
-                        row(s, x, &widener, &m.row(i)[columns.clone()], &spread, &mut values);
+                        row(s, x, &widener, &m.row(i)[columns.clone()], scratch, &stores, out);
                     }
                 }
-                let at = (i - rows.start) * stride + left - cols.start;
-                stores.copy(&values[..columns.len()], &mut out[at..at + columns.len()]);
             }
         }
         top = stripe.end;
@@ -284,13 +305,21 @@ fn part<S: Convert, T: Output>(
 
 /// An integer that holds a code.
 trait Code: Pod + Into<u16> {
+    /// A code a lane.
     fn load<S: Convert>(s: S, codes: &[Self]) -> S::U32;
+    /// Whether some of `4 · LANES` codes are infinite or NaN.
+    fn has_specials<S: Convert>(s: S, widener: &Widener, codes: &[Self]) -> bool;
 }
 
 impl Code for u8 {
     #[inline(always)]
     fn load<S: Convert>(s: S, codes: &[u8]) -> S::U32 {
         s.load_u8(codes)
+    }
+
+    #[inline(always)]
+    fn has_specials<S: Convert>(s: S, widener: &Widener, codes: &[u8]) -> bool {
+        widener.bytes_have_specials(s, s.load_bytes(codes))
     }
 }
 
@@ -299,47 +328,63 @@ impl Code for u16 {
     fn load<S: Convert>(s: S, codes: &[u16]) -> S::U32 {
         s.load_u16(bytemuck::cast_slice(codes))
     }
+
+    #[inline(always)]
+    fn has_specials<S: Convert>(s: S, widener: &Widener, codes: &[u16]) -> bool {
+        let mut found = false;
+        for i in 0..4 {
+            found |= widener.has_specials(s, Self::load(s, &codes[i * S::LANES..]));
+        }
+        found
+    }
 }
 
+/// Some columns of a row, under the scales that were spread over them.
 #[inline(always)]
 fn row<S: Convert, C: Code, T: Output>(
     s: S,
     x: &ScaledRef<'_>,
     widener: &Widener,
     codes: &[C],
-    spread: &Spread,
-    values: &mut [T],
+    scratch: &mut Scratch<T>,
+    stores: &Stores<S>,
+    out: &mut [T],
 ) {
     let group = 4 * S::LANES;
     let tensor = x.tensor_scale();
-    for g in 0..codes.len().div_ceil(group) {
-        let at = g * group;
-        let mut padded = [C::zeroed(); GROUP];
-        let codes = match codes.get(at..at + group) {
-            Some(codes) => codes,
-            None => {
-                padded[..codes.len() - at].copy_from_slice(&codes[at..]);
-                &padded[..group]
+    let Scratch { scales, finite, values } = scratch;
+    let pieces = codes.chunks(PIECE).zip(out.chunks_mut(PIECE));
+    let pieces = pieces.zip(scales.chunks(PIECE)).zip(finite.chunks(PIECE / group));
+    for (((codes, out), scales), finite) in pieces {
+        for (g, &finite) in finite.iter().enumerate() {
+            let at = g * group;
+            let mut padded = [C::zeroed(); GROUP];
+            let codes = match codes.get(at..at + group) {
+                Some(codes) => codes,
+                None => {
+                    padded[..codes.len() - at].copy_from_slice(&codes[at..]);
+                    &padded[..group]
+                }
+            };
+            let (scales, values) = (&scales[at..at + group], &mut values[at..at + group]);
+            s.prefetch_ahead(codes, AHEAD);
+            if !finite || C::has_specials(s, widener, codes) {
+                singly(x, codes, scales, values);
+                continue;
             }
-        };
-        let (scales, values) = (&spread.scales[at..at + group], &mut values[at..at + group]);
-        let mut registers = [s.splat_u32(0); 4];
-        for i in 0..4 {
-            registers[i] = C::load(s, &codes[i * S::LANES..]);
-        }
-        if !spread.finite[g] || widener.has_specials(s, registers) {
-            singly(x, codes, scales, values);
-            continue;
-        }
-        let mut products = [s.splat(0.0); 4];
-        for i in 0..4 {
-            let value = widener.values(s, registers[i]);
-            products[i] = s.mul(value, s.load(&scales[i * S::LANES..]));
+            let mut products = [s.splat(0.0); 4];
+            for i in 0..4 {
+                let value = widener.values(s, C::load(s, &codes[i * S::LANES..]));
+                products[i] = s.mul(value, s.load(&scales[i * S::LANES..]));
+            }
             if tensor != 1.0 {
-                products[i] = s.mul(products[i], s.splat(tensor));
+                for product in &mut products {
+                    *product = s.mul(*product, s.splat(tensor));
+                }
             }
+            T::store(s, products, values);
         }
-        T::store(s, products, values);
+        stores.copy(&values[..out.len()], out);
     }
 }
 

@@ -14,6 +14,7 @@ mod groups;
 pub mod layout;
 
 pub use dequantize::Dequantized;
+pub(crate) use dequantize::Scratch as DequantizeScratch;
 pub use granule::Granule;
 
 use crate::error::{Error, Result};

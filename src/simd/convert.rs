@@ -17,6 +17,8 @@ pub(crate) trait Convert: Simd {
     fn sub_u32(self, a: Self::U32, b: Self::U32) -> Self::U32;
     /// Bitwise exclusive or.
     fn xor(self, a: Self::U32, b: Self::U32) -> Self::U32;
+    /// The bits of `a` where `mask` is set, else those of `b`.
+    fn blend_bits(self, mask: Self::U32, a: Self::U32, b: Self::U32) -> Self::U32;
     /// The lesser of each lane.
     fn min(self, a: Self::U32, b: Self::U32) -> Self::U32;
     /// The larger of each lane.
@@ -41,6 +43,9 @@ pub(crate) trait Convert: Simd {
     /// Into the first `4 · LANES` bytes.
     fn store_bytes(self, x: Self::U32, out: &mut [u8]);
 
+    /// Asks for the cache line of the element `ahead` places behind the first of `x`, soon to be read. It may lie
+    /// beyond the end.
+    fn prefetch_ahead<T>(self, x: &[T], ahead: usize);
     /// Copies past the cache; both are of one length. [`Convert::fence`] must follow on this thread before another reads.
     fn stream(self, from: &[u8], to: &mut [u8]);
     /// Orders what was streamed before everything that follows.

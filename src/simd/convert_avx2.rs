@@ -35,6 +35,11 @@ impl Convert for Avx2 {
     }
 
     #[inline(always)]
+    fn blend_bits(self, mask: __m256i, a: __m256i, b: __m256i) -> __m256i {
+        op!(_mm256_or_si256(_mm256_and_si256(mask, a), _mm256_andnot_si256(mask, b)))
+    }
+
+    #[inline(always)]
     fn min(self, a: __m256i, b: __m256i) -> __m256i {
         op!(_mm256_min_epi32(a, b))
     }
@@ -102,6 +107,12 @@ impl Convert for Avx2 {
         let out = &mut out[..BYTES];
         // SAFETY: as in `op`; the slice holds 32 bytes.
         unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), x) }
+    }
+
+    #[inline(always)]
+    fn prefetch_ahead<T>(self, x: &[T], ahead: usize) {
+        // SAFETY: as in `op`; a prefetch reads nothing, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(x.as_ptr().wrapping_add(ahead).cast()) }
     }
 
     #[inline(always)]

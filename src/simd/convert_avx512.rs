@@ -35,6 +35,11 @@ impl<const BF16: bool> Convert for Avx512<BF16> {
     }
 
     #[inline(always)]
+    fn blend_bits(self, mask: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        op!(_mm512_ternarylogic_epi32::<0xCA>(mask, a, b))
+    }
+
+    #[inline(always)]
     fn min(self, a: __m512i, b: __m512i) -> __m512i {
         op!(_mm512_min_epi32(a, b))
     }
@@ -101,6 +106,12 @@ impl<const BF16: bool> Convert for Avx512<BF16> {
         let out = &mut out[..BYTES];
         // SAFETY: as in `op`; the slice holds 64 bytes.
         unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), x) }
+    }
+
+    #[inline(always)]
+    fn prefetch_ahead<T>(self, x: &[T], ahead: usize) {
+        // SAFETY: as in `op`; a prefetch reads nothing, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(x.as_ptr().wrapping_add(ahead).cast()) }
     }
 
     #[inline(always)]

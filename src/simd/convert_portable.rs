@@ -30,6 +30,11 @@ impl Convert for Portable {
     }
 
     #[inline(always)]
+    fn blend_bits(self, mask: [u32; LANES], a: [u32; LANES], b: [u32; LANES]) -> [u32; LANES] {
+        zip(b, zip(zip(a, b, |a, b| a ^ b), mask, |x, m| x & m), |b, x| b ^ x)
+    }
+
+    #[inline(always)]
     fn min(self, a: [u32; LANES], b: [u32; LANES]) -> [u32; LANES] {
         zip(a, b, |x, y| x.cast_signed().min(y.cast_signed()).cast_unsigned())
     }
@@ -97,6 +102,9 @@ impl Convert for Portable {
         let (dwords, _) = out[..4 * LANES].as_chunks_mut::<4>();
         dwords.copy_from_slice(&map(x, u32::to_le_bytes));
     }
+
+    #[inline(always)]
+    fn prefetch_ahead<T>(self, _: &[T], _: usize) {}
 
     #[inline(always)]
     fn stream(self, from: &[u8], to: &mut [u8]) {

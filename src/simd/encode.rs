@@ -1,11 +1,10 @@
 //! From f32 to codes: rounding in registers.
 
 use super::Convert;
-use crate::formats::{Format, FormatSpec, Overflow, Rounding, Specials, Unpacked};
+use crate::formats::{Format, FormatSpec, Overflow, Rounding, Unpacked};
 
 /// All but the sign.
 const MAGNITUDE: u32 = 0x7FFF_FFFF;
-const SIGN: u32 = 0x8000_0000;
 const EXPONENT: u32 = 0x7F80_0000;
 /// Fraction bits of an f32.
 const FRACTION_BITS: u32 = 23;
@@ -14,7 +13,8 @@ const FRACTION_BITS: u32 = 23;
 ///
 /// With E = max(⌊log2 |x|⌋, emin) the format's step at x is q = 2^(E − m). The f32 addition |x| + 2^23·q has its last bit
 /// at q, so it rounds to nearest even as the format does, subnormal or not; its fraction counts the steps n, and the
-/// code is n + (E − emin)·2^m. What other roundings decide differently is one step more or less.
+/// code is n + (E − emin)·2^m. A code has few bits, so −emin·2^m is added to n beforehand, modulo its width: a multiple
+/// of two, which leaves ties as they are. What other roundings decide differently is one step more or less.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Encoder {
     /// Bits of the largest finite value.
@@ -44,26 +44,30 @@ pub(crate) struct Rounded<S: Convert> {
     pub(crate) values: S::F32,
 }
 
-/// Which rounding a loop is compiled for.
+/// What a loop is compiled for.
 pub(crate) trait Mode: Copy {
-    /// Whether it is nearest even, which needs no correction.
+    /// Whether it rounds to nearest even, which needs no correction.
     const NEAREST_EVEN: bool;
+    /// Whether the format has −0 and nothing passes its range, so that codes are rounded magnitudes with signs.
+    const PLAIN: bool;
 }
 
-/// Nearest even.
+/// Nearest even; where `PLAIN`, of an [`Encoder::is_plain`] and numbers up to [`Encoder::limit`].
 #[derive(Clone, Copy)]
-pub(crate) struct Nearest;
+pub(crate) struct Nearest<const PLAIN: bool>;
 
 /// Any of the deterministic roundings.
 #[derive(Clone, Copy)]
 pub(crate) struct Any;
 
-impl Mode for Nearest {
+impl<const PLAIN: bool> Mode for Nearest<PLAIN> {
     const NEAREST_EVEN: bool = true;
+    const PLAIN: bool = PLAIN;
 }
 
 impl Mode for Any {
     const NEAREST_EVEN: bool = false;
+    const PLAIN: bool = false;
 }
 
 impl Encoder {
@@ -84,7 +88,9 @@ impl Encoder {
             return None;
         }
         let special = match overflow {
-            Overflow::NonSaturating if spec.has_infinity() => spec.encode(Unpacked::Infinite { negative: false }),
+            Overflow::NonSaturating if spec.has_infinity() => {
+                spec.encode(Unpacked::Infinite { negative: false })
+            }
             Overflow::NonSaturating => spec.nan_code(),
             Overflow::Saturate => None,
         };
@@ -111,9 +117,19 @@ impl Encoder {
         self.to_special[0] || self.to_special[1]
     }
 
-    /// Whether numbers beyond the range of this sign become the largest value.
-    pub(crate) fn saturates(&self, negative: bool) -> bool {
-        !self.to_special[usize::from(negative)]
+    /// Whether it saturates and the format has −0.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.negative_zero && !self.loses()
+    }
+
+    /// The rounding.
+    pub(crate) fn rounding(&self) -> Rounding {
+        self.rounding
+    }
+
+    /// The largest finite value.
+    pub(crate) fn largest(&self) -> f64 {
+        f64::from(f32::from_bits(self.largest))
     }
 
     /// The bits of a code that are zero in a code of zero.
@@ -121,39 +137,21 @@ impl Encoder {
         u32::MAX >> (32 - self.bits + u32::from(self.negative_zero))
     }
 
-    /// Rounds finite numbers.
+    /// The encoder with its constants in registers, made once before a loop.
     #[inline(always)]
-    pub(crate) fn round<S: Convert, M: Mode>(&self, s: S, x: S::F32, _: M) -> Rounded<S> {
-        let bits = s.bits(x);
-        let magnitude = s.and(bits, s.splat_u32(MAGNITUDE));
-        let clamped = s.min(magnitude, s.splat_u32(self.largest));
-        let emin = s.splat_u32(self.emin);
-        let exponent = s.max(s.and(clamped, s.splat_u32(EXPONENT)), emin);
-        let anchor = s.add_u32(exponent, s.splat_u32(self.shift << FRACTION_BITS));
-        let sum = s.add(s.float(clamped), s.float(anchor));
-        let mut values = s.sub(sum, s.float(anchor));
-        let binades = s.shr(s.sub_u32(exponent, emin), self.shift);
-        let mut codes = s.add_u32(s.sub_u32(s.bits(sum), anchor), binades);
-        if !M::NEAREST_EVEN {
-            let steps = self.correction(s, bits, clamped, values, exponent);
-            codes = s.add_u32(codes, steps);
-            // One step, exact: the corrected number is one of the format.
-            let step = s.sub_u32(exponent, s.splat_u32((FRACTION_BITS - self.shift) << FRACTION_BITS));
-            let zero = s.splat_u32(0);
-            let up = s.float(s.select_above(steps, zero, step, zero));
-            let down = s.float(s.select_above(zero, steps, step, zero));
-            values = s.sub(s.add(values, up), down);
+    pub(crate) fn on<S: Convert>(&self, s: S) -> EncoderOn<S> {
+        let magnitude_of_code = u32::MAX >> (33 - self.bits);
+        let offset = (self.emin >> self.shift).wrapping_neg() & magnitude_of_code;
+        EncoderOn {
+            encoder: *self,
+            magnitude: s.splat_u32(MAGNITUDE),
+            exponent: s.splat_u32(EXPONENT),
+            largest: s.splat_u32(self.largest),
+            emin: s.splat_u32(self.emin),
+            anchor: s.splat_u32((self.shift << FRACTION_BITS) | offset),
+            code: s.splat_u32(magnitude_of_code),
+            zero_mask: self.zero_mask(),
         }
-        let sign = s.and(bits, s.splat_u32(SIGN));
-        let placed = s.shr(sign, 32 - self.bits);
-        let signed = if self.negative_zero {
-            s.or(codes, placed)
-        } else {
-            let zero = s.splat_u32(0);
-            s.select_above(codes, zero, s.or(codes, placed), zero)
-        };
-        let codes = if self.loses() { self.beyond(s, sign, placed, magnitude, signed) } else { signed };
-        Rounded { codes, values }
     }
 
     /// What the rounding adds to the steps that nearest even gave: −1, 0 or 1.
@@ -195,22 +193,81 @@ impl Encoder {
         s.xor(s.splat_u32(plus), s.and(s.sar(bits, 31), s.splat_u32(plus ^ minus)))
     }
 
+    /// All ones in lanes of a sign that saturates beyond the range.
+    #[inline(always)]
+    pub(crate) fn lane_saturates<S: Convert>(&self, s: S, bits: S::U32) -> S::U32 {
+        let [plus, minus] = self.to_special;
+        let ones = |special: bool| if special { 0 } else { u32::MAX };
+        s.xor(s.splat_u32(ones(plus)), s.and(s.sar(bits, 31), s.splat_u32(ones(plus) ^ ones(minus))))
+    }
+
     /// The special code in lanes beyond the range whose sign goes there.
     #[inline(always)]
-    fn beyond<S: Convert>(
-        &self,
-        s: S,
-        sign: S::U32,
-        placed: S::U32,
-        magnitude: S::U32,
-        codes: S::U32,
-    ) -> S::U32 {
-        let signed = if self.negative_zero { placed } else { s.splat_u32(0) };
-        let special = s.or(s.splat_u32(self.special), signed);
+    fn beyond<S: Convert>(&self, s: S, bits: S::U32, magnitude: S::U32, codes: S::U32) -> S::U32 {
+        let sign_of_code = if self.negative_zero { 1 << (self.bits - 1) } else { 0 };
+        let sign = s.and(s.shr(bits, 32 - self.bits), s.splat_u32(sign_of_code));
+        let special = s.or(s.splat_u32(self.special), sign);
         let never = i32::MAX.cast_unsigned();
-        let [plus, minus] = [0, 1].map(|i| if self.to_special[i] { self.limits[i] } else { never });
-        let limit = s.xor(s.splat_u32(plus), s.and(s.sar(sign, 31), s.splat_u32(plus ^ minus)));
+        let pick = |i: usize| if self.to_special[i] { self.limits[i] } else { never };
+        let (plus, minus) = (pick(0), pick(1));
+        let limit = s.xor(s.splat_u32(plus), s.and(s.sar(bits, 31), s.splat_u32(plus ^ minus)));
         s.select_above(magnitude, limit, special, codes)
+    }
+}
+
+/// An [`Encoder`] in the registers of an instruction set.
+#[derive(Clone, Copy)]
+pub(crate) struct EncoderOn<S: Convert> {
+    encoder: Encoder,
+    magnitude: S::U32,
+    exponent: S::U32,
+    largest: S::U32,
+    emin: S::U32,
+    anchor: S::U32,
+    /// The bits of a code without its sign.
+    code: S::U32,
+    /// The bits of a code that are zero in a code of zero.
+    pub(crate) zero_mask: u32,
+}
+
+impl<S: Convert> EncoderOn<S> {
+    /// Rounds finite numbers.
+    #[inline(always)]
+    pub(crate) fn round<M: Mode>(&self, s: S, x: S::F32, _: M) -> Rounded<S> {
+        let encoder = &self.encoder;
+        let bits = s.bits(x);
+        let magnitude = s.and(bits, self.magnitude);
+        let clamped = if M::PLAIN { magnitude } else { s.min(magnitude, self.largest) };
+        let exponent = s.max(s.and(clamped, self.exponent), self.emin);
+        let anchor = s.add_u32(exponent, self.anchor);
+        let sum = s.add(s.float(clamped), s.float(anchor));
+        let mut values = s.sub(sum, s.float(anchor));
+        let mut codes = s.add_u32(s.bits(sum), s.shr(exponent, encoder.shift));
+        if !M::NEAREST_EVEN {
+            let steps = encoder.correction(s, bits, clamped, values, exponent);
+            codes = s.add_u32(codes, steps);
+            // One step, exact: the corrected number is one of the format.
+            let fraction_bits = FRACTION_BITS - encoder.shift;
+            let step = s.sub_u32(exponent, s.splat_u32(fraction_bits << FRACTION_BITS));
+            let zero = s.splat_u32(0);
+            let up = s.float(s.select_above(steps, zero, step, zero));
+            let down = s.float(s.select_above(zero, steps, step, zero));
+            values = s.sub(s.add(values, up), down);
+        }
+        // The sign is the last bit left of what is shifted out.
+        let sign = s.shr(bits, 32 - encoder.bits);
+        let signed = s.blend_bits(self.code, codes, sign);
+        if M::PLAIN {
+            return Rounded { codes: signed, values };
+        }
+        let zero = s.splat_u32(0);
+        let signed = if encoder.negative_zero {
+            signed
+        } else {
+            s.select_above(s.and(codes, self.code), zero, signed, zero)
+        };
+        let codes = if encoder.loses() { encoder.beyond(s, bits, magnitude, signed) } else { signed };
+        Rounded { codes, values }
     }
 }
 

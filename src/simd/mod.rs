@@ -34,7 +34,7 @@ use std::sync::OnceLock;
 
 pub(crate) use convert::{Convert, Stores};
 pub(crate) use decode::Decoder;
-pub(crate) use encode::{Any, Encoder, Mode, Nearest, Rounded};
+pub(crate) use encode::{Any, Encoder, EncoderOn, Mode, Nearest};
 pub(crate) use widen::{Lane, Widener};
 
 use crate::error::{Error, Result};

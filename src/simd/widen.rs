@@ -59,10 +59,21 @@ impl Widener {
 
     /// Whether some lane is an infinity or NaN.
     #[inline(always)]
-    pub(crate) fn has_specials<S: Convert>(&self, s: S, codes: [S::U32; 4]) -> bool {
-        let magnitude = |x| s.and(s.xor(x, s.splat_u32(self.flip)), s.splat_u32(self.magnitude));
-        let [a, b, c, d] = codes.map(magnitude);
-        s.count_above(s.max(s.max(a, b), s.max(c, d)), s.splat_u32(self.largest_finite)) > 0
+    pub(crate) fn has_specials<S: Convert>(&self, s: S, codes: S::U32) -> bool {
+        let magnitude = s.and(s.xor(codes, s.splat_u32(self.flip)), s.splat_u32(self.magnitude));
+        s.count_above(magnitude, s.splat_u32(self.largest_finite)) > 0
+    }
+
+    /// Whether some byte, of a format of at most 8 bits, is an infinity or NaN.
+    #[inline(always)]
+    pub(crate) fn bytes_have_specials<S: Convert>(&self, s: S, codes: S::U32) -> bool {
+        if self.flip != 0 {
+            // Flipped, the one special code is FF; as i8, with the sign flipped too, it is the largest.
+            let flipped = s.xor(codes, s.splat_u32(0x0101_0101 * (self.flip ^ 0x80)));
+            return s.any_byte_above(flipped, i8::MAX - 1);
+        }
+        let magnitude = s.and(codes, s.splat_u32(0x0101_0101 * self.magnitude));
+        s.any_byte_above(magnitude, self.largest_finite as i8)
     }
 }
 

@@ -5,7 +5,7 @@ use bytemuck::Pod;
 use crate::simd::Convert;
 
 /// An unsigned integer that holds one code.
-pub(super) trait CodeWord: Pod + Send + Sync {
+pub(crate) trait CodeWord: Pod + Send + Sync {
     /// A code.
     fn of(code: u64) -> Self;
 
@@ -23,8 +23,8 @@ pub(super) trait CodeWord: Pod + Send + Sync {
     #[inline(always)]
     fn store<S: Convert>(s: S, joined: [S::U32; 2], out: &mut [Self]) {
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut out[..4 * S::LANES]);
-        for (part, register) in bytes.chunks_exact_mut(4 * S::LANES).zip(joined) {
-            s.store_bytes(register, part);
+        for i in 0..Self::REGISTERS {
+            s.store_bytes(joined[i], &mut bytes[4 * S::LANES * i..]);
         }
     }
 }
@@ -74,8 +74,10 @@ impl CodeWord for u16 {
     #[inline(always)]
     fn zeros<S: Convert>(s: S, joined: [S::U32; 2], mask: u32) -> u32 {
         let (zero, mask) = (s.splat_u32(0), s.splat_u32(mask));
-        let halves = joined.map(|x| [s.and(x, mask), s.and(s.shr(x, 16), mask)]);
-        let nonzero: u32 = halves.into_iter().flatten().map(|x| s.count_above(x, zero)).sum();
+        let mut nonzero = 0;
+        for x in joined {
+            nonzero += s.count_above(s.and(x, mask), zero) + s.count_above(s.and(s.shr(x, 16), mask), zero);
+        }
         4 * S::LANES as u32 - nonzero
     }
 }

@@ -2,8 +2,10 @@
 
 use super::Plan;
 use crate::matrix::MatRef;
-use crate::quant::derive::{GranuleScale, Payload, StoredScale};
+use crate::quant::derive::{Payload, StoredScale};
+use crate::quant::recipe::Recipe;
 use crate::quant::stats::QuantStats;
+use crate::scaled::Granule;
 use crate::simd::{Convert, Lane};
 
 /// All but the sign of an f32.
@@ -12,29 +14,39 @@ pub(super) const MAGNITUDE: u32 = 0x7FFF_FFFF;
 /// What is known of a granule before its elements are cast.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Decided {
-    pub(super) scale: GranuleScale,
-    /// What registers divide or multiply by.
+    /// What elements are divided or multiplied by.
     pub(super) factor: f32,
+    divides: bool,
     /// Whether registers may do it: elements and factor are finite, so that no payload is NaN.
     pub(super) plain: bool,
     /// Whether some payload lies beyond the largest code.
     pub(super) clips: bool,
 }
 
-/// Decides over one granule from `peak`, the bits of its largest magnitude.
+impl Decided {
+    /// How elements become payloads.
+    pub(super) fn payload(&self) -> Payload {
+        if self.divides { Payload::Divide(self.factor) } else { Payload::Multiply(self.factor) }
+    }
+}
+
+/// Decides over granule `index` of a row of them in `x`, from `peak`, the bits of its largest magnitude.
+#[inline(always)]
 pub(super) fn decide<T: Lane>(
     plan: &Plan<'_>,
-    elements: MatRef<'_, T>,
+    x: MatRef<'_, T>,
+    (width, index): (usize, usize),
     peak: u32,
     stats: &mut QuantStats,
-) -> Decided {
+) -> (StoredScale, Decided) {
     let recipe = plan.recipe;
     let finite = peak <= T::LARGEST;
     // A maximum of bits cannot tell what NaN does to amax.
     let amax = if finite {
         f32::from_bits(peak)
     } else {
-        recipe.amax(elements.iter_rows().flatten().map(|v| v.to_f32()))
+        let span = Granule::span(x.cols(), width, index);
+        amax_of(recipe, x.col_range(span.start, span.end))
     };
     stats.granules += 1;
     stats.zero_granules += u64::from(peak == 0);
@@ -42,13 +54,22 @@ pub(super) fn decide<T: Lane>(
     stats.nonfinite_granules += u64::from(!finite);
 
     let scale = recipe.granule_scale(amax, plan.tensor);
-    let (factor, usable) = match scale.payload {
-        Payload::Divide(s) => (s, plan.divides && s != 0.0),
-        Payload::Multiply(m) => (m, !plan.divides),
+    let (factor, divides) = match scale.payload {
+        Payload::Divide(s) => (s, true),
+        Payload::Multiply(m) => (m, false),
     };
     // Payloads grow with magnitudes, so the largest tells for all.
     let clips = scale.payload.of(amax).abs().to_bits() > plan.encoder.limit();
-    Decided { scale, factor, plain: finite && usable && factor.is_finite(), clips }
+    let quotients = !divides || factor != 0.0;
+    let plain = finite && divides == plan.divides && quotients && factor.is_finite();
+    (scale.stored, Decided { factor, divides, plain, clips })
+}
+
+/// amax, NaN elements looked at.
+#[cold]
+#[inline(never)]
+pub(super) fn amax_of<T: Lane>(recipe: &Recipe, elements: MatRef<'_, T>) -> f32 {
+    recipe.amax(elements.iter_rows().flatten().map(|v| v.to_f32()))
 }
 
 /// The bits of the largest magnitude in each granule of `width` columns over all rows of `x`. `lanes` is scratch.
@@ -79,13 +100,14 @@ pub(super) fn peaks<S: Convert, T: Lane>(
                 lanes[0] = rest.iter().map(scalar).fold(lanes[0], u32::max);
             }
         }
-        peaks.extend(lanes.chunks_exact(S::LANES).map(|lanes| s.largest(s.load_u32(lanes))));
+        for lanes in lanes.chunks_exact(S::LANES) {
+            peaks.push(s.largest(s.load_u32(lanes)));
+        }
     } else {
         // One maximum a column.
         lanes.resize(x.cols(), 0);
         for row in x.iter_rows() {
-            let (mut registers, mut columns) =
-                (row.chunks_exact(S::LANES), lanes.chunks_exact_mut(S::LANES));
+            let (mut registers, mut columns) = (row.chunks_exact(S::LANES), lanes.chunks_exact_mut(S::LANES));
             for (v, peak) in registers.by_ref().zip(columns.by_ref()) {
                 s.store_u32(s.max(s.load_u32(peak), s.and(s.bits(T::load(s, v)), magnitude)), peak);
             }

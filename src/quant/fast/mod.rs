@@ -8,14 +8,16 @@
 
 mod cast;
 mod code;
+mod elements;
 mod granules;
 mod rows;
 mod transposed;
 
 use rayon::prelude::*;
 
-use self::code::CodeWord;
-use self::granules::{Decided, MAGNITUDE, ScalesMut, decide, peaks};
+pub(super) use self::code::CodeWord;
+pub(super) use self::elements::CastTask;
+use self::granules::{Decided, MAGNITUDE, ScalesMut, amax_of, decide, peaks};
 use self::rows::RowTask;
 use self::transposed::{COLUMNS, ColumnTask, ROWS, Source};
 use super::derive::{Payload, TensorScale};
@@ -34,7 +36,7 @@ const TASK: usize = 1 << 17;
 /// Granules of more rows are decided before anything is cast.
 const TALL: usize = 512;
 /// From this size on, results go past the cache: matrices of this many bytes are not read again from there.
-const PAST_CACHE: usize = 1 << 25;
+pub(super) const PAST_CACHE: usize = 1 << 25;
 
 /// What every task of one matrix needs.
 struct Plan<'a> {
@@ -219,7 +221,7 @@ fn tall_peaks<T: Lane>(x: MatRef<'_, T>, width: usize, isa: Isa) -> Vec<u32> {
 fn tensor_amax<T: Lane>(x: MatRef<'_, T>, recipe: &Recipe, isa: Isa) -> f32 {
     match tall_peaks(x, x.cols(), isa)[0] & MAGNITUDE {
         peak if peak <= T::LARGEST => f32::from_bits(peak),
-        _ => recipe.amax(x.iter_rows().flatten().map(|v| v.to_f32())),
+        _ => amax_of(recipe, x),
     }
 }
 
@@ -239,9 +241,9 @@ fn decide_all<T: Lane>(
         for (column, peak) in
             tall_peaks(stripe, plan.granule.cols().min(cols), plan.isa).into_iter().enumerate()
         {
-            let span = Granule::span(cols, plan.granule.cols(), column);
-            let decided = decide(plan, stripe.col_range(span.start, span.end), peak, &mut stats);
-            scales.set(place(row, column), decided.scale.stored);
+            let width = plan.granule.cols();
+            let (scale, decided) = decide(plan, stripe, (width, column), peak, &mut stats);
+            scales.set(place(row, column), scale);
             all.push(decided);
         }
     }
@@ -299,9 +301,8 @@ fn in_columns<X: Source, C: CodeWord>(
         let whole = x.whole().expect("what is dequantised has granules within a tile");
         let (decided, stats) = decide_all(plan, whole, scales, |row, column| column * grid_rows + row);
         let tasks = codes.par_chunks_mut(COLUMNS * rows).enumerate();
-        let cast = |(i, codes): (usize, &mut [C])| {
-            run(i * COLUMNS, codes, transposed::Granules::Given(&decided))
-        };
+        let cast =
+            |(i, codes): (usize, &mut [C])| run(i * COLUMNS, codes, transposed::Granules::Given(&decided));
         return stats + tasks.map(cast).sum();
     }
     let columns = COLUMNS / width * width;

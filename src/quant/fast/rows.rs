@@ -3,13 +3,12 @@
 use std::ops::Range;
 
 use super::Plan;
-use super::cast::Join;
+use super::cast::{Join, Kind, Of};
 use super::code::CodeWord;
 use super::granules::{Decided, ScalesMut, decide, peaks};
 use crate::matrix::MatRef;
 use crate::quant::stats::QuantStats;
-use crate::scaled::Granule;
-use crate::simd::{Convert, Lane, Stores, Work};
+use crate::simd::{Convert, EncoderOn, Lane, Stores, Work};
 
 /// Elements that are looked at before they are cast: 256 KiB of f32, a part of the second-level cache, where granules
 /// have several rows.
@@ -35,6 +34,18 @@ pub(super) struct RowTask<'a, T, C> {
     pub(super) codes: &'a mut [C],
 }
 
+/// Where a row of elements is among its granules.
+struct Place {
+    /// Its first column, counted from the first granule.
+    first: usize,
+    /// Columns of a granule.
+    width: usize,
+    /// Columns from an element to that of the next block.
+    next: usize,
+    /// Whether some payload is beyond the largest code.
+    clips: bool,
+}
+
 /// Memory that a task works in.
 struct Scratch<C> {
     lanes: Vec<u32>,
@@ -51,13 +62,17 @@ impl<T: Lane, C: CodeWord> Work for RowTask<'_, T, C> {
 
     #[inline(always)]
     fn run<S: Convert>(self, s: S) -> QuantStats {
-        if self.plan.divides { self.blocks::<S, true>(s) } else { self.blocks::<S, false>(s) }
+        if self.plan.divides {
+            self.blocks::<S, Of<true, true>, Of<true, false>>(s)
+        } else {
+            self.blocks::<S, Of<false, true>, Of<false, false>>(s)
+        }
     }
 }
 
 impl<T: Lane, C: CodeWord> RowTask<'_, T, C> {
     #[inline(always)]
-    fn blocks<S: Convert, const DIVIDES: bool>(mut self, s: S) -> QuantStats {
+    fn blocks<S: Convert, Plain: Kind, General: Kind>(mut self, s: S) -> QuantStats {
         let (rows, cols) = self.x.shape();
         let granule = self.plan.granule;
         let (height, width) = (granule.rows().min(rows), granule.cols().min(cols));
@@ -67,6 +82,7 @@ impl<T: Lane, C: CodeWord> RowTask<'_, T, C> {
         };
         let block = (block / width).max(1) * width;
         let stores = Stores::new(s, self.plan.past_cache);
+        let encoder = self.plan.encoder.on(s);
         let mut stats = QuantStats::default();
         let mut scratch = Scratch {
             lanes: Vec::new(),
@@ -88,10 +104,8 @@ impl<T: Lane, C: CodeWord> RowTask<'_, T, C> {
                         peaks(s, x, width, &mut scratch.lanes, &mut scratch.peaks);
                         scratch.decided.clear();
                         for (g, &peak) in scratch.peaks.iter().enumerate() {
-                            let span = Granule::span(x.cols(), width, g);
-                            let elements = x.col_range(span.start, span.end);
-                            let decided = decide(self.plan, elements, peak, &mut stats);
-                            scales.set(grid_row * grid_cols + first + g, decided.scale.stored);
+                            let (scale, decided) = decide(self.plan, x, (width, g), peak, &mut stats);
+                            scales.set(grid_row * grid_cols + first + g, scale);
                             scratch.decided.push(decided);
                         }
                     }
@@ -101,14 +115,34 @@ impl<T: Lane, C: CodeWord> RowTask<'_, T, C> {
                         scratch.decided.extend_from_slice(&decided[first..first + count]);
                     }
                 }
+                let clips = scratch.decided.iter().any(|d| d.clips);
+                let plain = self.plan.is_plain() && !clips;
+                let splats = width.is_multiple_of(4 * S::LANES);
                 for left in (0..x.cols()).step_by(COLUMNS) {
                     let columns = left..(left + COLUMNS).min(x.cols());
-                    scratch.spread(columns.clone(), width, 4 * S::LANES);
+                    if !splats {
+                        scratch.spread(columns.clone(), width, 4 * S::LANES);
+                    }
+                    let place = Place { first: columns.start, width, next: block, clips };
                     for (i, row) in x.iter_rows().enumerate() {
                         let row = &row[columns.clone()];
-                        self.row::<S, DIVIDES>(s, row, columns.start, width, &mut scratch, &mut stats);
+                        let row = Row { plan: self.plan, x: row, place: &place };
+                        match (plain, splats) {
+                            (true, true) => {
+                                row.by_granule::<S, C, Plain>(s, &encoder, &mut scratch, &mut stats)
+                            }
+                            (true, false) => {
+                                row.by_column::<S, C, Plain>(s, &encoder, &mut scratch, &mut stats)
+                            }
+                            (false, true) => {
+                                row.by_granule::<S, C, General>(s, &encoder, &mut scratch, &mut stats);
+                            }
+                            (false, false) => {
+                                row.by_column::<S, C, General>(s, &encoder, &mut scratch, &mut stats);
+                            }
+                        }
                         let at = (stripe.start + i) * cols + part.start + columns.start;
-                        stores.copy(&scratch.codes[..row.len()], &mut self.codes[at..at + row.len()]);
+                        stores.copy(&scratch.codes[..columns.len()], &mut self.codes[at..at + columns.len()]);
                     }
                 }
             }
@@ -116,48 +150,102 @@ impl<T: Lane, C: CodeWord> RowTask<'_, T, C> {
         stats.elements = (rows * cols) as u64;
         stats
     }
+}
 
-    /// Casts a row of as many columns as factors were spread over, into the scratch.
+/// Elements of a row, cast into the scratch.
+struct Row<'a, T> {
+    plan: &'a Plan<'a>,
+    x: &'a [T],
+    place: &'a Place,
+}
+
+impl<T: Lane> Row<'_, T> {
+    /// Granules are whole groups: one factor for all of a group.
     #[inline(always)]
-    fn row<S: Convert, const DIVIDES: bool>(
+    fn by_granule<S: Convert, C: CodeWord, K: Kind>(
         &self,
         s: S,
-        x: &[T],
-        first: usize,
-        width: usize,
+        encoder: &EncoderOn<S>,
         scratch: &mut Scratch<C>,
         stats: &mut QuantStats,
     ) {
-        let group = 4 * S::LANES;
-        let Scratch { decided, factors, rough, codes, .. } = scratch;
-        let clips = decided.iter().any(|d| d.clips);
-        for (g, &rough) in rough.iter().enumerate() {
-            let at = g * group;
-            let mut padded = [T::default(); GROUP];
-            let elements = match x.get(at..at + group) {
-                Some(elements) => elements,
-                None => {
-                    padded[..x.len() - at].copy_from_slice(&x[at..]);
-                    &padded[..group]
-                }
-            };
-            let (factors, codes) = (&factors[at..at + group], &mut codes[at..at + group]);
-            let (mut values, mut spread) = ([s.splat(0.0); 4], [s.splat(1.0); 4]);
-            for i in 0..4 {
-                values[i] = T::load(s, &elements[i * S::LANES..]);
-                spread[i] = s.load(&factors[i * S::LANES..]);
+        let Scratch { decided, codes, .. } = scratch;
+        let Place { first, width, .. } = *self.place;
+        let (mut at, mut index) = (0, first / width);
+        while at < self.x.len() {
+            let granule = &decided[index];
+            let end = ((index + 1).saturating_mul(width) - first).min(self.x.len());
+            let factor = s.splat(granule.factor);
+            while at < end {
+                self.group::<S, C, K>(s, encoder, at, [factor; 4], !granule.plain, decided, codes, stats);
+                at += 4 * S::LANES;
             }
-            let joined = if rough {
-                None
-            } else {
-                self.plan.cast::<S, C, DIVIDES>(s, values, spread, Join::Row, clips, stats)
-            };
-            match joined {
-                Some(joined) => C::store(s, joined, codes),
-                None => {
-                    let elements = &elements[..group.min(x.len() - at)];
-                    cast_singly(self.plan, elements, first + at, width, decided, codes, stats);
-                }
+            index += 1;
+        }
+    }
+
+    /// By the factors that were spread over the columns.
+    #[inline(always)]
+    fn by_column<S: Convert, C: CodeWord, K: Kind>(
+        &self,
+        s: S,
+        encoder: &EncoderOn<S>,
+        scratch: &mut Scratch<C>,
+        stats: &mut QuantStats,
+    ) {
+        let Scratch { decided, factors, rough, codes, .. } = scratch;
+        for (g, &rough) in rough.iter().enumerate() {
+            let at = g * 4 * S::LANES;
+            let mut spread = [s.splat(1.0); 4];
+            for i in 0..4 {
+                spread[i] = s.load(&factors[at + i * S::LANES..]);
+            }
+            self.group::<S, C, K>(s, encoder, at, spread, rough, decided, codes, stats);
+        }
+    }
+
+    /// The group of elements at `at`.
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments)]
+    fn group<S: Convert, C: CodeWord, K: Kind>(
+        &self,
+        s: S,
+        encoder: &EncoderOn<S>,
+        at: usize,
+        factors: [S::F32; 4],
+        rough: bool,
+        decided: &[Decided],
+        codes: &mut [C],
+        stats: &mut QuantStats,
+    ) {
+        let group = 4 * S::LANES;
+        let mut padded = [T::default(); GROUP];
+        let elements = match self.x.get(at..at + group) {
+            Some(elements) => elements,
+            None => {
+                padded[..self.x.len() - at].copy_from_slice(&self.x[at..]);
+                &padded[..group]
+            }
+        };
+        let codes = &mut codes[at..at + group];
+        let mut values = [s.splat(0.0); 4];
+        for i in 0..4 {
+            values[i] = T::load(s, &elements[i * S::LANES..]);
+            // The next block is looked at when this one is done: its elements are to be on their way.
+            s.prefetch_ahead(&elements[i * S::LANES..], self.place.next);
+        }
+        let clips = self.place.clips;
+        let joined = if rough {
+            None
+        } else {
+            self.plan.cast::<S, C, K>(s, encoder, values, factors, Join::Row, clips, stats)
+        };
+        match joined {
+            Some(joined) => C::store(s, joined, codes),
+            None => {
+                let elements = &elements[..group.min(self.x.len() - at)];
+                let Place { first, width, .. } = *self.place;
+                cast_singly(self.plan, elements, first + at, width, decided, codes, stats);
             }
         }
     }

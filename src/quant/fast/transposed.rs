@@ -3,40 +3,45 @@
 use std::ops::Range;
 
 use super::Plan;
-use super::cast::Join;
+use super::cast::{Join, Kind, Of};
 use super::code::CodeWord;
 use super::granules::{Decided, ScalesMut, decide, peaks};
 use crate::matrix::MatRef;
 use crate::quant::stats::QuantStats;
-use crate::scaled::{Granule, ScaledRef};
+use crate::scaled::{DequantizeScratch, ScaledRef};
 use crate::simd::{Convert, Lane, Stores, Work};
 
-/// Columns of a tile. With the rows below: 32 KiB of f32, so that its second reading is from the first-level cache.
+/// Columns of a tile.
 pub(super) const COLUMNS: usize = 64;
-/// Rows of a tile, unless granules ask for a little fewer. Granules of more are decided beforehand.
-pub(super) const ROWS: usize = 128;
+/// Rows of a tile, unless granules ask for a little fewer: with the columns, 64 KiB of f32 in the second-level cache.
+/// Granules of more are decided beforehand.
+pub(super) const ROWS: usize = 256;
 
 /// Where tiles of elements come from.
 pub(super) trait Source: Copy + Send + Sync {
     type Element: Lane;
+    /// What making a tile takes.
+    type Scratch: Default;
 
     fn shape(&self) -> (usize, usize);
 
     /// The matrix, where it lies in memory.
     fn whole(&self) -> Option<MatRef<'_, Self::Element>>;
 
-    /// Some rows and columns: as they lie in memory, or made in `scratch`.
+    /// Some rows and columns: as they lie in memory, or made in `made`.
     fn tile<'a, S: Convert>(
         &'a self,
         s: S,
         rows: Range<usize>,
         cols: Range<usize>,
-        scratch: &'a mut [Self::Element],
+        made: &'a mut [Self::Element],
+        scratch: &mut Self::Scratch,
     ) -> MatRef<'a, Self::Element>;
 }
 
 impl<T: Lane> Source for MatRef<'_, T> {
     type Element = T;
+    type Scratch = ();
 
     fn shape(&self) -> (usize, usize) {
         MatRef::shape(self)
@@ -53,6 +58,7 @@ impl<T: Lane> Source for MatRef<'_, T> {
         rows: Range<usize>,
         cols: Range<usize>,
         _: &'a mut [T],
+        (): &mut (),
     ) -> MatRef<'a, T> {
         self.row_range(rows.start, rows.end).col_range(cols.start, cols.end)
     }
@@ -60,6 +66,7 @@ impl<T: Lane> Source for MatRef<'_, T> {
 
 impl Source for ScaledRef<'_> {
     type Element = f32;
+    type Scratch = DequantizeScratch<f32>;
 
     fn shape(&self) -> (usize, usize) {
         ScaledRef::shape(self)
@@ -75,11 +82,12 @@ impl Source for ScaledRef<'_> {
         s: S,
         rows: Range<usize>,
         cols: Range<usize>,
-        scratch: &'a mut [f32],
+        made: &'a mut [f32],
+        scratch: &mut DequantizeScratch<f32>,
     ) -> MatRef<'a, f32> {
         let (height, width) = (rows.len(), cols.len());
-        let tile = &mut scratch[..height * width];
-        self.dequantize_part(s, rows, cols, tile, width, false);
+        let tile = &mut made[..height * width];
+        self.dequantize_tile(s, rows, cols, tile, scratch);
         MatRef::new(tile, height, width).expect("one value each element")
     }
 }
@@ -126,11 +134,11 @@ impl<T> Tile<'_, T> {
         &self.granules[self.granule_row(i) * self.grid_cols + (self.origin.1 + j) / self.granule.1]
     }
 
-    /// The factors of row `i`, from column `j` on.
+    /// The factors of row `i`.
     #[inline(always)]
-    fn factors(&self, i: usize, j: usize) -> &[f32] {
+    fn factors(&self, i: usize) -> &[f32] {
         let row = self.granule_row(i.min(self.shape.0 - 1)) - self.granule_row(0);
-        &self.factors[row * COLUMNS + j..]
+        &self.factors[row * COLUMNS..][..COLUMNS]
     }
 }
 
@@ -139,13 +147,17 @@ impl<X: Source, C: CodeWord> Work for ColumnTask<'_, X, C> {
 
     #[inline(always)]
     fn run<S: Convert>(self, s: S) -> QuantStats {
-        if self.plan.divides { self.tiles::<S, true>(s) } else { self.tiles::<S, false>(s) }
+        if self.plan.divides {
+            self.tiles::<S, Of<true, true>, Of<true, false>>(s)
+        } else {
+            self.tiles::<S, Of<false, true>, Of<false, false>>(s)
+        }
     }
 }
 
 impl<X: Source, C: CodeWord> ColumnTask<'_, X, C> {
     #[inline(always)]
-    fn tiles<S: Convert, const DIVIDES: bool>(mut self, s: S) -> QuantStats {
+    fn tiles<S: Convert, Plain: Kind, General: Kind>(mut self, s: S) -> QuantStats {
         let (plan, columns) = (self.plan, self.columns.clone());
         let (rows, cols) = self.x.shape();
         let granule = (plan.granule.rows().min(rows), plan.granule.cols().min(cols));
@@ -159,13 +171,14 @@ impl<X: Source, C: CodeWord> ColumnTask<'_, X, C> {
         let mut stats = QuantStats::default();
         let (mut lanes, mut found) = (Vec::new(), Vec::new());
         let (mut decided, mut factors) = (Vec::new(), Vec::new());
+        let mut scratch = X::Scratch::default();
         let mut made = vec![X::Element::default(); height * COLUMNS];
         let mut padded = vec![X::Element::default(); padded_height * COLUMNS];
         let mut dwords = vec![0u32; padded_height * COLUMNS * size_of::<C>() / 4];
         let mut finished = vec![C::of(0); padded_height * COLUMNS];
         for top in (0..rows).step_by(height) {
             let span = top..(top + height).min(rows);
-            let x = self.x.tile(s, span.clone(), columns.clone(), &mut made);
+            let x = self.x.tile(s, span.clone(), columns.clone(), &mut made, &mut scratch);
             let shape = x.shape();
             let (granules, origin, grid_cols) = match &mut self.granules {
                 Granules::Found(scales) => {
@@ -174,9 +187,8 @@ impl<X: Source, C: CodeWord> ColumnTask<'_, X, C> {
                         let part = x.row_range(first, (first + granule.0).min(shape.0));
                         peaks(s, part, granule.1, &mut lanes, &mut found);
                         for (g, &peak) in found.iter().enumerate() {
-                            let of = Granule::span(shape.1, granule.1, g);
-                            let one = decide(plan, part.col_range(of.start, of.end), peak, &mut stats);
-                            scales.set(g * grid_rows + (top + first) / granule.0, one.scale.stored);
+                            let (scale, one) = decide(plan, part, (granule.1, g), peak, &mut stats);
+                            scales.set(g * grid_rows + (top + first) / granule.0, scale);
                             decided.push(one);
                         }
                     }
@@ -207,8 +219,10 @@ impl<X: Source, C: CodeWord> ColumnTask<'_, X, C> {
                 factors.resize(factors.len().next_multiple_of(COLUMNS), 1.0);
             }
             let tile = Tile { factors: &factors, ..tile };
-            if tile.plain {
-                fill::<S, _, C, DIVIDES>(s, plan, &tile, &mut dwords, &mut stats);
+            if tile.plain && plan.is_plain() && !tile.clips {
+                fill::<S, _, C, Plain>(s, plan, &tile, &mut dwords, &mut stats);
+            } else if tile.plain {
+                fill::<S, _, C, General>(s, plan, &tile, &mut dwords, &mut stats);
             } else {
                 fill_singly::<_, C>(plan, &tile, &mut dwords, &mut stats);
             }
@@ -225,22 +239,26 @@ impl<X: Source, C: CodeWord> ColumnTask<'_, X, C> {
 
 /// The codes of a tile: [`COLUMNS`] dwords a row, each of a column's successive codes.
 #[inline(always)]
-fn fill<S: Convert, T: Lane, C: CodeWord, const DIVIDES: bool>(
+fn fill<S: Convert, T: Lane, C: CodeWord, K: Kind>(
     s: S,
     plan: &Plan<'_>,
     tile: &Tile<'_, T>,
     dwords: &mut [u32],
     stats: &mut QuantStats,
 ) {
+    let encoder = plan.encoder.on(s);
     for (group, out) in dwords.chunks_exact_mut(C::REGISTERS * COLUMNS).enumerate() {
+        let rows = [0, 1, 2, 3].map(|r| (tile.x.row(4 * group + r), tile.factors(4 * group + r)));
         for j in (0..COLUMNS).step_by(S::LANES) {
             let (mut x, mut factors) = ([s.splat(0.0); 4], [s.splat(1.0); 4]);
             for r in 0..4 {
-                let i = 4 * group + r;
-                x[r] = T::load(s, &tile.x.row(i)[j..]);
-                factors[r] = s.load(tile.factors(i, j));
+                let (row, row_factors) = (&rows[r].0[j..], &rows[r].1[j..]);
+                x[r] = T::load(s, row);
+                // The tile below is read when this one is done: its rows are to be on their way.
+                s.prefetch_ahead(row, ROWS * tile.x.stride());
+                factors[r] = s.load(row_factors);
             }
-            match plan.cast::<S, C, DIVIDES>(s, x, factors, Join::Lanes, tile.clips, stats) {
+            match plan.cast::<S, C, K>(s, &encoder, x, factors, Join::Lanes, tile.clips, stats) {
                 Some(joined) => {
                     for (row, register) in out.chunks_exact_mut(COLUMNS).zip(joined) {
                         s.store_u32(register, &mut row[j..]);
