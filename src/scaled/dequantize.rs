@@ -358,11 +358,11 @@ fn row<S: Convert, C: Code, T: Output>(
     for (((codes, out), scales), finite) in pieces {
         for (g, &finite) in finite.iter().enumerate() {
             let at = g * group;
-            let mut padded = [C::zeroed(); GROUP];
+            let padded;
             let codes = match codes.get(at..at + group) {
                 Some(codes) => codes,
                 None => {
-                    padded[..codes.len() - at].copy_from_slice(&codes[at..]);
+                    padded = padded_group(&codes[at..]);
                     &padded[..group]
                 }
             };
@@ -386,6 +386,14 @@ fn row<S: Convert, C: Code, T: Output>(
         }
         stores.copy(&values[..out.len()], out);
     }
+}
+
+/// The last codes of a row, with zeros behind them.
+#[inline(never)]
+fn padded_group<C: Code>(codes: &[C]) -> [C; GROUP] {
+    let mut padded = [C::zeroed(); GROUP];
+    padded[..codes.len()].copy_from_slice(codes);
+    padded
 }
 
 /// The definition, for groups that have an infinity or NaN.

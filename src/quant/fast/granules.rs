@@ -114,7 +114,11 @@ pub(super) fn peaks<S: Convert, T: Lane>(
             let rest = registers.remainder().iter().map(scalar);
             columns.into_remainder().iter_mut().zip(rest).for_each(|(peak, v)| *peak = v.max(*peak));
         }
-        peaks.extend(lanes.chunks(width).map(|part| part.iter().copied().fold(0, u32::max)));
+        if width == 1 {
+            peaks.extend_from_slice(lanes);
+        } else {
+            peaks.extend(lanes.chunks(width).map(|part| part.iter().copied().fold(0, u32::max)));
+        }
     }
 }
 

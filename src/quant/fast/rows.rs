@@ -219,11 +219,11 @@ impl<T: Lane> Row<'_, T> {
         stats: &mut QuantStats,
     ) {
         let group = 4 * S::LANES;
-        let mut padded = [T::default(); GROUP];
+        let padded;
         let elements = match self.x.get(at..at + group) {
             Some(elements) => elements,
             None => {
-                padded[..self.x.len() - at].copy_from_slice(&self.x[at..]);
+                padded = padded_group(&self.x[at..]);
                 &padded[..group]
             }
         };
@@ -272,6 +272,14 @@ impl<C> Scratch<C> {
             column = end;
         }
     }
+}
+
+/// The last elements of a row, with zeros behind them.
+#[inline(never)]
+fn padded_group<T: Lane>(x: &[T]) -> [T; GROUP] {
+    let mut padded = [T::default(); GROUP];
+    padded[..x.len()].copy_from_slice(x);
+    padded
 }
 
 /// Casts a group that registers cannot: something in it is infinite or NaN.

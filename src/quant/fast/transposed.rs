@@ -12,10 +12,15 @@ use crate::scaled::{DequantizeScratch, ScaledRef};
 use crate::simd::{Convert, Lane, Stores, Work};
 
 /// Columns of a tile.
-pub(super) const COLUMNS: usize = 64;
+pub(super) const COLUMNS: usize = 128;
 /// Rows of a tile, unless granules ask for a little fewer: with the columns, 64 KiB of f32 in the second-level cache.
 /// Granules of more are decided beforehand.
-pub(super) const ROWS: usize = 256;
+pub(super) const ROWS: usize = 128;
+
+/// How many rows ahead are asked for while they are copied.
+const ROWS_AHEAD: usize = 12;
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 /// Where tiles of elements come from.
 pub(super) trait Source: Copy + Send + Sync {
@@ -28,13 +33,13 @@ pub(super) trait Source: Copy + Send + Sync {
     /// The matrix, where it lies in memory.
     fn whole(&self) -> Option<MatRef<'_, Self::Element>>;
 
-    /// Some rows and columns: as they lie in memory, or made in `made`.
+    /// Some rows and columns, made in `made`.
     fn tile<'a, S: Convert>(
         &'a self,
         s: S,
         rows: Range<usize>,
         cols: Range<usize>,
-        made: &'a mut [Self::Element],
+        made: &'a mut Vec<Self::Element>,
         scratch: &mut Self::Scratch,
     ) -> MatRef<'a, Self::Element>;
 }
@@ -54,13 +59,13 @@ impl<T: Lane> Source for MatRef<'_, T> {
     #[inline(always)]
     fn tile<'a, S: Convert>(
         &'a self,
-        _: S,
+        s: S,
         rows: Range<usize>,
         cols: Range<usize>,
-        _: &'a mut [T],
+        made: &'a mut Vec<T>,
         (): &mut (),
     ) -> MatRef<'a, T> {
-        self.row_range(rows.start, rows.end).col_range(cols.start, cols.end)
+        gather(s, self.row_range(rows.start, rows.end).col_range(cols.start, cols.end), made)
     }
 }
 
@@ -82,13 +87,13 @@ impl Source for ScaledRef<'_> {
         s: S,
         rows: Range<usize>,
         cols: Range<usize>,
-        made: &'a mut [f32],
+        made: &'a mut Vec<f32>,
         scratch: &mut DequantizeScratch<f32>,
     ) -> MatRef<'a, f32> {
         let (height, width) = (rows.len(), cols.len());
-        let tile = &mut made[..height * width];
-        self.dequantize_tile(s, rows, cols, tile, scratch);
-        MatRef::new(tile, height, width).expect("one value each element")
+        made.resize(height * width, 0.0);
+        self.dequantize_tile(s, rows, cols, made, scratch);
+        MatRef::new(made, height, width).expect("one value each element")
     }
 }
 
@@ -172,7 +177,7 @@ impl<X: Source, C: CodeWord> ColumnTask<'_, X, C> {
         let (mut lanes, mut found) = (Vec::new(), Vec::new());
         let (mut decided, mut factors) = (Vec::new(), Vec::new());
         let mut scratch = X::Scratch::default();
-        let mut made = vec![X::Element::default(); height * COLUMNS];
+        let mut made = Vec::with_capacity(height * COLUMNS);
         let mut padded = vec![X::Element::default(); padded_height * COLUMNS];
         let mut dwords = vec![0u32; padded_height * COLUMNS * size_of::<C>() / 4];
         let mut finished = vec![C::of(0); padded_height * COLUMNS];
@@ -237,6 +242,21 @@ impl<X: Source, C: CodeWord> ColumnTask<'_, X, C> {
     }
 }
 
+/// Copies a tile to where its rows follow each other. Rows a power of two apart share few places of a
+/// cache, which would not keep the block for its second reading.
+#[inline(always)]
+fn gather<'a, S: Convert, T: Lane>(s: S, x: MatRef<'_, T>, packed: &'a mut Vec<T>) -> MatRef<'a, T> {
+    let (rows, cols) = x.shape();
+    packed.clear();
+    for row in x.iter_rows() {
+        for at in (0..cols).step_by(LINE / size_of::<T>()) {
+            s.prefetch_ahead(&row[at..], ROWS_AHEAD * x.stride());
+        }
+        packed.extend_from_slice(row);
+    }
+    MatRef::new(packed, rows, cols).expect("whole rows were copied")
+}
+
 /// The codes of a tile: [`COLUMNS`] dwords a row, each of a column's successive codes.
 #[inline(always)]
 fn fill<S: Convert, T: Lane, C: CodeWord, K: Kind>(
@@ -254,8 +274,6 @@ fn fill<S: Convert, T: Lane, C: CodeWord, K: Kind>(
             for r in 0..4 {
                 let (row, row_factors) = (&rows[r].0[j..], &rows[r].1[j..]);
                 x[r] = T::load(s, row);
-                // The tile below is read when this one is done: its rows are to be on their way.
-                s.prefetch_ahead(row, ROWS * tile.x.stride());
                 factors[r] = s.load(row_factors);
             }
             match plan.cast::<S, C, K>(s, &encoder, x, factors, Join::Lanes, tile.clips, stats) {
