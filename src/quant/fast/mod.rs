@@ -5,6 +5,7 @@
 //! group of elements where it happens.
 //!
 //! Where granules are taller than what stays in the cache, their maxima are taken first, over all rows in parallel.
+#![forbid(unsafe_code)]
 
 mod cast;
 mod code;
