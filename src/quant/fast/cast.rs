@@ -48,6 +48,7 @@ impl Plan<'_> {
     /// Saturation is counted where `clips` says that there is some. Elements that became zero are counted where there
     /// are codes of zero at all.
     #[inline(always)]
+    #[allow(clippy::too_many_arguments)]
     pub(super) fn cast<S: Convert, C: CodeWord, K: Kind>(
         &self,
         s: S,

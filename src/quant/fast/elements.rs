@@ -51,7 +51,7 @@ impl<T: Lane, C: CodeWord> CastTask<'_, T, C> {
         let zero = s.splat_u32(0);
         let mut counts = Counts::<S> { stats: CastStats::default(), error: zero, saturated: zero };
         let stores = Stores::new(s, past_cache);
-        let mut piece = vec![C::of(0); PIECE];
+        let mut piece = [C::of(0); PIECE];
         let group = 4 * S::LANES;
         for (x, out) in elements.chunks(PIECE).zip(codes.chunks_mut(PIECE)) {
             let groups = x.chunks_exact(group);
