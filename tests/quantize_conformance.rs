@@ -8,7 +8,6 @@
 #[allow(unreachable_pub)]
 mod isas;
 #[path = "common/operands.rs"]
-#[allow(dead_code)]
 mod operands;
 
 use finegrain::formats::{Format, Overflow};
