@@ -1,73 +1,14 @@
-//! The library's kernels under criterion: casts, quantisers, GEMM, emulated tensor cores, grouped GEMM. Every answer is checked before it is
-//! timed. `cargo bench` runs all; `cargo bench -- quantize` those of one kind.
+//! GEMM, emulated tensor cores and grouped GEMM under criterion. Every answer is checked before it is timed. `cargo bench` runs all suites;
+//! `cargo bench -- grouped` those of one kind.
+
+mod sample;
 
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use finegrain::formats::{Format, Overflow, Rounding, Unpacked};
 use finegrain::gemm::{Accumulation, Execution, GemmProblem, GroupedProblem};
-use finegrain::matrix::Matrix;
-use finegrain::quant::{Quantizer, Recipe, Role};
-
-/// Values of both signs over several binades, the same on every machine.
-fn sample(rows: usize, cols: usize, seed: usize) -> Matrix<f32> {
-    Matrix::from_fn(rows, cols, |i, j| {
-        let n = (i * 7919 + j * 104_729 + seed * 15_485_863) % 2_000_003;
-        (n as f32 / 1_000_001.5 - 1.0) * [0.25, 1.0, 3.0, 16.0][(i + j) % 4]
-    })
-}
-
-fn casts(c: &mut Criterion) {
-    const ELEMENTS: usize = 1 << 16;
-    let x = sample(1, ELEMENTS, 1);
-    let mut group = c.benchmark_group("cast");
-    group.throughput(Throughput::Elements(ELEMENTS as u64));
-    for format in [Format::E4M3, Format::E5M2, Format::E2M1] {
-        let cast =
-            |v: f32| format.cast(Unpacked::from_f32(v), Rounding::NearestEven, Overflow::Saturate).code;
-        for &v in x.as_slice() {
-            let back = f64::from(format.decode_f32(cast(v) as u16));
-            let nearest = (back - f64::from(v)).abs();
-            let largest = format.spec().max_finite();
-            assert!(
-                back.abs() <= largest
-                    && (nearest <= f64::from(v).abs() / 4.0 + 0.25 || back.abs() == largest)
-            );
-        }
-        group.bench_function(BenchmarkId::from_parameter(format), |b| {
-            b.iter(|| black_box(&x).as_slice().iter().map(|&v| cast(v)).sum::<u64>());
-        });
-    }
-}
-
-fn quantize(c: &mut Criterion) {
-    let x = sample(512, 2048, 2);
-    let mut group = c.benchmark_group("quantize");
-    group.sample_size(20).throughput(Throughput::Elements(512 * 2048));
-    for (name, role) in [
-        ("deepseek-v3", Role::Activation),
-        ("te", Role::Weight),
-        ("te", Role::Transposed),
-        ("mxfp8", Role::Activation),
-    ] {
-        let quantizer = Quantizer::new(*Recipe::by_name(name).unwrap());
-        let stats = quantizer.quantize(x.view(), role).unwrap().stats;
-        assert_eq!((stats.elements, stats.nan, stats.infinite, stats.lost), (512 * 2048, 0, 0, 0));
-        group.bench_function(BenchmarkId::new(name, format!("{role:?}")), |b| {
-            b.iter(|| quantizer.quantize(black_box(x.view()), role).unwrap());
-        });
-    }
-    let quantized = Quantizer::new(Recipe::DEEPSEEK_V3).weight(x.view()).unwrap();
-    let worst = quantized
-        .matrix
-        .dequantize()
-        .as_slice()
-        .iter()
-        .zip(x.as_slice())
-        .fold(0f32, |w, (a, b)| w.max((a - b).abs()));
-    assert!(worst <= 16.0 / 28.0, "half a step of the largest code: {worst}");
-    group.bench_function("dequantize/128x128", |b| b.iter(|| black_box(quantized.view()).dequantize()));
-}
+use finegrain::quant::{Quantizer, Recipe};
+use sample::sample;
 
 fn gemm(c: &mut Criterion) {
     const K: usize = 1024;
@@ -137,5 +78,5 @@ fn grouped(c: &mut Criterion) {
     group.bench_function("contiguous/4x32x128x512", |b| b.iter(|| black_box(&problem).run().unwrap()));
 }
 
-criterion_group!(kernels, casts, quantize, gemm, emulate, grouped);
+criterion_group!(kernels, gemm, emulate, grouped);
 criterion_main!(kernels);

@@ -261,6 +261,18 @@ impl<'a, T> MatMut<'a, T> {
         MatMut { data, rows: end - start, cols: self.cols, stride: self.stride }
     }
 
+    /// The mutable view of columns `start..end`.
+    pub fn col_range(self, start: usize, end: usize) -> Self {
+        assert!(start <= end && end <= self.cols, "columns {start}..{end} of {}", self.cols);
+        let data = if self.rows == 0 { &mut [] } else { &mut self.data[start..] };
+        MatMut { data, rows: self.rows, cols: end - start, stride: self.stride }
+    }
+
+    /// All of the data, the first row first, and the elements from row to row.
+    pub(crate) fn into_strided(self) -> (&'a mut [T], usize) {
+        (self.data, self.stride)
+    }
+
     /// The rows, in order, each a slice of its own: what parallel code distributes.
     pub fn into_rows(self) -> Vec<&'a mut [T]> {
         let (rows, cols) = (self.rows, self.cols);

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 const LEVELS: &[&[&str]] = &[
     &["error"],
     &["formats", "matrix"],
-    &["scaled", "simd"],
+    &["simd"],
+    &["scaled"],
     &["quant", "gemm"],
     &["cuda"],
     &["backends"],

@@ -1,13 +1,16 @@
 //! Casting tensors element by element, without scales.
 
+use bytemuck::Pod;
+use half::{bf16, f16};
 use rayon::prelude::*;
 use safetensors::Dtype;
-use serde::Serialize;
 
 use super::tensor::Tensor;
 use crate::error::{Error, Result};
 use crate::formats::e5m6::{self, E5m6Rounding};
 use crate::formats::{Cast, Events, Format, Overflow, Rounding, TensorRounding, Unpacked, packed};
+pub use crate::quant::CastStats;
+use crate::quant::{Caster, Element, elements};
 
 /// Elements that one task casts before it reports: some hundred microseconds of work.
 const CHUNK: usize = 1 << 14;
@@ -28,57 +31,6 @@ pub struct CastOptions {
     rounding: CastRounding,
     overflow: Overflow,
     packed: bool,
-}
-
-/// What happened in one tensor.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct CastStats {
-    /// Elements of the tensor.
-    pub elements: u64,
-    /// Finite elements beyond the format's largest finite value: saturated, or infinite or NaN where the overflow mode says
-    /// so.
-    pub overflowed: u64,
-    /// Non-zero elements that became zero.
-    pub flushed: u64,
-    /// Infinite elements.
-    pub infinite: u64,
-    /// NaN elements.
-    pub nan: u64,
-    /// Elements that changed, those above included where the format cannot hold them.
-    pub inexact: u64,
-    /// The largest |result − element| over finite elements with a finite result.
-    pub max_abs_error: f64,
-}
-
-impl CastStats {
-    /// `value` and `result` are asked for only where they differ.
-    fn add(&mut self, events: Events, value: impl FnOnce() -> f64, result: impl FnOnce() -> f64) {
-        let count = |n: &mut u64, event| *n += u64::from(events.contains(event));
-        self.elements += 1;
-        count(&mut self.overflowed, Events::OVERFLOW);
-        count(&mut self.flushed, Events::FLUSHED);
-        count(&mut self.infinite, Events::INFINITE);
-        count(&mut self.nan, Events::NAN);
-        count(&mut self.inexact, Events::INEXACT);
-        if events.contains(Events::INEXACT) {
-            let error = (result() - value()).abs();
-            if error.is_finite() {
-                self.max_abs_error = self.max_abs_error.max(error);
-            }
-        }
-    }
-
-    fn join(self, other: Self) -> Self {
-        CastStats {
-            elements: self.elements + other.elements,
-            overflowed: self.overflowed + other.overflowed,
-            flushed: self.flushed + other.flushed,
-            infinite: self.infinite + other.infinite,
-            nan: self.nan + other.nan,
-            inexact: self.inexact + other.inexact,
-            max_abs_error: self.max_abs_error.max(other.max_abs_error),
-        }
-    }
 }
 
 impl CastOptions {
@@ -151,6 +103,13 @@ impl CastOptions {
         Ok(shape)
     }
 
+    /// The cast in registers, where there is one.
+    fn caster(&self, dtype: Dtype) -> Option<Caster> {
+        let CastRounding::Tensor(rounding) = self.rounding else { return None };
+        let caster = Caster::new(self.format, rounding, self.overflow);
+        (dtype != Dtype::F64 && caster.in_registers()).then_some(caster)
+    }
+
     fn cast(&self, value: Unpacked, rounding: CastRounding, index: u64) -> Cast {
         match rounding {
             CastRounding::Tensor(rounding) => self.format.cast(value, rounding.at(index), self.overflow),
@@ -176,6 +135,37 @@ fn tile_kernels(value: Unpacked) -> Cast {
     let kept = [Events::OVERFLOW, Events::INFINITE, Events::NAN, Events::INEXACT];
     let events = kept.into_iter().filter(|&e| correct.contains(e)).fold(Events::NONE, |all, e| all | e);
     Cast { code, events: if flushed { events | Events::FLUSHED } else { events } }
+}
+
+/// The codes of a tensor of F32, F16 or BF16, in little-endian bytes.
+fn in_registers(
+    caster: &Caster,
+    tensor: &Tensor,
+    codes: &mut [u8],
+    width: usize,
+    done: &(dyn Fn(u64) + Sync),
+) -> Result<CastStats> {
+    fn cast<T: Element + Pod>(
+        caster: &Caster,
+        data: &[u8],
+        codes: &mut [u8],
+        width: usize,
+        done: &(dyn Fn(u64) + Sync),
+    ) -> Result<CastStats> {
+        let x = elements::<T>(data);
+        if width == 1 {
+            return caster.cast(&x, codes, done);
+        }
+        let mut words = vec![0u16; x.len()];
+        let stats = caster.cast(&x, &mut words, done)?;
+        codes.as_chunks_mut().0.iter_mut().zip(words).for_each(|(out, word)| *out = word.to_le_bytes());
+        Ok(stats)
+    }
+    match tensor.dtype() {
+        Dtype::F32 => cast::<f32>(caster, tensor.data(), codes, width, done),
+        Dtype::F16 => cast::<f16>(caster, tensor.data(), codes, width, done),
+        _ => cast::<bf16>(caster, tensor.data(), codes, width, done),
+    }
 }
 
 /// The value of an element of a float dtype.
@@ -236,23 +226,28 @@ pub fn cast_tensor(
         _ => 8,
     };
     let mut codes = vec![0u8; tensor.elements() * width_out];
-    let chunks_in = tensor.data().par_chunks(CHUNK * width_in);
-    let chunks = codes.par_chunks_mut(CHUNK * width_out).zip(chunks_in).enumerate();
-    let cast_chunk = |(chunk, (out, input)): (usize, (&mut [u8], &[u8]))| {
-        let mut stats = CastStats::default();
-        let elements = out.chunks_exact_mut(width_out).zip(input.chunks_exact(width_in));
-        for (i, (out, bytes)) in elements.enumerate() {
-            let mut bits = [0; 8];
-            bits[..width_in].copy_from_slice(bytes);
-            let bits = u64::from_le_bytes(bits);
-            let cast = options.cast(source.decode(bits), rounding, (chunk * CHUNK + i) as u64);
-            stats.add(cast.events, || float_value(dtype, bits), || options.value(cast.code));
-            out.copy_from_slice(&cast.code.to_le_bytes()[..width_out]);
+    let stats = match options.caster(dtype) {
+        Some(caster) => in_registers(&caster, tensor, &mut codes, width_out, done)?,
+        None => {
+            let chunks_in = tensor.data().par_chunks(CHUNK * width_in);
+            let chunks = codes.par_chunks_mut(CHUNK * width_out).zip(chunks_in).enumerate();
+            let cast_chunk = |(chunk, (out, input)): (usize, (&mut [u8], &[u8]))| {
+                let mut stats = CastStats::default();
+                let elements = out.chunks_exact_mut(width_out).zip(input.chunks_exact(width_in));
+                for (i, (out, bytes)) in elements.enumerate() {
+                    let mut bits = [0; 8];
+                    bits[..width_in].copy_from_slice(bytes);
+                    let bits = u64::from_le_bytes(bits);
+                    let cast = options.cast(source.decode(bits), rounding, (chunk * CHUNK + i) as u64);
+                    stats.add(cast.events, || float_value(dtype, bits), || options.value(cast.code));
+                    out.copy_from_slice(&cast.code.to_le_bytes()[..width_out]);
+                }
+                done(stats.elements);
+                stats
+            };
+            chunks.map(cast_chunk).reduce(CastStats::default, CastStats::join)
         }
-        done(stats.elements);
-        stats
     };
-    let stats = chunks.map(cast_chunk).reduce(CastStats::default, CastStats::join);
     let data = match (options.packed, options.format) {
         (false, _) => codes,
         (true, Format::E5M6) => {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::reference::Element;
+use super::element::Element;
 use super::stats::QuantStats;
 use crate::error::{Error, Result};
 use crate::formats::{Events, Format, Overflow};

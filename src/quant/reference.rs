@@ -3,36 +3,13 @@
 use rayon::prelude::*;
 
 use super::derive::{StoredScale, TensorScale};
+use super::element::Element;
 use super::recipe::{Recipe, ScaleFormat};
 use super::stats::QuantStats;
 use crate::error::Result;
 use crate::formats::{Events, Format, Unpacked};
 use crate::matrix::{MatRef, Matrix};
 use crate::scaled::{Codes, Granule, ScaleGrid, ScaledMatrix, Scales};
-
-/// An input element: f32, or a narrower float that converts exactly.
-pub trait Element: Copy + Send + Sync {
-    /// The value, exact.
-    fn to_f32(self) -> f32;
-}
-
-impl Element for f32 {
-    fn to_f32(self) -> f32 {
-        self
-    }
-}
-
-impl Element for half::bf16 {
-    fn to_f32(self) -> f32 {
-        half::bf16::to_f32(self)
-    }
-}
-
-impl Element for half::f16 {
-    fn to_f32(self) -> f32 {
-        half::f16::to_f32(self)
-    }
-}
 
 /// The rows of one row of granules, quantised.
 struct Stripe {
@@ -129,7 +106,7 @@ fn quantize_stripe<T: Element>(
 }
 
 /// Counts what happened to one element.
-fn count(stats: &mut QuantStats, element: Format, x: f32, code: u64, events: Events) {
+pub(super) fn count(stats: &mut QuantStats, element: Format, x: f32, code: u64, events: Events) {
     stats.elements += 1;
     if x.is_nan() {
         stats.nan += 1;

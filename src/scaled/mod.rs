@@ -8,10 +8,13 @@
 //! [`layout`] converts scale grids to and from the layouts that GPU kernels read.
 #![forbid(unsafe_code)]
 
+mod dequantize;
 mod granule;
 mod groups;
 pub mod layout;
 
+pub use dequantize::Dequantized;
+pub(crate) use dequantize::Scratch as DequantizeScratch;
 pub use granule::Granule;
 
 use crate::error::{Error, Result};
@@ -268,6 +271,26 @@ impl ScaledMatrix {
         Ok(ScaledMatrix { format, codes, scales })
     }
 
+    /// Codes of zero with scales of format `scales`, all bits zero: what a quantiser writes into.
+    pub(crate) fn zeros(format: Format, rows: usize, cols: usize, granule: Granule, scales: Format) -> Self {
+        let codes = match format.spec().bits() {
+            ..=8 => Codes::Bytes(Matrix::filled(rows, cols, 0)),
+            _ => Codes::Words(Matrix::filled(rows, cols, 0)),
+        };
+        let (grid_rows, grid_cols) = granule.grid(rows, cols);
+        let grid = match scales {
+            Format::E8M0 => ScaleGrid::E8M0(Matrix::filled(grid_rows, grid_cols, 0)),
+            Format::E4M3 => ScaleGrid::E4M3(Matrix::filled(grid_rows, grid_cols, 0)),
+            _ => ScaleGrid::F32(Matrix::filled(grid_rows, grid_cols, 0.0)),
+        };
+        ScaledMatrix { format, codes, scales: Some(Scales { granule, grid, tensor: 1.0 }) }
+    }
+
+    /// Codes and scales, to be written by what keeps them legal.
+    pub(crate) fn parts_mut(&mut self) -> (&mut Codes, Option<&mut Scales>) {
+        (&mut self.codes, self.scales.as_mut())
+    }
+
     /// BF16 elements without scales: the unquantised operand.
     pub fn from_bf16(m: MatRef<'_, half::bf16>) -> Self {
         ScaledMatrix { format: Format::Bf16, codes: Codes::Words(m.map(|x| x.to_bits())), scales: None }
@@ -313,11 +336,6 @@ impl ScaledMatrix {
             tensor: s.tensor,
         });
         ScaledMatrix { format: self.format, codes: self.codes.transposed(), scales }
-    }
-
-    /// As [`ScaledRef::dequantize`].
-    pub fn dequantize(&self) -> Matrix<f32> {
-        self.view().dequantize()
     }
 }
 
@@ -452,24 +470,6 @@ impl<'a> ScaledRef<'a> {
                 out.iter_mut().zip(row).for_each(|(o, &c)| *o = self.format.decode_f32(c));
             }
         }
-    }
-
-    /// All values in f32: fl(code · scale), then times the tensor scale where there is one.
-    pub fn dequantize(&self) -> Matrix<f32> {
-        let (rows, cols) = self.shape();
-        let mut out = Matrix::filled(rows, cols, 0.0f32);
-        let tensor = self.tensor_scale();
-        for i in 0..if cols == 0 { 0 } else { rows } {
-            let row = out.row_mut(i);
-            self.decode_row(i, row);
-            if self.scales.is_some() {
-                row.iter_mut().enumerate().for_each(|(j, v)| *v *= self.scale_at(i, j));
-            }
-            if tensor != 1.0 {
-                row.iter_mut().for_each(|v| *v *= tensor);
-            }
-        }
-        out
     }
 
     /// All values exactly: code · scale has at most 35 significant bits. With a tensor scale the product is rounded to

@@ -21,8 +21,9 @@ macro_rules! op {
         unsafe { $call }
     };
 }
+pub(super) use op;
 
-const LANES: usize = 8;
+pub(super) const LANES: usize = 8;
 
 impl Simd for Avx2 {
     const LANES: usize = LANES;

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::sync::OnceLock;
 
-use super::{Bf16Table, Simd, Work};
+use super::{Bf16Table, Convert, Simd, Work};
 
 /// Exists only where the CPU has AVX-512 F, BW, DQ and VL, and for `BF16` also VBMI and a VDPBF16PS that sums as the
 /// contract does.
@@ -80,8 +80,9 @@ macro_rules! op {
         unsafe { $call }
     };
 }
+pub(super) use op;
 
-const LANES: usize = 16;
+pub(super) const LANES: usize = 16;
 
 /// Where the bytes of BF16 pairs are among 64 low and 64 high bytes: lane i has the codes `stride · i + first` in its
 /// high half and the next in its low half.
@@ -135,11 +136,11 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
 
     fn vectorize<W: Work>(self, work: W) -> W::Output {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-        fn plain<W: Work, S: Simd>(s: S, work: W) -> W::Output {
+        fn plain<W: Work, S: Convert>(s: S, work: W) -> W::Output {
             work.run(s)
         }
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vbmi,avx2,fma")]
-        fn bf16<W: Work, S: Simd>(s: S, work: W) -> W::Output {
+        fn bf16<W: Work, S: Convert>(s: S, work: W) -> W::Output {
             work.run(s)
         }
         if BF16 { op!(bf16(self, work)) } else { op!(plain(self, work)) }

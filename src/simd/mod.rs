@@ -18,16 +18,27 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod convert;
+#[cfg(target_arch = "x86_64")]
+mod convert_avx2;
+#[cfg(target_arch = "x86_64")]
+mod convert_avx512;
+mod convert_portable;
 mod decode;
+mod encode;
 mod fused;
 mod peak;
 mod portable;
+mod widen;
 
 use std::sync::OnceLock;
 
+pub(crate) use convert::{Convert, Stores};
 use decode::Bf16Table;
 pub(crate) use decode::{Decode, Decoder};
+pub(crate) use encode::{Any, Encoder, EncoderOn, Mode, Nearest};
 pub(crate) use fused::{Fused, FusedWork};
+pub(crate) use widen::{Lane, Widener};
 
 use crate::error::{Error, Result};
 
@@ -127,7 +138,7 @@ pub(crate) trait Work {
     /// What it returns.
     type Output;
     /// Runs it.
-    fn run<S: Simd>(self, s: S) -> Self::Output;
+    fn run<S: Convert>(self, s: S) -> Self::Output;
 }
 
 /// An instruction set.

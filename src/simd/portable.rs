@@ -5,10 +5,10 @@ use super::{Simd, Work};
 #[derive(Clone, Copy)]
 pub(super) struct Portable;
 
-const LANES: usize = 4;
+pub(super) const LANES: usize = 4;
 
 #[inline(always)]
-fn zip<T: Copy, U: Copy, R: Copy + Default>(
+pub(super) fn zip<T: Copy, U: Copy, R: Copy + Default>(
     a: [T; LANES],
     b: [U; LANES],
     f: impl Fn(T, U) -> R,
@@ -21,7 +21,7 @@ fn zip<T: Copy, U: Copy, R: Copy + Default>(
 }
 
 #[inline(always)]
-fn map<T: Copy, R: Copy + Default>(a: [T; LANES], f: impl Fn(T) -> R) -> [R; LANES] {
+pub(super) fn map<T: Copy, R: Copy + Default>(a: [T; LANES], f: impl Fn(T) -> R) -> [R; LANES] {
     zip(a, a, |x, _| f(x))
 }
 

@@ -12,8 +12,33 @@ fn every_operation_is_checked_and_measured() {
         for figure in ["seconds", "gbytes_per_s", "peak_gflops", "peak_gbytes_per_s"] {
             assert!(report[figure].as_f64().unwrap() > 0.0, "{op}: {figure}");
         }
+        let copies = report["copy_gbytes_per_s"].as_f64().is_some_and(|rate| rate > 0.0);
+        assert_eq!(copies, ["quantize", "dequantize", "cast"].contains(&op), "{op}");
         let multiplies = report["gflops"].as_f64().unwrap() > 0.0;
         assert_eq!(multiplies, ["gemm", "grouped", "emulate"].contains(&op), "{op}");
+    }
+}
+
+/// Every role, and the formats that are read and written.
+#[test]
+fn elements_in_every_form() {
+    let size = ["--m", "150", "--k", "70", "--seconds", "0"];
+    for form in [
+        &["quantize", "--as", "weight", "--from", "bf16"][..],
+        &["quantize", "--as", "transposed", "--from", "f16", "--recipe", "e5m6"],
+        &["dequantize", "--as", "activation", "--to", "f32", "--recipe", "nvfp4"],
+        &["cast", "--to", "e2m1", "--from", "bf16"],
+        &["cast", "--to", "e5m6", "--isa", "scalar"],
+    ] {
+        assert!(
+            json(&[&["bench"], form, &size].concat())["gbytes_per_s"].as_f64().unwrap() > 0.0,
+            "{form:?}"
+        );
+    }
+    for wrong in
+        [&["dequantize", "--to", "e4m3"][..], &["quantize", "--from", "e4m3"], &["cast", "--to", "f32"]]
+    {
+        assert_eq!(finegrain([&["bench"], wrong, &size].concat()).status.code(), Some(2), "{wrong:?}");
     }
 }
 

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::time::Instant;
 
 use clap::ValueEnum;
-use finegrain::formats::{Format, Overflow};
+use finegrain::formats::Format;
 use finegrain::gemm::{
     Accumulation, Arithmetic, BlockScales, Blocked, Emulated, Execution, GemmBackend, GemmProblem,
     GroupedProblem, Model, Output, Reference,
@@ -16,21 +16,23 @@ use finegrain::simd::Isa;
 use half::bf16;
 use serde::Serialize;
 
+use crate::bench_elements::{ElementOp, Elements, Timed};
 use crate::output::{print, print_json};
 use crate::values::RoleWord;
 use crate::{Failure, Outcome, values};
 
 const EXAMPLE: &str = "\
 A product is checked against the reference before the clock starts: all of it, or rows at
-the beginning, the middle and the end where that would take minutes. Casts and quantisers are
-the reference as yet. Then runs for at least
+the beginning, the middle and the end where that would take minutes. Then runs for at least
 --seconds; the median counts. Codes lie in memory in plain row-major form: decoding and
-packing are inside the measured time.
+packing are inside the measured time. Quantisers, dequantisers and casts write into memory
+that is there already, and alternate with copies of as many bytes by all threads.
 
 Examples:
   finegrain bench gemm --m 1024 --n 4096 --k 4096
   finegrain bench emulate --accumulate blackwell-mx --m 64
-  finegrain bench quantize --m 4096 --k 4096 --json";
+  finegrain bench quantize --m 8192 --k 8192 --as transposed --from bf16
+  finegrain bench dequantize --m 8192 --k 8192 --json";
 
 /// Measure the speed of the library on this machine, against what the machine can do
 #[derive(clap::Args)]
@@ -72,9 +74,13 @@ pub(crate) struct Args {
     #[arg(long = "as", value_enum)]
     role: Option<RoleWord>,
 
-    /// Format that cast writes
-    #[arg(long, value_name = "FORMAT", default_value = "e4m3", value_parser = values::format)]
-    to: Format,
+    /// Format that quantize and cast read: f32, bf16, f16 [default: f32]
+    #[arg(long, value_name = "FORMAT", value_parser = values::format)]
+    from: Option<Format>,
+
+    /// Format that cast [default: e4m3] and dequantize [default: bf16] write
+    #[arg(long, value_name = "FORMAT", value_parser = values::format)]
+    to: Option<Format>,
 
     /// Threads [default: all]
     #[arg(long)]
@@ -100,9 +106,14 @@ enum Op {
 }
 
 impl Op {
-    /// Whether it works on the elements of one matrix, without multiply-adds.
-    fn is_by_element(self) -> bool {
-        matches!(self, Op::Quantize | Op::Dequantize | Op::Cast)
+    /// What works on the elements of one matrix, without multiply-adds.
+    fn by_element(self) -> Option<ElementOp> {
+        match self {
+            Op::Quantize => Some(ElementOp::Quantize),
+            Op::Dequantize => Some(ElementOp::Dequantize),
+            Op::Cast => Some(ElementOp::Cast),
+            Op::Gemm | Op::Grouped | Op::Emulate => None,
+        }
     }
 }
 
@@ -142,6 +153,8 @@ struct Measured {
     /// Peak of the instruction set's multiply-adds, and of reading memory, measured just before.
     peak_gflops: f64,
     peak_gbytes_per_s: f64,
+    /// Of copies of as many bytes, read and written, in turn with the work; without multiply-adds only.
+    copy_gbytes_per_s: Option<f64>,
 }
 
 /// Runs `work` for as long as asked, after one run that does not count; the times, sorted.
@@ -158,7 +171,7 @@ fn times(least: f64, mut work: impl FnMut() -> Result<(), Failure>) -> Result<Ve
 }
 
 /// Values of both signs over several binades, the same on every machine.
-fn sample(rows: usize, cols: usize, seed: u64) -> Matrix<f32> {
+pub(crate) fn sample(rows: usize, cols: usize, seed: u64) -> Matrix<f32> {
     let value = |i: u64, j: u64| {
         let mut x = (i << 32 ^ j).wrapping_add(seed << 56).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         x = (x ^ (x >> 31)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -169,7 +182,7 @@ fn sample(rows: usize, cols: usize, seed: u64) -> Matrix<f32> {
 }
 
 /// Bytes of an operand: codes and scales.
-fn bytes(x: &ScaledRef<'_>) -> usize {
+pub(crate) fn bytes(x: &ScaledRef<'_>) -> usize {
     let (rows, cols) = x.shape();
     let scales = x
         .scales()
@@ -178,14 +191,31 @@ fn bytes(x: &ScaledRef<'_>) -> usize {
 }
 
 pub(crate) fn run(args: Args, json: bool) -> Outcome {
-    if let (true, Some(isa)) = (args.op.is_by_element(), args.isa.filter(|&isa| isa != Isa::Scalar)) {
-        return Err(Failure::Usage(format!("casts and quantisers run on scalar only, not on {isa}")));
-    }
     let isa = args.isa.map_or_else(Isa::active, Isa::checked)?;
     let execution = Execution { threads: args.threads, ..Execution::default() };
     let measured = execution.install(|| Ok(measure(&args, isa)))??;
     if json {
         return print_json(&measured);
+    }
+    if let Some(copy) = measured.copy_gbytes_per_s {
+        return print(&format!(
+            "{} {}x{} {}: {:.3} ms ({} runs, {:.3} to {:.3}), {:.1} GB/s ({:.0} % of a copy of as many bytes, {:.1} GB/s)\n\
+             instruction set {}, {} threads; reads {:.1} GB/s\n",
+            measured.op,
+            measured.m,
+            measured.k,
+            measured.recipe,
+            measured.seconds * 1e3,
+            measured.runs,
+            measured.seconds_min * 1e3,
+            measured.seconds_max * 1e3,
+            measured.gbytes_per_s,
+            100.0 * measured.gbytes_per_s / copy,
+            copy,
+            measured.isa,
+            measured.threads,
+            measured.peak_gbytes_per_s,
+        ));
     }
     print(&format!(
         "{} {}x{}x{} {} {}: {:.3} ms ({} runs, {:.3} to {:.3}), {:.1} GFLOP/s ({:.0} % of peak), {:.1} GB/s ({:.0} % of reading)\n\
@@ -215,6 +245,8 @@ pub(crate) fn run(args: Args, json: bool) -> Outcome {
 /// What an operation did: times, multiply-adds and bytes of one run, and how.
 struct Work {
     times: Vec<f64>,
+    /// Of copies of as many bytes.
+    copies: Vec<f64>,
     macs: usize,
     bytes: usize,
     accumulation: String,
@@ -227,13 +259,15 @@ fn measure(args: &Args, isa: Isa) -> Result<Measured, Failure> {
     let work = match args.op {
         Op::Gemm | Op::Emulate => dense(args, isa)?,
         Op::Grouped => grouped(args, isa)?,
-        Op::Quantize | Op::Dequantize | Op::Cast => elements(args)?,
+        Op::Quantize | Op::Dequantize | Op::Cast => elements(args, isa)?,
     };
-    let median = work.times[work.times.len() / 2];
+    let middle = |times: &[f64]| times.get(times.len() / 2).copied();
+    let median = middle(&work.times).expect("an operation ran");
+    let rate = |seconds| work.bytes as f64 / seconds / 1e9;
     Ok(Measured {
         op: args.op.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned()),
         m,
-        n: if args.op.is_by_element() { 1 } else { n },
+        n: if args.op.by_element().is_some() { 1 } else { n },
         k,
         recipe: args.recipe()?.name,
         accumulation: work.accumulation,
@@ -245,9 +279,10 @@ fn measure(args: &Args, isa: Isa) -> Result<Measured, Failure> {
         seconds_min: work.times[0],
         seconds_max: work.times[work.times.len() - 1],
         gflops: 2.0 * work.macs as f64 / median / 1e9,
-        gbytes_per_s: work.bytes as f64 / median / 1e9,
+        gbytes_per_s: rate(median),
         peak_gflops: work.isa.peak_flops() / 1e9,
         peak_gbytes_per_s: work.isa.read_bandwidth() / 1e9,
+        copy_gbytes_per_s: middle(&work.copies).map(rate),
     })
 }
 
@@ -345,7 +380,7 @@ fn dense(args: &Args, isa: Isa) -> Result<Work, Failure> {
     let element = if args.out == Out::F32 { 4 } else { 2 };
     let bytes = bytes(problem.a()) + bytes(problem.b()) + m * n * element;
     let accumulation = problem.accumulation().to_string();
-    Ok(Work { times, macs: m * n * k, bytes, accumulation, isa, backend: backend.name() })
+    Ok(Work { times, copies: Vec::new(), macs: m * n * k, bytes, accumulation, isa, backend: backend.name() })
 }
 
 fn grouped(args: &Args, isa: Isa) -> Result<Work, Failure> {
@@ -376,6 +411,7 @@ fn grouped(args: &Args, isa: Isa) -> Result<Work, Failure> {
     let operands: usize = experts.iter().map(bytes).sum::<usize>() + bytes(&a.view());
     Ok(Work {
         times,
+        copies: Vec::new(),
         macs: groups * m * n * k,
         bytes: operands + groups * m * n * 4,
         accumulation: problem.accumulation().to_string(),
@@ -385,37 +421,23 @@ fn grouped(args: &Args, isa: Isa) -> Result<Work, Failure> {
 }
 
 /// Quantise, dequantise, cast: by element, without multiply-adds.
-fn elements(args: &Args) -> Result<Work, Failure> {
-    let (rows, cols) = (args.m.get(), args.k.get());
-    let x = sample(rows, cols, 1);
-    let quantizer = Quantizer::new(*args.recipe()?);
-    let default = if args.op == Op::Dequantize { Role::Weight } else { Role::Activation };
-    let role = args.role.map_or(default, Role::from);
-    let q = quantizer.quantize(x.view(), role)?;
-    let (times, bytes) = match args.op {
-        Op::Quantize => {
-            let times = times(args.seconds, || {
-                std::hint::black_box(quantizer.quantize(x.view(), role)?);
-                Ok(())
-            })?;
-            (times, 4 * rows * cols + bytes(&q.view()))
-        }
-        Op::Dequantize => {
-            let times = times(args.seconds, || {
-                std::hint::black_box(q.matrix.dequantize());
-                Ok(())
-            })?;
-            (times, 4 * rows * cols + bytes(&q.view()))
-        }
-        _ => {
-            let cast = |v: f32| args.to.cast_f32(v, Overflow::Saturate).code as u16;
-            let times = times(args.seconds, || {
-                std::hint::black_box(x.map(|&v| cast(v)));
-                Ok(())
-            })?;
-            (times, 6 * rows * cols)
-        }
+fn elements(args: &Args, isa: Isa) -> Result<Work, Failure> {
+    let op = args.op.by_element().expect("an operation by element");
+    let (role, to) = match op {
+        ElementOp::Dequantize => (Role::Weight, Format::Bf16),
+        _ => (Role::Activation, Format::E4M3),
     };
-    let accumulation = "none".to_owned();
-    Ok(Work { times, macs: 0, bytes, accumulation, isa: Isa::Scalar, backend: "reference" })
+    let measured = Elements {
+        op,
+        rows: args.m.get(),
+        cols: args.k.get(),
+        recipe: args.recipe()?,
+        role: args.role.map_or(role, Role::from),
+        from: args.from.unwrap_or(Format::F32),
+        to: args.to.unwrap_or(to),
+        isa,
+        least: args.seconds,
+    };
+    let Timed { times, copies, bytes } = measured.run()?;
+    Ok(Work { times, copies, macs: 0, bytes, accumulation: "none".to_owned(), isa, backend: "registers" })
 }

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod bench_elements;
 mod cast;
 mod compare;
 mod dequantize;

@@ -36,7 +36,7 @@ use crate::error::{Error, Result};
 use crate::formats::Format;
 use crate::matrix::MatMut;
 use crate::scaled::{CodesRef, ScaledRef};
-use crate::simd::{Decoder, Isa, Simd, Work};
+use crate::simd::{Convert, Decoder, Isa, Simd, Work};
 
 /// Dense `f32` GEMM over E4M3, E5M2, BF16 and the 6- and 4-bit formats, in any mix, with any scales and promotion.
 ///
@@ -282,7 +282,7 @@ impl<T: Element> Work for Multiply<'_, '_, T> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(mut self, s: S) {
+    fn run<S: Convert>(mut self, s: S) {
         let plan = self.plan;
         let tiles = self.task.rows.len().div_ceil(plan.mr);
         let panels = self.task.cols.len().div_ceil(plan.width);

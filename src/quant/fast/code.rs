@@ -1,0 +1,83 @@
+//! Codes as they lie in memory: a byte or a word each.
+
+use bytemuck::Pod;
+
+use crate::simd::Convert;
+
+/// An unsigned integer that holds one code.
+pub(crate) trait CodeWord: Pod + Send + Sync {
+    /// A code.
+    fn of(code: u64) -> Self;
+
+    /// Four registers of codes, one after the other: the first [`CodeWord::REGISTERS`] hold them.
+    fn in_row<S: Convert>(s: S, codes: [S::U32; 4]) -> [S::U32; 2];
+    /// Lane by lane: the codes of a lane lie one after the other, the first register's first.
+    fn in_lanes<S: Convert>(s: S, codes: [S::U32; 4]) -> [S::U32; 2];
+    /// Registers that four registers of codes fill.
+    const REGISTERS: usize;
+
+    /// How many of the joined codes are zero in the bits of `mask`.
+    fn zeros<S: Convert>(s: S, joined: [S::U32; 2], mask: u32) -> u32;
+
+    /// Into the first `4 · LANES` codes.
+    #[inline(always)]
+    fn store<S: Convert>(s: S, joined: [S::U32; 2], out: &mut [Self]) {
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut out[..4 * S::LANES]);
+        for i in 0..Self::REGISTERS {
+            s.store_bytes(joined[i], &mut bytes[4 * S::LANES * i..]);
+        }
+    }
+}
+
+impl CodeWord for u8 {
+    const REGISTERS: usize = 1;
+
+    #[inline(always)]
+    fn of(code: u64) -> u8 {
+        code as u8
+    }
+
+    #[inline(always)]
+    fn in_row<S: Convert>(s: S, codes: [S::U32; 4]) -> [S::U32; 2] {
+        [s.pack_bytes(codes), codes[0]]
+    }
+
+    #[inline(always)]
+    fn in_lanes<S: Convert>(s: S, [a, b, c, d]: [S::U32; 4]) -> [S::U32; 2] {
+        [s.or(s.or(a, s.shl(b, 8)), s.or(s.shl(c, 16), s.shl(d, 24))), a]
+    }
+
+    #[inline(always)]
+    fn zeros<S: Convert>(s: S, joined: [S::U32; 2], mask: u32) -> u32 {
+        s.count_zero_bytes(s.and(joined[0], s.splat_u32(0x0101_0101 * mask)))
+    }
+}
+
+impl CodeWord for u16 {
+    const REGISTERS: usize = 2;
+
+    #[inline(always)]
+    fn of(code: u64) -> u16 {
+        code as u16
+    }
+
+    #[inline(always)]
+    fn in_row<S: Convert>(s: S, [a, b, c, d]: [S::U32; 4]) -> [S::U32; 2] {
+        [s.pack_words([a, b]), s.pack_words([c, d])]
+    }
+
+    #[inline(always)]
+    fn in_lanes<S: Convert>(s: S, [a, b, c, d]: [S::U32; 4]) -> [S::U32; 2] {
+        [s.or(a, s.shl(b, 16)), s.or(c, s.shl(d, 16))]
+    }
+
+    #[inline(always)]
+    fn zeros<S: Convert>(s: S, joined: [S::U32; 2], mask: u32) -> u32 {
+        let (zero, mask) = (s.splat_u32(0), s.splat_u32(mask));
+        let mut nonzero = 0;
+        for x in joined {
+            nonzero += s.count_above(s.and(x, mask), zero) + s.count_above(s.and(s.shr(x, 16), mask), zero);
+        }
+        4 * S::LANES as u32 - nonzero
+    }
+}

@@ -1,0 +1,117 @@
+//! [`Convert`] in AVX2.
+
+use std::arch::x86_64::*;
+
+use super::avx2::{Avx2, LANES, op};
+use super::convert::Convert;
+
+/// Bytes of a register, which streaming stores align to.
+const BYTES: usize = 4 * LANES;
+
+impl Convert for Avx2 {
+    #[inline(always)]
+    fn sub(self, a: __m256, b: __m256) -> __m256 {
+        op!(_mm256_sub_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn div(self, a: __m256, b: __m256) -> __m256 {
+        op!(_mm256_div_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn sub_u32(self, a: __m256i, b: __m256i) -> __m256i {
+        op!(_mm256_sub_epi32(a, b))
+    }
+
+    #[inline(always)]
+    fn xor(self, a: __m256i, b: __m256i) -> __m256i {
+        op!(_mm256_xor_si256(a, b))
+    }
+
+    #[inline(always)]
+    fn blend_bits(self, mask: __m256i, a: __m256i, b: __m256i) -> __m256i {
+        op!(_mm256_or_si256(_mm256_and_si256(mask, a), _mm256_andnot_si256(mask, b)))
+    }
+
+    #[inline(always)]
+    fn min(self, a: __m256i, b: __m256i) -> __m256i {
+        op!(_mm256_min_epi32(a, b))
+    }
+
+    #[inline(always)]
+    fn max(self, a: __m256i, b: __m256i) -> __m256i {
+        op!(_mm256_max_epi32(a, b))
+    }
+
+    #[inline(always)]
+    fn select_above(self, a: __m256i, b: __m256i, x: __m256i, y: __m256i) -> __m256i {
+        op!(_mm256_blendv_epi8(y, x, _mm256_cmpgt_epi32(a, b)))
+    }
+
+    #[inline(always)]
+    fn count_above(self, a: __m256i, b: __m256i) -> u32 {
+        op!(_mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(a, b))).count_ones())
+    }
+
+    #[inline(always)]
+    fn count_zero_bytes(self, a: __m256i) -> u32 {
+        op!(_mm256_movemask_epi8(_mm256_cmpeq_epi8(a, _mm256_setzero_si256())).count_ones())
+    }
+
+    #[inline(always)]
+    fn largest(self, a: __m256i) -> u32 {
+        op!({
+            let m = _mm_max_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256::<1>(a));
+            let m = _mm_max_epi32(m, _mm_shuffle_epi32::<0b01_00_11_10>(m));
+            let m = _mm_max_epi32(m, _mm_shuffle_epi32::<0b10_11_00_01>(m));
+            _mm_cvtsi128_si32(m).cast_unsigned()
+        })
+    }
+
+    #[inline(always)]
+    fn pack_bytes(self, [a, b, c, d]: [__m256i; 4]) -> __m256i {
+        // Packing works within 128 bits: dword 4l + r there is of half l of register r.
+        op!({
+            let packed = _mm256_packus_epi16(_mm256_packus_epi32(a, b), _mm256_packus_epi32(c, d));
+            _mm256_permutevar8x32_epi32(packed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))
+        })
+    }
+
+    #[inline(always)]
+    fn pack_words(self, [a, b]: [__m256i; 2]) -> __m256i {
+        op!(_mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(a, b)))
+    }
+
+    #[inline(always)]
+    fn store_bytes(self, x: __m256i, out: &mut [u8]) {
+        let out = &mut out[..BYTES];
+        // SAFETY: as in `op`; the slice holds 32 bytes.
+        unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), x) }
+    }
+
+    #[inline(always)]
+    fn prefetch_ahead<T>(self, x: &[T], ahead: usize) {
+        // SAFETY: as in `op`; a prefetch reads nothing, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(x.as_ptr().wrapping_add(ahead).cast()) }
+    }
+
+    #[inline(always)]
+    fn stream(self, from: &[u8], to: &mut [u8]) {
+        assert_eq!(from.len(), to.len());
+        let head = to.as_ptr().align_offset(BYTES).min(to.len());
+        let ((from_head, from), (to_head, to)) = (from.split_at(head), to.split_at_mut(head));
+        to_head.copy_from_slice(from_head);
+        let ((from, from_tail), (to, to_tail)) = (from.as_chunks::<BYTES>(), to.as_chunks_mut::<BYTES>());
+        for (from, to) in from.iter().zip(to) {
+            // SAFETY: as in `op`; both arrays hold 32 bytes, and `to` begins at a multiple of 32.
+            unsafe { _mm256_stream_si256(to.as_mut_ptr().cast(), _mm256_loadu_si256(from.as_ptr().cast())) }
+        }
+        to_tail.copy_from_slice(from_tail);
+    }
+
+    #[inline(always)]
+    fn fence(self) {
+        op!(_mm_sfence());
+    }
+}
