@@ -150,44 +150,55 @@ impl GemmBackend for Blocked {
         let isa = self.isa_for(problem)?;
         let plan = Plan::new(problem, isa);
         match out {
-            Output::F32(m) => run(&plan, isa, m, execution),
-            Output::Bf16(m) => run(&plan, isa, m, execution),
+            Output::F32(m) => run(&plan, isa, tasks(&plan, m, Parts::F32), execution),
+            Output::Bf16(m) => run(&plan, isa, tasks(&plan, m, Parts::Bf16), execution),
         }
         Ok(())
     }
 }
 
 /// A block of D: its rows and columns, and where they go.
-struct Task<'d, T> {
+struct Task<'d> {
     rows: Range<usize>,
     cols: Range<usize>,
-    out: Vec<&'d mut [T]>,
+    out: Parts<'d>,
+}
+
+/// The parts of D's rows that a task computes. What is stored is chosen here and not by a type: the kernels need not be
+/// compiled for each.
+enum Parts<'d> {
+    F32(Vec<&'d mut [f32]>),
+    Bf16(Vec<&'d mut [bf16]>),
 }
 
 /// Cuts D into the plan's blocks.
-fn tasks<'d, T>(plan: &Plan<'_>, out: MatMut<'d, T>) -> Vec<Task<'d, T>> {
+fn tasks<'d, T>(
+    plan: &Plan<'_>,
+    out: MatMut<'d, T>,
+    parts: impl Fn(Vec<&'d mut [T]>) -> Parts<'d>,
+) -> Vec<Task<'d>> {
     let mut tasks = Vec::new();
     let mut rows = out.into_rows().into_iter();
     for stripe_rows in plan.row_cuts.windows(2) {
         let stripe_rows = stripe_rows[0]..stripe_rows[1];
-        let mut stripe: Vec<Task<'d, T>> = plan
-            .col_cuts
-            .windows(2)
-            .map(|cols| Task { rows: stripe_rows.clone(), cols: cols[0]..cols[1], out: Vec::new() })
-            .collect();
+        let mut stripe: Vec<Vec<&'d mut [T]>> = plan.col_cuts.windows(2).map(|_| Vec::new()).collect();
         for mut row in rows.by_ref().take(stripe_rows.len()) {
-            for task in &mut stripe {
+            for (out, cols) in stripe.iter_mut().zip(plan.col_cuts.windows(2)) {
                 let part;
-                (part, row) = row.split_at_mut(task.cols.len());
-                task.out.push(part);
+                (part, row) = row.split_at_mut(cols[1] - cols[0]);
+                out.push(part);
             }
         }
-        tasks.extend(stripe);
+        tasks.extend(stripe.into_iter().zip(plan.col_cuts.windows(2)).map(|(out, cols)| Task {
+            rows: stripe_rows.clone(),
+            cols: cols[0]..cols[1],
+            out: parts(out),
+        }));
     }
     tasks
 }
 
-fn run<T: Element>(plan: &Plan<'_>, isa: Isa, out: MatMut<'_, T>, execution: &Execution<'_>) {
+fn run(plan: &Plan<'_>, isa: Isa, tasks: Vec<Task<'_>>, execution: &Execution<'_>) {
     let packed = if plan.streams_b {
         let mut packed = Rows::default();
         isa.run(PackRows { plan, rows: 0..plan.problem.m(), blocks: &plan.blocks, packed: &mut packed });
@@ -198,7 +209,7 @@ fn run<T: Element>(plan: &Plan<'_>, isa: Isa, out: MatMut<'_, T>, execution: &Ex
     // What one task has used serves the next of its thread.
     let idle: Mutex<Vec<Scratch>> = Mutex::default();
     let of_idle = |scratch: &mut Vec<Scratch>| scratch.pop().unwrap_or_default();
-    tasks(plan, out).into_par_iter().for_each(|mut task| {
+    tasks.into_par_iter().for_each(|mut task| {
         let mut scratch = of_idle(&mut idle.lock().unwrap_or_else(PoisonError::into_inner));
         isa.run(Multiply { plan, packed: packed.as_ref(), task: &mut task, scratch: &mut scratch });
         idle.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
@@ -270,15 +281,15 @@ struct Scratch {
 }
 
 /// Computes a block of D.
-struct Multiply<'p, 'd, T> {
+struct Multiply<'p, 'd> {
     plan: &'p Plan<'p>,
     /// A, where it is packed once for all.
     packed: Option<&'p Rows>,
-    task: &'p mut Task<'d, T>,
+    task: &'p mut Task<'d>,
     scratch: &'p mut Scratch,
 }
 
-impl<T: Element> Work for Multiply<'_, '_, T> {
+impl Work for Multiply<'_, '_> {
     type Output = ();
 
     #[inline(always)]
@@ -329,7 +340,7 @@ enum B<'b, S: Simd> {
     Codes(stream::Codes<'b>, &'b mut Squares<S>),
 }
 
-impl<T: Element> Multiply<'_, '_, T> {
+impl Multiply<'_, '_> {
     /// Columns of B in a panel.
     fn panel_cols(&self, panel: usize) -> Range<usize> {
         let start = self.task.cols.start + panel * self.plan.width;
@@ -453,30 +464,48 @@ impl<T: Element> Multiply<'_, '_, T> {
         }
     }
 
-    /// The rest of the contract for a microtile: second-level scale, addend, canonical NaN, store.
+    /// The rest of the contract for a microtile.
     #[inline(always)]
     fn finish<S: Simd>(&mut self, s: S, place: Place) {
-        let (plan, task) = (self.plan, &mut *self.task);
-        let addend = plan.problem.addend().filter(|_| !plan.problem.is_bare_chain());
-        let tensor = plan.problem.tensor_scale();
+        let (plan, Task { rows, cols, out }) = (self.plan, &mut *self.task);
+        let first_row = place.tile * plan.mr;
         let sums = &self.scratch.acc.as_mut_floats()[place.sums * plan.mr * plan.width..];
-        let (first_row, first_col) = (place.tile * plan.mr, place.panel * plan.width);
-        let rows = task.out[first_row..].iter_mut().take(plan.mr);
-        for (i, (row, sums)) in rows.zip(sums.chunks_exact(plan.width)).enumerate() {
-            let c = addend.map(|c| &c.row(task.rows.start + first_row + i)[task.cols.clone()][first_col..]);
-            let parts = row[first_col..].chunks_mut(S::LANES).take(plan.width / S::LANES);
-            for (v, part) in parts.enumerate() {
-                let mut x = s.load(&sums[v * S::LANES..]);
-                if let Some(tensor) = tensor {
-                    x = s.mul(x, s.splat(tensor));
-                }
-                if let Some(c) = c {
-                    let mut lanes = [0.0; LINE];
-                    lanes[..part.len()].copy_from_slice(&c[v * S::LANES..][..part.len()]);
-                    x = s.add(x, s.load(&lanes));
-                }
-                T::store(s, s.with_nan(x, NAN), part);
+        let end = rows.len().min(first_row + plan.mr);
+        let (row, col) = (rows.start + first_row, place.panel * plan.width);
+        match out {
+            Parts::F32(out) => finish(s, plan, (row, cols.start), col, sums, &mut out[first_row..end]),
+            Parts::Bf16(out) => finish(s, plan, (row, cols.start), col, sums, &mut out[first_row..end]),
+        }
+    }
+}
+
+/// Second-level scale, addend, canonical NaN and store of a microtile. `out` holds its rows of a block of D, from
+/// D[row, start] on; the microtile begins at column `col` of those.
+#[inline(always)]
+fn finish<S: Simd, T: Element>(
+    s: S,
+    plan: &Plan<'_>,
+    (row, start): (usize, usize),
+    col: usize,
+    sums: &[f32],
+    out: &mut [&mut [T]],
+) {
+    let addend = plan.problem.addend().filter(|_| !plan.problem.is_bare_chain());
+    let tensor = plan.problem.tensor_scale();
+    for (i, (out, sums)) in out.iter_mut().zip(sums.chunks_exact(plan.width)).enumerate() {
+        let c = addend.as_ref().map(|c| &c.row(row + i)[start + col..]);
+        let parts = out[col..].chunks_mut(S::LANES).take(plan.width / S::LANES);
+        for (v, part) in parts.enumerate() {
+            let mut x = s.load(&sums[v * S::LANES..]);
+            if let Some(tensor) = tensor {
+                x = s.mul(x, s.splat(tensor));
             }
+            if let Some(c) = c {
+                let mut lanes = [0.0; LINE];
+                lanes[..part.len()].copy_from_slice(&c[v * S::LANES..][..part.len()]);
+                x = s.add(x, s.load(&lanes));
+            }
+            T::store(s, s.with_nan(x, NAN), part);
         }
     }
 }
@@ -485,7 +514,7 @@ impl<T: Element> Multiply<'_, '_, T> {
 const LINE: usize = 16;
 
 /// What D is stored as.
-trait Element: Copy + Default + Send {
+trait Element: Sized {
     /// Into all of `out`, which holds one register or less.
     fn store<S: Simd>(s: S, x: S::F32, out: &mut [Self]);
 }
