@@ -299,6 +299,7 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     }
 
     #[inline(always)]
+    #[allow(clippy::needless_range_loop, reason = "g counts rows and registers")]
     fn load_transposed(self, x: &[u8], stride: usize, out: &mut [__m512i]) {
         assert!(stride <= isize::MAX as usize / LANES && x.len() >= (LANES - 1) * stride + 4 * LANES);
         // SAFETY: as in `op`; by the assertion row 15 and with it every row ends within the slice.

@@ -5,6 +5,7 @@ use crate::formats::{Format, Specials};
 
 /// How the codes of a format become operands of the GEMM's step.
 #[derive(Clone, Copy, Debug)]
+#[allow(clippy::large_enum_variant, reason = "there are two of it a problem")]
 pub(crate) enum Decoder {
     /// A byte a code.
     Bytes(ByteCodes),

@@ -35,6 +35,7 @@ pub(super) struct Codes<'a> {
 
 /// [`super::tile::multiply`] for one of the [`shapes`], of `rows` rows.
 #[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "the operands of a product")]
 pub(super) fn multiply<S: Simd, D: Decode>(
     s: S,
     decoder: &D,
