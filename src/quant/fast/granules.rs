@@ -24,6 +24,12 @@ pub(super) struct Decided {
 }
 
 impl Decided {
+    /// Of a granule of which nothing special is to be said.
+    #[inline(always)]
+    pub(super) fn plain(plan: &Plan<'_>, factor: f32) -> Decided {
+        Decided { factor, divides: plan.divides, plain: true, clips: false }
+    }
+
     /// How elements become payloads.
     pub(super) fn payload(&self) -> Payload {
         if self.divides { Payload::Divide(self.factor) } else { Payload::Multiply(self.factor) }
@@ -97,11 +103,14 @@ pub(super) fn peaks<S: Convert, T: Lane>(
                     peak = s.max(peak, s.and(s.bits(T::load(s, v)), magnitude));
                 }
                 s.store_u32(peak, lanes);
-                lanes[0] = rest.iter().map(scalar).fold(lanes[0], u32::max);
+                if !rest.is_empty() {
+                    lanes[0] = rest.iter().map(scalar).fold(lanes[0], u32::max);
+                }
             }
         }
-        for lanes in lanes.chunks_exact(S::LANES) {
-            peaks.push(s.largest(s.load_u32(lanes)));
+        peaks.resize(lanes.len() / S::LANES, 0);
+        for (peak, lanes) in peaks.iter_mut().zip(lanes.chunks_exact(S::LANES)) {
+            *peak = s.largest(s.load_u32(lanes));
         }
     } else {
         // One maximum a column.

@@ -12,6 +12,7 @@ mod code;
 mod elements;
 mod granules;
 mod rows;
+mod scales;
 mod transposed;
 
 use rayon::prelude::*;

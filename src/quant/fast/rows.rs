@@ -5,7 +5,8 @@ use std::ops::Range;
 use super::Plan;
 use super::cast::{Join, Kind, Of};
 use super::code::CodeWord;
-use super::granules::{Decided, ScalesMut, decide, peaks};
+use super::granules::{Decided, ScalesMut, peaks};
+use super::scales::decide_row;
 use crate::matrix::MatRef;
 use crate::quant::stats::QuantStats;
 use crate::simd::{Convert, EncoderOn, Lane, Stores, Work};
@@ -102,12 +103,9 @@ impl<T: Lane, C: CodeWord> RowTask<'_, T, C> {
                 match &mut self.granules {
                     Granules::Found(scales) => {
                         peaks(s, x, width, &mut scratch.lanes, &mut scratch.peaks);
-                        scratch.decided.clear();
-                        for (g, &peak) in scratch.peaks.iter().enumerate() {
-                            let (scale, decided) = decide(self.plan, x, (width, g), peak, &mut stats);
-                            scales.set(grid_row * grid_cols + first + g, scale);
-                            scratch.decided.push(decided);
-                        }
+                        let Scratch { peaks, decided, .. } = &mut scratch;
+                        let at = grid_row * grid_cols + first;
+                        decide_row(s, self.plan, x, width, peaks, scales, at, decided, &mut stats);
                     }
                     Granules::Given(decided) => {
                         let count = part.len().div_ceil(width);
