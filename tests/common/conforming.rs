@@ -11,20 +11,10 @@ use finegrain::simd::Isa;
 
 use crate::operands::Random;
 
-/// The instruction sets to try: the one that `FINEGRAIN_ISA` forces, or all of this CPU.
-pub fn available() -> Vec<Isa> {
-    if let Ok(name) = std::env::var("FINEGRAIN_REQUIRE_ISA") {
-        Isa::by_name(&name).unwrap().checked().unwrap();
-    }
-    if std::env::var_os("FINEGRAIN_ISA").is_some() {
-        return vec![Isa::active().unwrap()];
-    }
-    let (has, lacks): (Vec<Isa>, Vec<Isa>) = Isa::ALL.iter().partition(|isa| isa.is_available());
-    for isa in lacks {
-        eprintln!("skipped: this CPU lacks {isa}");
-    }
-    has
-}
+#[path = "isas.rs"]
+mod isas;
+
+pub use isas::available;
 
 /// D of a backend in both output formats, as bits.
 pub fn bits(backend: &dyn GemmBackend, problem: &GemmProblem<'_>, threads: usize) -> (Vec<u32>, Vec<u16>) {
