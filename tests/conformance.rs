@@ -44,6 +44,28 @@ fn ragged_shapes() {
     assert!(ran >= 160, "{ran}");
 }
 
+/// Few rows over many intervals, which are summed side by side: whole, half and quarter spans, a rest, and intervals of
+/// every length that qualifies or does not.
+#[test]
+fn intervals_side_by_side() {
+    let mut random = Random(12);
+    let mut ran = 0;
+    for round in 0..60 {
+        let mut pick = |from: &[usize]| from[random.below(from.len() as u64) as usize];
+        let (m, n) = (pick(&[1, 2, 3, 4, 5, 8]), pick(&[1, 15, 16, 17, 40, 65, 130]));
+        let (intervals, rest) = (pick(&[4, 7, 8, 12, 16, 21, 28, 31, 45]), pick(&[0, 0, 1, 17, 64]));
+        let (fa, fb) = (FORMATS[pick(&[0, 1, 2])], FORMATS[pick(&[0, 0, 1, 2])]);
+        let interval = pick(&[8, 16, 32, 64, 128, 128]);
+        let k = intervals * interval + rest % interval;
+        let a = scaled(fa, m, k, Granule::TILE_1X128, round);
+        let b = scaled(fb, n, k, [Granule::BLOCK_128X128, Granule::TILE_1X128][pick(&[0, 1])], round + 1000);
+        let accumulation = Accumulation::F32.promote_every(interval).unwrap();
+        let problem = GemmProblem::nt(a.view(), b.view()).unwrap().with_accumulation(accumulation).unwrap();
+        ran += conforms(&format!("{m}×{n}×{k} {fa}×{fb} every {interval}"), &problem);
+    }
+    assert!(ran >= 60, "{ran}");
+}
+
 /// Blocks of D beyond one task, and intervals beyond one packed block.
 #[test]
 fn shapes_beyond_one_block() {

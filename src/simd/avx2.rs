@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Simd, Work};
+use super::{Bf16Table, Simd, Strings, Work};
 
 /// Exists only where the CPU has AVX2 and FMA.
 #[derive(Clone, Copy)]
@@ -32,6 +32,7 @@ impl Simd for Avx2 {
 
     type F32 = __m256;
     type U32 = __m256i;
+    type Tables = ();
 
     fn vectorize<W: Work>(self, work: W) -> W::Output {
         #[target_feature(enable = "avx2,fma")]
@@ -183,6 +184,9 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn tables(self, _: &Bf16Table) {}
+
+    #[inline(always)]
     fn load_transposed(self, x: &[u8], stride: usize, out: &mut [__m256i]) {
         assert!(stride <= isize::MAX as usize / LANES && x.len() >= (LANES - 1) * stride + 4 * LANES);
         // SAFETY: as in `op`; by the assertion row 7 and with it every row ends within the slice.
@@ -209,6 +213,31 @@ impl Simd for Avx2 {
             }
             out[..LANES].copy_from_slice(&t);
         });
+    }
+
+    #[inline(always)]
+    fn load_pieces(self, x: &Strings<'_>, i: usize) -> [__m256i; 4] {
+        let mut q = [self.splat_u32(0); 4];
+        for (l, q) in q.iter_mut().enumerate() {
+            // SAFETY: as in `op`; a piece is 16 bytes.
+            *q = unsafe {
+                _mm256_set_m128i(
+                    _mm_loadu_si128(x.piece(1, l, i).cast()),
+                    _mm_loadu_si128(x.piece(0, l, i).cast()),
+                )
+            };
+        }
+        let [a, b, c, d] = q;
+        op!({
+            let (ab, cd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d));
+            let (up_ab, up_cd) = (_mm256_unpackhi_epi32(a, b), _mm256_unpackhi_epi32(c, d));
+            [
+                _mm256_unpacklo_epi64(ab, cd),
+                _mm256_unpackhi_epi64(ab, cd),
+                _mm256_unpacklo_epi64(up_ab, up_cd),
+                _mm256_unpackhi_epi64(up_ab, up_cd),
+            ]
+        })
     }
 
     #[inline(always)]

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::sync::OnceLock;
 
-use super::{Bf16Table, Convert, Simd, Work};
+use super::{Bf16Table, Convert, Simd, Strings, Work};
 
 /// Exists only where the CPU has AVX-512 F, BW, DQ and VL, and for `BF16` also VBMI and a VDPBF16PS that sums as the
 /// contract does.
@@ -100,21 +100,14 @@ const fn pair_bytes(stride: usize, first: usize) -> [u8; 64] {
 }
 
 impl<const BF16: bool> Avx512<BF16> {
-    /// A table in two registers.
-    #[inline(always)]
-    fn halves(self, x: &[u8; 128]) -> (__m512i, __m512i) {
-        (self.load_bytes(&x[..64]), self.load_bytes(&x[64..]))
-    }
-
     /// Looks 64 codes up and pairs their bytes as said.
     #[inline(always)]
-    fn pairs(self, table: &Bf16Table, codes: __m512i, pairs: &[[u8; 64]; 2]) -> [__m512; 2] {
+    fn pairs(self, tables: &Tables, codes: __m512i, pairs: &[[u8; 64]; 2]) -> [__m512; 2] {
         assert!(BF16, "VBMI comes with BF16");
-        let (low, high) = (self.halves(&table.low), self.halves(&table.high));
         // SAFETY: `self` exists with BF16, so `detect` found VBMI.
         unsafe {
-            let low = _mm512_permutex2var_epi8(low.0, codes, low.1);
-            let high = _mm512_permutex2var_epi8(high.0, codes, high.1);
+            let low = _mm512_permutex2var_epi8(tables.low[0], codes, tables.low[1]);
+            let high = _mm512_permutex2var_epi8(tables.high[0], codes, tables.high[1]);
             // The sign of the code is that of the number: high | codes & 80.
             let high = _mm512_ternarylogic_epi32::<0xEC>(codes, high, _mm512_set1_epi8(i8::MIN));
             let [first, second] = [self.load_bytes(&pairs[0]), self.load_bytes(&pairs[1])];
@@ -126,6 +119,13 @@ impl<const BF16: bool> Avx512<BF16> {
     }
 }
 
+/// The bytes of BF16 numbers, each in two registers.
+#[derive(Clone, Copy)]
+pub(super) struct Tables {
+    low: [__m512i; 2],
+    high: [__m512i; 2],
+}
+
 impl<const BF16: bool> Simd for Avx512<BF16> {
     const LANES: usize = LANES;
     const REGISTERS: usize = 32;
@@ -133,6 +133,7 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
 
     type F32 = __m512;
     type U32 = __m512i;
+    type Tables = Tables;
 
     fn vectorize<W: Work>(self, work: W) -> W::Output {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
@@ -287,15 +288,24 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     }
 
     #[inline(always)]
-    fn pairs_in_lanes(self, table: &Bf16Table, codes: __m512i) -> [__m512; 2] {
-        const PAIRS: [[u8; 64]; 2] = [pair_bytes(4, 0), pair_bytes(4, 2)];
-        self.pairs(table, codes, &PAIRS)
+    fn tables(self, table: &Bf16Table) -> Tables {
+        let [low, high] = [&table.low, &table.high];
+        Tables {
+            low: [self.load_bytes(&low[..64]), self.load_bytes(&low[64..])],
+            high: [self.load_bytes(&high[..64]), self.load_bytes(&high[64..])],
+        }
     }
 
     #[inline(always)]
-    fn pairs_in_order(self, table: &Bf16Table, codes: __m512i) -> [__m512; 2] {
+    fn pairs_in_lanes(self, tables: &Tables, codes: __m512i) -> [__m512; 2] {
+        const PAIRS: [[u8; 64]; 2] = [pair_bytes(4, 0), pair_bytes(4, 2)];
+        self.pairs(tables, codes, &PAIRS)
+    }
+
+    #[inline(always)]
+    fn pairs_in_order(self, tables: &Tables, codes: __m512i) -> [__m512; 2] {
         const PAIRS: [[u8; 64]; 2] = [pair_bytes(2, 0), pair_bytes(2, 32)];
-        self.pairs(table, codes, &PAIRS)
+        self.pairs(tables, codes, &PAIRS)
     }
 
     #[inline(always)]
@@ -331,6 +341,31 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
             }
             out[..LANES].copy_from_slice(&t);
         });
+    }
+
+    #[inline(always)]
+    fn load_pieces(self, x: &Strings<'_>, i: usize) -> [__m512i; 4] {
+        let mut q = [self.splat_u32(0); 4];
+        for (l, q) in q.iter_mut().enumerate() {
+            // SAFETY: as in `op`; a piece is 16 bytes.
+            *q = unsafe {
+                let first = _mm512_castsi128_si512(_mm_loadu_si128(x.piece(0, l, i).cast()));
+                let second = _mm512_inserti32x4::<1>(first, _mm_loadu_si128(x.piece(1, l, i).cast()));
+                let third = _mm512_inserti32x4::<2>(second, _mm_loadu_si128(x.piece(2, l, i).cast()));
+                _mm512_inserti32x4::<3>(third, _mm_loadu_si128(x.piece(3, l, i).cast()))
+            };
+        }
+        let [a, b, c, d] = q;
+        op!({
+            let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
+            let (up_ab, up_cd) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
+            [
+                _mm512_unpacklo_epi64(ab, cd),
+                _mm512_unpackhi_epi64(ab, cd),
+                _mm512_unpacklo_epi64(up_ab, up_cd),
+                _mm512_unpackhi_epi64(up_ab, up_cd),
+            ]
+        })
     }
 
     #[inline(always)]

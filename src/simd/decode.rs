@@ -31,9 +31,15 @@ pub(crate) trait Decode: Copy {
     /// Codes in one 32-bit lane.
     const CODES: usize;
 
+    /// What [`Decode::lanes`] looks up, in registers.
+    type Tables<S: Simd>: Copy;
+
+    /// Loads it: once before a loop, since the compiler may not find that the memory does not change.
+    fn tables<S: Simd>(&self, s: S) -> Self::Tables<S>;
+
     /// Decodes the codes of each lane, k ascending, [`Simd::PAIR`] elements a result: the first of a pair in the high
     /// half, since the dot product adds that first. The first `CODES / PAIR` results count.
-    fn lanes<S: Simd>(&self, s: S, codes: S::U32) -> [S::F32; 4];
+    fn lanes<S: Simd>(&self, s: S, tables: &Self::Tables<S>, codes: S::U32) -> [S::F32; 4];
 
     /// Decodes the codes at the start of `x`, which lie in a row, one element or pair after the other. `REGISTERS`
     /// results count, of as many codes as fill them.
@@ -49,9 +55,13 @@ pub(crate) struct WordCodes;
 
 impl Decode for WordCodes {
     const CODES: usize = 2;
+    type Tables<S: Simd> = ();
 
     #[inline(always)]
-    fn lanes<S: Simd>(&self, s: S, x: S::U32) -> [S::F32; 4] {
+    fn tables<S: Simd>(&self, _: S) {}
+
+    #[inline(always)]
+    fn lanes<S: Simd>(&self, s: S, (): &(), x: S::U32) -> [S::F32; 4] {
         let mut values = [s.splat(0.0); 4];
         if S::PAIR == 2 {
             values[0] = s.float(s.or(s.shl(x, 16), s.shr(x, 16)));
@@ -64,8 +74,11 @@ impl Decode for WordCodes {
 
     #[inline(always)]
     fn row<S: Simd>(&self, s: S, x: &[u8]) -> [S::F32; 2] {
-        let value =
-            if S::PAIR == 2 { self.lanes(s, s.load_bytes(x))[0] } else { s.float(s.shl(s.load_u16(x), 16)) };
+        let value = if S::PAIR == 2 {
+            self.lanes(s, &(), s.load_bytes(x))[0]
+        } else {
+            s.float(s.shl(s.load_u16(x), 16))
+        };
         [value; 2]
     }
 
@@ -166,11 +179,17 @@ impl ByteCodes {
 
 impl Decode for ByteCodes {
     const CODES: usize = 4;
+    type Tables<S: Simd> = S::Tables;
 
     #[inline(always)]
-    fn lanes<S: Simd>(&self, s: S, x: S::U32) -> [S::F32; 4] {
+    fn tables<S: Simd>(&self, s: S) -> S::Tables {
+        s.tables(&self.pairs)
+    }
+
+    #[inline(always)]
+    fn lanes<S: Simd>(&self, s: S, tables: &S::Tables, x: S::U32) -> [S::F32; 4] {
         if S::PAIR == 2 {
-            let [first, second] = s.pairs_in_lanes(&self.pairs, x);
+            let [first, second] = s.pairs_in_lanes(tables, x);
             return [first, second, first, second];
         }
         // Loops and no closures: a closure that is not inlined runs without the instruction set.
@@ -201,7 +220,7 @@ impl Decode for ByteCodes {
     #[inline(always)]
     fn row<S: Simd>(&self, s: S, x: &[u8]) -> [S::F32; 2] {
         if S::PAIR == 2 {
-            return s.pairs_in_order(&self.pairs, s.load_bytes(x));
+            return s.pairs_in_order(&s.tables(&self.pairs), s.load_bytes(x));
         }
         let codes = s.load_u8(x);
         let special = self.has_specials(s, codes);

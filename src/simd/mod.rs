@@ -29,6 +29,7 @@ mod encode;
 mod fused;
 mod peak;
 mod portable;
+mod strings;
 mod widen;
 
 use std::sync::OnceLock;
@@ -38,6 +39,7 @@ use decode::Bf16Table;
 pub(crate) use decode::{Decode, Decoder};
 pub(crate) use encode::{Any, Encoder, EncoderOn, Mode, Nearest};
 pub(crate) use fused::{Fused, FusedWork};
+pub(crate) use strings::{Layout, Strings};
 pub(crate) use widen::{Lane, Widener};
 
 use crate::error::{Error, Result};
@@ -58,6 +60,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     type F32: Copy;
     /// A register of u32 lanes.
     type U32: Copy;
+    /// A [`Bf16Table`] in registers.
+    type Tables: Copy;
 
     /// Runs `work` compiled for this instruction set.
     fn vectorize<W: Work>(self, work: W) -> W::Output;
@@ -116,19 +120,23 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// Whether any byte of `a`, as i8, is greater than `b`.
     fn any_byte_above(self, a: Self::U32, b: i8) -> bool;
 
+    /// What the functions below look up.
+    fn tables(self, table: &Bf16Table) -> Self::Tables;
     /// BF16 pairs of the four codes in each lane, the first of a pair in the high half: lane i of result j has the codes
     /// of bytes 2j and 2j + 1 of lane i. Only where [`Simd::PAIR`] is 2.
-    fn pairs_in_lanes(self, _table: &Bf16Table, _codes: Self::U32) -> [Self::F32; 2] {
+    fn pairs_in_lanes(self, _tables: &Self::Tables, _codes: Self::U32) -> [Self::F32; 2] {
         unreachable!("pairs are decoded where a step takes pairs")
     }
     /// The same of codes in a row: lane i of result j has the codes of bytes 2(i + LANES·j) and 2(i + LANES·j) + 1.
-    fn pairs_in_order(self, _table: &Bf16Table, _codes: Self::U32) -> [Self::F32; 2] {
+    fn pairs_in_order(self, _tables: &Self::Tables, _codes: Self::U32) -> [Self::F32; 2] {
         unreachable!("pairs are decoded where a step takes pairs")
     }
 
     /// Loads `LANES` rows of 4 bytes a lane, `stride` bytes apart, and transposes: lane i of the result's register j is
     /// dword j of row i.
     fn load_transposed(self, x: &[u8], stride: usize, out: &mut [Self::U32]);
+    /// Loads piece `i` of each string and transposes: lane l of the result's register j is dword j of string l's piece.
+    fn load_pieces(self, x: &Strings<'_>, i: usize) -> [Self::U32; 4];
     /// Asks for the cache line of byte `at` from the start of `x`, soon to be read; it may lie beyond the end.
     fn prefetch(self, x: &[u8], at: usize);
 }

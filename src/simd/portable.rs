@@ -1,6 +1,6 @@
 //! Plain Rust: four lanes, which a compiler maps to whatever vectors the target's baseline has.
 
-use super::{Simd, Work};
+use super::{Bf16Table, Simd, Strings, Work};
 
 #[derive(Clone, Copy)]
 pub(super) struct Portable;
@@ -32,6 +32,7 @@ impl Simd for Portable {
 
     type F32 = [f32; LANES];
     type U32 = [u32; LANES];
+    type Tables = ();
 
     fn vectorize<W: Work>(self, work: W) -> W::Output {
         work.run(self)
@@ -164,11 +165,21 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn tables(self, _: &Bf16Table) {}
+
+    #[inline(always)]
     fn load_transposed(self, x: &[u8], stride: usize, out: &mut [[u32; LANES]]) {
         let rows = [0, 1, 2, 3].map(|i: usize| self.load_bytes(&x[i * stride..]));
         for (j, out) in out[..LANES].iter_mut().enumerate() {
             *out = map([0usize, 1, 2, 3], |i| rows[i][j]);
         }
+    }
+
+    #[inline(always)]
+    fn load_pieces(self, x: &Strings<'_>, i: usize) -> [[u32; LANES]; 4] {
+        let mut registers = [[0; LANES]; 4];
+        self.load_transposed(&x.data()[x.place(0) + i * Strings::PIECE..], x.between(), &mut registers);
+        registers
     }
 
     #[inline(always)]

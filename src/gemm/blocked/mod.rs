@@ -13,8 +13,10 @@
 
 #![forbid(unsafe_code)]
 
+mod few;
 mod pack;
 mod plan;
+mod spans;
 mod stream;
 mod tile;
 
@@ -199,13 +201,7 @@ fn tasks<'d, T>(
 }
 
 fn run(plan: &Plan<'_>, isa: Isa, tasks: Vec<Task<'_>>, execution: &Execution<'_>) {
-    let packed = if plan.streams_b {
-        let mut packed = Rows::default();
-        isa.run(PackRows { plan, rows: 0..plan.problem.m(), blocks: &plan.blocks, packed: &mut packed });
-        Some(packed)
-    } else {
-        None
-    };
+    let packed = plan.streams_b.then(|| few::Rows::pack(plan, isa));
     // What one task has used serves the next of its thread.
     let idle: Mutex<Vec<Scratch>> = Mutex::default();
     let of_idle = |scratch: &mut Vec<Scratch>| scratch.pop().unwrap_or_default();
@@ -278,13 +274,16 @@ struct Scratch {
     acc: Buffer,
     /// Sums of intervals that are longer than a block.
     cut: Buffer,
+    spans: spans::Scratch,
+    /// For each interval of the spans, those of a register of columns.
+    span_scales: Vec<f32>,
 }
 
 /// Computes a block of D.
 struct Multiply<'p, 'd> {
     plan: &'p Plan<'p>,
     /// A, where it is packed once for all.
-    packed: Option<&'p Rows>,
+    packed: Option<&'p few::Rows>,
     task: &'p mut Task<'d>,
     scratch: &'p mut Scratch,
 }
@@ -302,15 +301,10 @@ impl Work for Multiply<'_, '_> {
         if plan.is_cut && !plan.problem.is_bare_chain() {
             self.scratch.cut.reserve(kept);
         }
-        if plan.blocks.is_empty() {
+        if plan.blocks.is_empty() && plan.spans.is_empty() {
             self.nothing_summed(s, tiles, panels);
         } else if let Some(packed) = self.packed {
-            let mut squares = Squares::new(s);
-            for panel in 0..panels {
-                for tile in 0..tiles {
-                    self.stream(s, packed, Place { panel, tile, sums: 0 }, &mut squares);
-                }
-            }
+            self.few(s, packed, tiles, panels);
         } else {
             let mut a = std::mem::take(&mut self.scratch.a);
             for (i, block) in plan.blocks.iter().enumerate() {
@@ -357,22 +351,6 @@ impl Multiply<'_, '_> {
                 self.enter(place);
                 self.finish(s, place);
             }
-        }
-    }
-
-    /// One microtile over all of K, B decoded on the way.
-    #[inline(always)]
-    fn stream<S: Simd>(&mut self, s: S, a: &Rows, place: Place, squares: &mut Squares<S>) {
-        let (plan, cols) = (self.plan, self.panel_cols(place.panel));
-        let mut segments = 0;
-        squares.forget();
-        for (i, block) in plan.blocks.iter().enumerate() {
-            let start = plan.segments[block.segments.start].k.start;
-            let codes = plan.b.codes(cols.clone(), start, plan.ahead);
-            let scales = (&a.scales[segments * a.rows..], a.rows);
-            self.load_panel_scales(block, &cols);
-            self.sum_tile(s, i, a.block(i), scales, place, B::Codes(codes, squares));
-            segments += block.segments.len();
         }
     }
 

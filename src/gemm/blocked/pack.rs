@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use super::spans;
 use super::stream::Codes;
 use super::tile::STEPS;
 use crate::scaled::{CodesRef, ScaledRef};
@@ -75,6 +76,30 @@ impl<'a> Source<'a> {
     /// What the codes are decoded with.
     pub(super) fn decoder(&self) -> &Decoder {
         &self.decoder
+    }
+
+    /// Bytes of `elements` codes.
+    pub(super) fn bytes(&self, elements: usize) -> usize {
+        elements * self.code_bytes
+    }
+
+    /// The same rows from column `k` on, for the kernel whose lanes are intervals of `interval` elements. The rows `next` further
+    /// on are multiplied next, from column `next_k` on.
+    pub(super) fn span(
+        &self,
+        rows: Range<usize>,
+        k: usize,
+        interval: usize,
+        (next, next_k): (usize, usize),
+    ) -> spans::Codes<'a> {
+        let at = |row: usize, k: usize| row * self.stride + k * self.code_bytes;
+        spans::Codes {
+            data: &self.data[at(rows.start, k)..],
+            stride: self.stride,
+            rows: rows.len(),
+            interval: interval * self.code_bytes,
+            next: at(next, next_k).wrapping_sub(at(0, k)),
+        }
     }
 
     /// Rows `rows` from column `k` on, as they lie in memory; a code `ahead` elements further in its row will be read
@@ -203,9 +228,9 @@ fn store_lanes<S: Simd, D: Decode>(
     width: usize,
     out: &mut [u32],
 ) {
-    let each = D::CODES / S::PAIR;
+    let (each, tables) = (D::CODES / S::PAIR, decoder.tables(s));
     for i in 0..S::LANES {
-        let values = decoder.lanes(s, registers[i]);
+        let values = decoder.lanes(s, &tables, registers[i]);
         for j in 0..each {
             if i * each + j < steps {
                 s.store_u32(s.bits(values[j]), &mut out[(i * each + j) * width..]);

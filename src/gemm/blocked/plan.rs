@@ -4,10 +4,11 @@ use std::ops::Range;
 
 use super::super::problem::GemmProblem;
 use super::pack::Source;
+use super::spans::{self, Span};
 use super::stream;
 use super::tile::{self, STEPS, Segment};
 use crate::scaled::ScaledRef;
-use crate::simd::{Isa, Simd, Work};
+use crate::simd::{Isa, Simd, Strings, Work};
 
 /// Rows up to which B is streamed, and the most elements of A that are packed whole for it (4 MiB).
 const STREAMED_ROWS: usize = 32;
@@ -37,6 +38,9 @@ pub(super) struct Plan<'p> {
     pub(super) mr: usize,
     /// Columns of a microtile.
     pub(super) width: usize,
+    /// The intervals that are summed side by side, from the first on, where rows are few.
+    pub(super) spans: Vec<Span>,
+    /// The rest of K.
     pub(super) segments: Vec<Segment>,
     pub(super) blocks: Vec<Block>,
     /// Whether some interval is longer than a block.
@@ -52,23 +56,24 @@ pub(super) struct Plan<'p> {
     pub(super) col_cuts: Vec<usize>,
 }
 
-/// What the plan asks of an instruction set: a microtile's rows and columns for `m` rows, and elements of K a step.
+/// What the plan asks of an instruction set.
 struct Geometry {
     m: usize,
     streams_b: bool,
 }
 
 impl Work for Geometry {
-    type Output = (usize, usize, usize);
+    /// A microtile's rows and columns, lanes, and elements of K a step.
+    type Output = (usize, usize, usize, usize);
 
-    fn run<S: Simd>(self, _: S) -> (usize, usize, usize) {
+    fn run<S: Simd>(self, _: S) -> (usize, usize, usize, usize) {
         // Rows that are computed, and what decoding B for each microtile costs, in rows.
         let (shapes, decoding) =
             if self.streams_b { (stream::shapes::<S>(), 4) } else { (tile::shapes::<S>(), 0) };
         let cost = |rows: usize| self.m.max(1).div_ceil(rows) * (rows + decoding);
         let best = shapes.iter().rev().min_by_key(|(rows, _)| cost(*rows));
         let &(rows, registers) = best.expect("there are microtiles");
-        (rows, registers * S::LANES, S::PAIR)
+        (rows, registers * S::LANES, S::LANES, S::PAIR)
     }
 }
 
@@ -77,18 +82,28 @@ impl<'p> Plan<'p> {
         const SUPPORTED: &str = "supported formats have decoders";
         let (m, n, k) = (problem.m(), problem.n(), problem.k());
         let streams_b = m <= STREAMED_ROWS && m * k <= STREAMED_ELEMENTS;
-        let (mr, width, pair) = isa.run(Geometry { m, streams_b });
-        let segments = segments(problem, STEPS * pair, pair);
+        let (mr, width, lanes, pair) = isa.run(Geometry { m, streams_b });
+        let (b, interval) = (Source::new(problem.b()).expect(SUPPORTED), problem.interval());
+        let side_by_side = streams_b
+            && m == mr
+            && m <= spans::ROWS
+            && !problem.is_bare_chain()
+            && interval <= STEPS * pair
+            && b.bytes(interval).is_multiple_of(Strings::PIECE);
+        let spans = if side_by_side { spans::spans(k / interval, interval, lanes) } else { Vec::new() };
+        let rest = spans.last().map_or(0, |span| span.k + span.intervals * interval);
+        let segments = segments(problem, rest, STEPS * pair, pair);
         let (row_parts, col_parts) = parts(m, n, width, streams_b);
         Plan {
             problem,
             a: Source::new(problem.a()).expect(SUPPORTED),
-            b: Source::new(problem.b()).expect(SUPPORTED),
+            b,
             mr,
             width,
             is_cut: segments.iter().any(|s| !s.ends),
             one_column_scale: one_scale(problem.b(), width),
-            blocks: blocks(&segments, problem.is_bare_chain()),
+            blocks: blocks(&segments, spans.is_empty(), problem.is_bare_chain()),
+            spans,
             segments,
             streams_b,
             ahead: AHEAD / width,
@@ -98,12 +113,21 @@ impl<'p> Plan<'p> {
     }
 }
 
-/// K cut at the promotion intervals, and intervals at every `kc` elements; the segments of a bare chain neither start
-/// nor end.
-fn segments(problem: &GemmProblem<'_>, kc: usize, pair: usize) -> Vec<Segment> {
+impl Plan<'_> {
+    /// Whether the columns from `col` on, a multiple of the lanes, have other scales than those before.
+    pub(super) fn scales_change_at(&self, col: usize) -> bool {
+        let b = self.problem.b();
+        !self.one_column_scale
+            || b.scales().is_some_and(|s| (b.row_offset() + col).is_multiple_of(s.granule.rows()))
+    }
+}
+
+/// K from `rest` on cut at the promotion intervals, and intervals at every `kc` elements; the segments of a bare chain
+/// neither start nor end.
+fn segments(problem: &GemmProblem<'_>, rest: usize, kc: usize, pair: usize) -> Vec<Segment> {
     let (k, interval, promoted) = (problem.k(), problem.interval(), !problem.is_bare_chain());
     let mut segments = Vec::new();
-    for start in (0..k).step_by(interval) {
+    for start in (rest..k).step_by(interval) {
         let end = k.min(start.saturating_add(interval));
         for first in (start..end).step_by(kc) {
             let last = end.min(first + kc);
@@ -115,10 +139,9 @@ fn segments(problem: &GemmProblem<'_>, kc: usize, pair: usize) -> Vec<Segment> {
     segments
 }
 
-/// Segments of at most [`STEPS`] steps together.
-fn blocks(segments: &[Segment], bare: bool) -> Vec<Block> {
+/// Segments of at most [`STEPS`] steps together, `fresh` where nothing is summed before them.
+fn blocks(segments: &[Segment], mut fresh: bool, bare: bool) -> Vec<Block> {
     let mut blocks: Vec<Block> = Vec::new();
-    let mut fresh = true;
     for (i, segment) in segments.iter().enumerate() {
         match blocks.last_mut() {
             Some(block) if block.steps + segment.steps <= STEPS => {

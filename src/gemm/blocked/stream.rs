@@ -201,7 +201,7 @@ fn add<S: Simd, D: Decode, const MR: usize, const NV: usize>(
     tile: &mut Tile<S, MR, NV>,
 ) {
     let each = D::CODES / S::PAIR;
-    let mut sums = *tile;
+    let (mut sums, tables) = (*tile, decoder.tables(s));
     assert!(at.step + steps <= STEPS && at.square < ALONG);
     let mut ahead = next.as_ref().map_or(0, |(codes, _)| codes.ahead + 4 * S::LANES * at.square);
     for unit in 0..NV {
@@ -214,7 +214,7 @@ fn add<S: Simd, D: Decode, const MR: usize, const NV: usize>(
                     s.prefetch(codes.data, ahead);
                     ahead += codes.stride;
                 }
-                let values = decoder.lanes(s, squares[v * ALONG + at.square][i]);
+                let values = decoder.lanes(s, &tables, squares[v * ALONG + at.square][i]);
                 for j in 0..each {
                     if i * each + j < steps {
                         for r in 0..MR {

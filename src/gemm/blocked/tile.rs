@@ -166,28 +166,39 @@ pub(super) fn promote<S: Simd, const MR: usize, const NV: usize>(
     let acc = &mut acc[..MR * NV * S::LANES];
     // A macro and no closure: one that is not inlined runs without the instruction set.
     macro_rules! each {
-        ($i:ident, $v:ident, $row:ident = $scale:expr, $partial:ident, $before:ident => $after:expr) => {
-            for $i in 0..MR {
-                let $row = s.splat($scale);
+        ($promotion:expr, $v:ident => $column:expr) => {
+            for i in 0..MR {
+                let row = s.splat(rows[i]);
                 for $v in 0..NV {
-                    let acc = &mut acc[($i * NV + $v) * S::LANES..][..S::LANES];
-                    let $before = if fresh { s.splat(0.0) } else { s.load(acc) };
-                    let $partial = tile[$i][$v];
-                    s.store($after, acc);
+                    let acc = &mut acc[(i * NV + $v) * S::LANES..][..S::LANES];
+                    let before = if fresh { s.splat(0.0) } else { s.load(acc) };
+                    s.store(promoted(s, $promotion, row, $column, tile[i][$v], before), acc);
                 }
             }
         };
     }
+    let one = s.splat(scales_b[0]);
     match panels.promotion {
-        Promotion::ScalesFirst if panels.one_column_scale => {
-            each!(i, v, scale = rows[i] * scales_b[0], partial, before =>
-            s.mul_add(scale, partial, before))
-        }
-        Promotion::ScalesFirst => each!(i, v, row = rows[i], partial, before =>
-            s.mul_add(s.mul(row, s.load(&scales_b[v * S::LANES..])), partial, before)),
-        Promotion::PartialFirst => each!(i, v, row = rows[i], partial, before =>
-            s.mul_add(s.mul(partial, row), s.load(&scales_b[v * S::LANES..]), before)),
-        Promotion::Unfused => each!(i, v, row = rows[i], partial, before =>
-            s.add(before, s.mul(s.mul(partial, row), s.load(&scales_b[v * S::LANES..])))),
+        Promotion::ScalesFirst if panels.one_column_scale => each!(Promotion::ScalesFirst, _v => one),
+        Promotion::ScalesFirst => each!(Promotion::ScalesFirst, v => s.load(&scales_b[v * S::LANES..])),
+        Promotion::PartialFirst => each!(Promotion::PartialFirst, v => s.load(&scales_b[v * S::LANES..])),
+        Promotion::Unfused => each!(Promotion::Unfused, v => s.load(&scales_b[v * S::LANES..])),
+    }
+}
+
+/// [`Promotion::promote`] of a register.
+#[inline(always)]
+pub(super) fn promoted<S: Simd>(
+    s: S,
+    promotion: Promotion,
+    scale_a: S::F32,
+    scale_b: S::F32,
+    partial: S::F32,
+    before: S::F32,
+) -> S::F32 {
+    match promotion {
+        Promotion::ScalesFirst => s.mul_add(s.mul(scale_a, scale_b), partial, before),
+        Promotion::PartialFirst => s.mul_add(s.mul(partial, scale_a), scale_b, before),
+        Promotion::Unfused => s.add(before, s.mul(s.mul(partial, scale_a), scale_b)),
     }
 }

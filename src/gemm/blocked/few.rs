@@ -1,0 +1,139 @@
+//! Few rows: A is packed once, and each weight is read once, in order, and decoded on its way to the sums.
+
+use super::pack::Buffer;
+use super::plan::{Plan, fill_scales};
+use super::spans::{self, Rule};
+use super::stream::Squares;
+use super::tile::STEPS;
+use super::{B, Multiply, PackRows, Place};
+use crate::simd::{Decoder, Isa, Simd, Work};
+
+/// All of A, packed.
+#[derive(Default)]
+pub(super) struct Rows {
+    /// For each span and row, a register a step; lane i has interval i, modulo the span's.
+    spans: Buffer,
+    /// For each interval of the spans, those of all rows.
+    span_scales: Vec<f32>,
+    /// Over the plan's blocks.
+    rest: super::Rows,
+}
+
+impl Rows {
+    pub(super) fn pack(plan: &Plan<'_>, isa: Isa) -> Rows {
+        let mut packed = Rows::default();
+        isa.run(PackRows { plan, rows: 0..plan.problem.m(), blocks: &plan.blocks, packed: &mut packed.rest });
+        isa.run(PackSpans { plan, packed: &mut packed });
+        packed
+    }
+}
+
+/// Packs A for the spans.
+struct PackSpans<'p> {
+    plan: &'p Plan<'p>,
+    packed: &'p mut Rows,
+}
+
+impl Work for PackSpans<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let (plan, interval) = (self.plan, self.plan.problem.interval());
+        let Rows { spans, span_scales, .. } = self.packed;
+        let (rows, steps) = (plan.mr, interval.div_ceil(S::PAIR));
+        let size = rows * steps * S::LANES;
+        spans.reserve(plan.spans.len() * size);
+        span_scales.resize(plan.spans.iter().map(|span| span.intervals).sum::<usize>() * rows, 1.0);
+        let mut scales = span_scales.chunks_exact_mut(rows);
+        let mut unpacked = vec![0; rows * STEPS + super::Source::EXCESS];
+        for (span, out) in plan.spans.iter().zip(spans.as_mut_slice().chunks_exact_mut(size)) {
+            for (i, scales) in scales.by_ref().take(span.intervals).enumerate() {
+                let k = span.k + i * interval;
+                fill_scales(plan.problem.a(), 0..rows, k, scales);
+                plan.a.pack_rows(s, 0..rows, std::iter::once(k..k + interval), &mut unpacked);
+                for (row, out) in unpacked.chunks(STEPS).zip(out.chunks_exact_mut(steps * S::LANES)) {
+                    for (x, lanes) in row.iter().zip(out.chunks_exact_mut(S::LANES)) {
+                        lanes.iter_mut().skip(i).step_by(span.intervals).for_each(|lane| *lane = *x);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Multiply<'_, '_> {
+    /// A block of D, panel after panel.
+    #[inline(always)]
+    pub(super) fn few<S: Simd>(&mut self, s: S, a: &Rows, tiles: usize, panels: usize) {
+        let mut squares = Squares::new(s);
+        let intervals: usize = self.plan.spans.iter().map(|span| span.intervals).sum();
+        self.scratch.span_scales.resize(intervals * S::LANES, 1.0);
+        self.scratch.spans.reserve::<S>(self.plan.mr);
+        for panel in 0..panels {
+            for tile in 0..tiles {
+                let place = Place { panel, tile, sums: 0 };
+                self.sum_spans(s, a, panel);
+                self.stream(s, &a.rest, place, &mut squares);
+            }
+        }
+    }
+
+    /// The spans of K, for a panel and all rows.
+    #[inline(always)]
+    fn sum_spans<S: Simd>(&mut self, s: S, a: &Rows, panel: usize) {
+        let (plan, problem, interval) = (self.plan, self.plan.problem, self.plan.problem.interval());
+        let rows = plan.mr;
+        let size = rows * interval.div_ceil(S::PAIR) * S::LANES;
+        let cols = self.panel_cols(panel);
+        let super::Scratch { acc, spans: scratch, span_scales, .. } = &mut *self.scratch;
+        for first in (cols.start..cols.end).step_by(S::LANES) {
+            let acc = &mut acc.as_mut_floats()[first - cols.start..];
+            let cols = first..cols.end.min(first + S::LANES);
+            if first == self.task.cols.start || plan.scales_change_at(first) {
+                let ks = plan.spans.iter().flat_map(|span| (span.k..).step_by(interval).take(span.intervals));
+                for (k, scales) in ks.zip(span_scales.chunks_exact_mut(S::LANES)) {
+                    fill_scales(problem.b(), cols.clone(), k, scales);
+                }
+            }
+            let (mut scales_a, mut scales_b) = (&a.span_scales[..], &span_scales[..]);
+            for (i, &span) in plan.spans.iter().enumerate() {
+                let rule = Rule {
+                    promotion: problem.accumulation().promotion(),
+                    scales_a,
+                    scales_b,
+                    one_column_scale: plan.one_column_scale,
+                    fresh: i == 0,
+                };
+                let next = plan.spans.get(i + 1).map_or((S::LANES, 0), |next| (0, next.k));
+                let codes = plan.b.span(cols.clone(), span.k, interval, next);
+                let (packed, acc) = (&a.spans.as_slice()[i * size..][..size], (&mut *acc, plan.width));
+                match plan.b.decoder() {
+                    Decoder::Bytes(d) => spans::multiply(s, d, rows, span, rule, packed, codes, scratch, acc),
+                    Decoder::Words(d) => spans::multiply(s, d, rows, span, rule, packed, codes, scratch, acc),
+                }
+                (scales_a, scales_b) =
+                    (&scales_a[span.intervals * rows..], &scales_b[span.intervals * S::LANES..]);
+            }
+        }
+    }
+
+    /// The blocks of K, for a microtile.
+    #[inline(always)]
+    fn stream<S: Simd>(&mut self, s: S, a: &super::Rows, place: Place, squares: &mut Squares<S>) {
+        let (plan, cols) = (self.plan, self.panel_cols(place.panel));
+        let mut segments = 0;
+        squares.forget();
+        for (i, block) in plan.blocks.iter().enumerate() {
+            let start = plan.segments[block.segments.start].k.start;
+            let codes = plan.b.codes(cols.clone(), start, plan.ahead);
+            let scales = (&a.scales[segments * a.rows..], a.rows);
+            self.load_panel_scales(block, &cols);
+            self.sum_tile(s, i, a.block(i), scales, place, B::Codes(codes, squares));
+            segments += block.segments.len();
+        }
+        if plan.blocks.is_empty() {
+            self.finish(s, place);
+        }
+    }
+}
