@@ -129,8 +129,9 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// Loads `LANES` rows of 4 bytes a lane, `stride` bytes apart, and transposes: lane i of the result's register j is
     /// dword j of row i.
     fn load_transposed(self, x: &[u8], stride: usize, out: &mut [Self::U32]);
-    /// Asks for the cache line of byte `at` from the start of `x`, soon to be read; it may lie beyond the end.
-    fn prefetch(self, x: &[u8], at: usize);
+    /// Asks for the cache line of the element `at` places from the start of `x`, soon to be read; it may lie beyond the
+    /// end.
+    fn prefetch<T>(self, x: &[T], at: usize);
 }
 
 /// An algorithm that runs on any instruction set. Implementations mark `run` `#[inline(always)]`.

@@ -422,7 +422,7 @@ impl Multiply<'_, '_> {
         };
         let acc = &mut acc.as_mut_slice::<f32>()[place.sums * size..];
         for line in (size..2 * size).step_by(LINE) {
-            s.prefetch(bytemuck::cast_slice(acc), 4 * line);
+            s.prefetch(acc, line);
         }
         let sums = cut.as_mut_slice::<f32>().get_mut(place.sums * size..).unwrap_or_default();
         let (sums, acc) = if bare { (&mut acc[..size], &mut [][..]) } else { (sums, &mut acc[..size]) };
