@@ -4,6 +4,8 @@
 //! inside its slice.
 #![forbid(unsafe_code)]
 
+use std::ops::Range;
+
 use crate::error::{Error, Result};
 
 /// An owned, dense, row-major matrix.
@@ -40,15 +42,20 @@ impl<T> Clone for MatRef<'_, T> {
 
 impl<T> Copy for MatRef<'_, T> {}
 
+/// A block of a [`MatMut`]: where it lies, and its part of each of its rows.
+pub(crate) struct MatBlock<'a, T> {
+    pub(crate) rows: Range<usize>,
+    pub(crate) cols: Range<usize>,
+    pub(crate) parts: Vec<&'a mut [T]>,
+}
+
 impl<T> Matrix<T> {
     /// Wraps `rows × cols` elements in row-major order.
     ///
     /// # Errors
     /// [`Error::Shape`] if `data` does not hold exactly `rows × cols` elements.
     pub fn from_vec(rows: usize, cols: usize, data: Vec<T>) -> Result<Self> {
-        if rows.checked_mul(cols) != Some(data.len()) {
-            return Err(Error::Shape(format!("{} elements given for a {rows}×{cols} matrix", data.len())));
-        }
+        MatRef::new(&data, rows, cols)?;
         Ok(Matrix { data, rows, cols })
     }
 
@@ -232,9 +239,7 @@ impl<'a, T> MatMut<'a, T> {
     /// # Errors
     /// [`Error::Shape`] if `data` does not hold exactly that many.
     pub fn new(data: &'a mut [T], rows: usize, cols: usize) -> Result<Self> {
-        if rows.checked_mul(cols) != Some(data.len()) {
-            return Err(Error::Shape(format!("{} elements given for a {rows}×{cols} matrix", data.len())));
-        }
+        MatRef::new(data, rows, cols)?;
         Ok(MatMut { data, rows, cols, stride: cols })
     }
 
@@ -280,6 +285,25 @@ impl<'a, T> MatMut<'a, T> {
             return (0..rows).map(|_| &mut [][..]).collect();
         }
         self.data.chunks_mut(self.stride).take(rows).map(|row| &mut row[..cols]).collect()
+    }
+
+    /// The blocks between cuts, which ascend from 0 to the number of rows or columns.
+    pub(crate) fn into_blocks(self, row_cuts: &[usize], col_cuts: &[usize]) -> Vec<MatBlock<'a, T>> {
+        let mut rows = self.into_rows().into_iter();
+        let mut blocks = Vec::new();
+        for cut in row_cuts.windows(2) {
+            let first = blocks.len();
+            let block = |c: &[usize]| MatBlock { rows: cut[0]..cut[1], cols: c[0]..c[1], parts: Vec::new() };
+            blocks.extend(col_cuts.windows(2).map(block));
+            for mut row in rows.by_ref().take(cut[1] - cut[0]) {
+                for block in &mut blocks[first..] {
+                    let part;
+                    (part, row) = row.split_at_mut(block.cols.len());
+                    block.parts.push(part);
+                }
+            }
+        }
+        blocks
     }
 }
 

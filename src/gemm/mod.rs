@@ -58,6 +58,7 @@ mod accumulation;
 mod arithmetic;
 mod backend;
 mod blocked;
+mod buffer;
 mod custom;
 mod emulated;
 mod exact;

@@ -367,7 +367,7 @@ fn row<S: Convert, C: Code, T: Output>(
                 }
             };
             let (scales, values) = (&scales[at..at + group], &mut values[at..at + group]);
-            s.prefetch_ahead(codes, AHEAD);
+            s.prefetch(codes, AHEAD);
             if !finite || C::has_specials(s, widener, codes) {
                 singly(x, codes, scales, values);
                 continue;

@@ -17,6 +17,8 @@ pub use dequantize::Dequantized;
 pub(crate) use dequantize::Scratch as DequantizeScratch;
 pub use granule::Granule;
 
+use std::ops::Range;
+
 use crate::error::{Error, Result};
 use crate::formats::{Format, e8m0};
 use crate::matrix::{MatRef, Matrix};
@@ -419,6 +421,17 @@ impl<'a> ScaledRef<'a> {
         match &self.scales {
             Some(s) => s.grid.at((i + self.row_offset) / s.granule.rows(), j / s.granule.cols()),
             None => 1.0,
+        }
+    }
+
+    /// The same of all `rows` at column `j`, into the first of `out`.
+    pub(crate) fn scales_at(&self, rows: Range<usize>, j: usize, out: &mut [f32]) {
+        let granule = self.scales.map_or(usize::MAX, |s| s.granule.rows());
+        let mut row = rows.start;
+        while row < rows.end {
+            let next = row.saturating_add(granule - (row + self.row_offset) % granule).min(rows.end);
+            out[row - rows.start..next - rows.start].fill(self.scale_at(row, j));
+            row = next;
         }
     }
 

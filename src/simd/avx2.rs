@@ -241,7 +241,7 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn prefetch(self, x: &[u8], at: usize) {
+    fn prefetch<T>(self, x: &[T], at: usize) {
         // SAFETY: as in `op`; a prefetch reads nothing, whatever the address.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(x.as_ptr().wrapping_add(at).cast()) }
     }

@@ -37,13 +37,26 @@ pub(crate) trait Convert: Simd {
     /// Into the first `4 · LANES` bytes.
     fn store_bytes(self, x: Self::U32, out: &mut [u8]);
 
-    /// Asks for the cache line of the element `ahead` places behind the first of `x`, soon to be read. It may lie
-    /// beyond the end.
-    fn prefetch_ahead<T>(self, x: &[T], ahead: usize);
     /// Copies past the cache; both are of one length. [`Convert::fence`] must follow on this thread before another reads.
     fn stream(self, from: &[u8], to: &mut [u8]);
     /// Orders what was streamed before everything that follows.
     fn fence(self);
+}
+
+/// Copies what of two slices of one length lies before and behind the whole registers of `to`, which begin at multiples
+/// of `BYTES`, and gives those.
+#[inline(always)]
+pub(super) fn copy_ends<'a, const BYTES: usize>(
+    from: &'a [u8],
+    to: &'a mut [u8],
+) -> impl Iterator<Item = (&'a [u8; BYTES], &'a mut [u8; BYTES])> {
+    assert_eq!(from.len(), to.len());
+    let head = to.as_ptr().align_offset(BYTES).min(to.len());
+    let ((from_head, from), (to_head, to)) = (from.split_at(head), to.split_at_mut(head));
+    let ((from, from_tail), (to, to_tail)) = (from.as_chunks(), to.as_chunks_mut());
+    to_head.copy_from_slice(from_head);
+    to_tail.copy_from_slice(from_tail);
+    from.iter().zip(to)
 }
 
 /// How results reach memory: through the cache, or past it where they are too large to be read from there. Streamed

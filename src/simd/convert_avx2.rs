@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::avx2::{Avx2, LANES, op};
-use super::convert::Convert;
+use super::convert::{Convert, copy_ends};
 
 /// Bytes of a register, which streaming stores align to.
 const BYTES: usize = 4 * LANES;
@@ -91,23 +91,11 @@ impl Convert for Avx2 {
     }
 
     #[inline(always)]
-    fn prefetch_ahead<T>(self, x: &[T], ahead: usize) {
-        // SAFETY: as in `op`; a prefetch reads nothing, whatever the address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(x.as_ptr().wrapping_add(ahead).cast()) }
-    }
-
-    #[inline(always)]
     fn stream(self, from: &[u8], to: &mut [u8]) {
-        assert_eq!(from.len(), to.len());
-        let head = to.as_ptr().align_offset(BYTES).min(to.len());
-        let ((from_head, from), (to_head, to)) = (from.split_at(head), to.split_at_mut(head));
-        to_head.copy_from_slice(from_head);
-        let ((from, from_tail), (to, to_tail)) = (from.as_chunks::<BYTES>(), to.as_chunks_mut::<BYTES>());
-        for (from, to) in from.iter().zip(to) {
+        for (from, to) in copy_ends::<BYTES>(from, to) {
             // SAFETY: as in `op`; both arrays hold 32 bytes, and `to` begins at a multiple of 32.
             unsafe { _mm256_stream_si256(to.as_mut_ptr().cast(), _mm256_loadu_si256(from.as_ptr().cast())) }
         }
-        to_tail.copy_from_slice(from_tail);
     }
 
     #[inline(always)]

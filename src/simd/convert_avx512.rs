@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::avx512::{Avx512, LANES, op};
-use super::convert::Convert;
+use super::convert::{Convert, copy_ends};
 
 /// Bytes of a register, which streaming stores align to.
 const BYTES: usize = 4 * LANES;
@@ -90,23 +90,11 @@ impl<const BF16: bool> Convert for Avx512<BF16> {
     }
 
     #[inline(always)]
-    fn prefetch_ahead<T>(self, x: &[T], ahead: usize) {
-        // SAFETY: as in `op`; a prefetch reads nothing, whatever the address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(x.as_ptr().wrapping_add(ahead).cast()) }
-    }
-
-    #[inline(always)]
     fn stream(self, from: &[u8], to: &mut [u8]) {
-        assert_eq!(from.len(), to.len());
-        let head = to.as_ptr().align_offset(BYTES).min(to.len());
-        let ((from_head, from), (to_head, to)) = (from.split_at(head), to.split_at_mut(head));
-        to_head.copy_from_slice(from_head);
-        let ((from, from_tail), (to, to_tail)) = (from.as_chunks::<BYTES>(), to.as_chunks_mut::<BYTES>());
-        for (from, to) in from.iter().zip(to) {
+        for (from, to) in copy_ends::<BYTES>(from, to) {
             // SAFETY: as in `op`; both arrays hold 64 bytes, and `to` begins at a multiple of 64.
             unsafe { _mm512_stream_si512(to.as_mut_ptr().cast(), _mm512_loadu_si512(from.as_ptr().cast())) }
         }
-        to_tail.copy_from_slice(from_tail);
     }
 
     #[inline(always)]

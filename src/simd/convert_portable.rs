@@ -88,9 +88,6 @@ impl Convert for Portable {
     }
 
     #[inline(always)]
-    fn prefetch_ahead<T>(self, _: &[T], _: usize) {}
-
-    #[inline(always)]
     fn stream(self, from: &[u8], to: &mut [u8]) {
         to.copy_from_slice(from);
     }

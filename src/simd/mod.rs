@@ -137,8 +137,9 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn load_transposed(self, x: &[u8], stride: usize, out: &mut [Self::U32]);
     /// Loads piece `i` of each string and transposes: lane l of the result's register j is dword j of string l's piece.
     fn load_pieces(self, x: &Strings<'_>, i: usize) -> [Self::U32; 4];
-    /// Asks for the cache line of byte `at` from the start of `x`, soon to be read; it may lie beyond the end.
-    fn prefetch(self, x: &[u8], at: usize);
+    /// Asks for the cache line of the element `at` places from the start of `x`, soon to be read; it may lie beyond the
+    /// end.
+    fn prefetch<T>(self, x: &[T], at: usize);
 }
 
 /// An algorithm that runs on any instruction set. Implementations mark `run` `#[inline(always)]`.

@@ -8,7 +8,7 @@ use finegrain::checkpoint::{
 use finegrain::formats::{Format, TensorRounding};
 use serde::Serialize;
 
-use crate::output::{Table, measured, print, print_json, printable, shape};
+use crate::output::{Table, measured, print_report, printable, shape};
 use crate::progress::Progress;
 use crate::values::{self, OverflowMode, Round};
 use crate::{Failure, Outcome};
@@ -81,10 +81,7 @@ pub(crate) fn run(args: Args, json: bool) -> Outcome {
     refuse_same_file(&args.r#in, &args.out)?;
     let file = TensorFile::open(&args.r#in)?;
     let report = cast_file(&args, &options, &file)?;
-    if json {
-        return print_json(&report);
-    }
-    print(&table(&report))
+    print_report(&report, json, table)
 }
 
 fn options(args: &Args) -> Result<CastOptions, Failure> {

@@ -13,7 +13,7 @@ use half::bf16;
 use serde::Serialize;
 
 use crate::Outcome;
-use crate::output::{Table, measured, print, print_json, printable, shape};
+use crate::output::{Table, measured, print_report, printable, shape};
 use crate::progress::Progress;
 use crate::values;
 
@@ -110,10 +110,7 @@ pub(crate) fn run(args: Args, json: bool) -> Outcome {
     refuse_same_file(&args.r#in, &args.out)?;
     let file = TensorFile::open(&args.r#in)?;
     let report = dequantize_file(&args, &file)?;
-    if json {
-        return print_json(&report);
-    }
-    print(&table(&report))
+    print_report(&report, json, table)
 }
 
 /// The format of a tensor of codes; `None` for what is no codes.

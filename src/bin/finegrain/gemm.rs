@@ -6,15 +6,13 @@ use std::time::Instant;
 
 use clap::ValueEnum;
 use finegrain::checkpoint::{Dtype, Tensor, TensorFile, refuse_same_file, write_tensors};
-use finegrain::formats::Format;
 use finegrain::gemm::{Accumulation, Arithmetic, Execution, GemmProblem, GroupedProblem, Model, Promotion};
 use finegrain::matrix::Matrix;
-use finegrain::scaled::Granule;
 
-use crate::operand::Operand;
+use crate::Outcome;
+use crate::operand::{Operand, OperandArgs};
 use crate::output::{print, print_json};
 use crate::progress::Progress;
-use crate::{Outcome, values};
 
 const EXAMPLE: &str = "\
 IN holds a [M, K] and b [N, K] as F8_*, BF16 or F16, or as U8/U16 codes with --format-a and
@@ -58,21 +56,8 @@ pub(crate) struct Args {
     #[arg(long, value_enum, default_value_t = Out::F32)]
     out: Out,
 
-    /// Granule of a's scales, such as 1x128
-    #[arg(long, value_name = "RxC")]
-    granule_a: Option<Granule>,
-
-    /// Granule of b's scales, such as 128x128
-    #[arg(long, value_name = "RxC")]
-    granule_b: Option<Granule>,
-
-    /// Format of a's codes, where its dtype is U8 or U16
-    #[arg(long, value_name = "FORMAT", value_parser = values::format)]
-    format_a: Option<Format>,
-
-    /// Format of b's codes, where its dtype is U8 or U16
-    #[arg(long, value_name = "FORMAT", value_parser = values::format)]
-    format_b: Option<Format>,
+    #[command(flatten)]
+    operands: OperandArgs,
 
     /// The form of a grouped problem, which IN's tensor 'groups' describes [default: contiguous]
     #[arg(long, value_enum)]
@@ -127,8 +112,7 @@ enum Problem<'a> {
 pub(crate) fn run(args: Args, json: bool) -> Outcome {
     refuse_same_file(&args.r#in, &args.out_file)?;
     let file = TensorFile::open(&args.r#in)?;
-    let a = Operand::read(&file, "a", args.format_a, args.granule_a)?;
-    let b = Operand::read(&file, "b", args.format_b, args.granule_b)?;
+    let (a, b) = args.operands.read(&file)?;
     let c = read_addend(&file)?;
     let groups = read_groups(&file, args.grouped)?;
     let blame_file = |e: finegrain::Error| finegrain::Error::file(&args.r#in, e);

@@ -6,6 +6,37 @@ use finegrain::matrix::Matrix;
 use finegrain::scaled::{Codes, CodesRef, Granule, ScaleGrid, ScaleGridRef, ScaledRef, ScalesRef};
 use finegrain::{Error, Result};
 
+use crate::values;
+
+// A comment for clap would replace the text of the subcommand: what the shapes and dtypes of a and b do not say.
+#[derive(clap::Args)]
+pub(crate) struct OperandArgs {
+    /// Granule of a's scales, such as 1x128
+    #[arg(long, value_name = "RxC")]
+    granule_a: Option<Granule>,
+
+    /// Granule of b's scales, such as 128x128
+    #[arg(long, value_name = "RxC")]
+    granule_b: Option<Granule>,
+
+    /// Format of a's codes, where its dtype is U8 or U16
+    #[arg(long, value_name = "FORMAT", value_parser = values::format)]
+    format_a: Option<Format>,
+
+    /// Format of b's codes, where its dtype is U8 or U16
+    #[arg(long, value_name = "FORMAT", value_parser = values::format)]
+    format_b: Option<Format>,
+}
+
+impl OperandArgs {
+    /// Reads a and b.
+    pub(crate) fn read(&self, file: &TensorFile) -> Result<(Operand, Operand)> {
+        let a = Operand::read(file, "a", self.format_a, self.granule_a)?;
+        let b = Operand::read(file, "b", self.format_b, self.granule_b)?;
+        Ok((a, b))
+    }
+}
+
 /// Codes [.., rows, cols] and their scales; the leading dimensions are groups.
 pub(crate) struct Operand {
     name: &'static str,
@@ -26,7 +57,7 @@ struct OperandScales {
 
 impl Operand {
     /// Reads tensor `name`, `name_scale_inv` and `name_scale_tensor`.
-    pub(crate) fn read(
+    fn read(
         file: &TensorFile,
         name: &'static str,
         format: Option<Format>,

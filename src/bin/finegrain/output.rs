@@ -33,6 +33,15 @@ pub(crate) fn print_json(value: &impl serde::Serialize) -> Outcome {
     print(&(text + "\n"))
 }
 
+/// A report as one JSON document, or as text.
+pub(crate) fn print_report<R: serde::Serialize>(
+    report: &R,
+    json: bool,
+    text: impl Fn(&R) -> String,
+) -> Outcome {
+    if json { print_json(report) } else { print(&text(report)) }
+}
+
 /// A table with a title line. Columns are as wide as their widest cell.
 pub(crate) struct Table {
     /// Whether a column is text, which aligns left; numbers align right.

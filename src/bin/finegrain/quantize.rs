@@ -11,7 +11,7 @@ use regex::Regex;
 use serde::Serialize;
 
 use crate::Outcome;
-use crate::output::{Table, print, print_json, printable, shape};
+use crate::output::{Table, print_report, printable, shape};
 use crate::progress::Progress;
 use crate::values::{self, RoleWord};
 
@@ -70,10 +70,7 @@ pub(crate) fn run(args: Args, json: bool) -> Outcome {
     refuse_same_file(&args.r#in, &args.out)?;
     let file = TensorFile::open(&args.r#in)?;
     let report = quantize_file(&args, &file)?;
-    if json {
-        return print_json(&report);
-    }
-    print(&table(&report))
+    print_report(&report, json, table)
 }
 
 /// Whether a tensor is to be quantised. Scales of tensors that are codes already stay what they are.

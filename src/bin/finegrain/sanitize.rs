@@ -4,20 +4,19 @@ use std::path::{Path, PathBuf};
 
 use finegrain::backends;
 use finegrain::checkpoint::{Dtype, Tensor, TensorFile, write_tensors};
-use finegrain::formats::Format;
 use finegrain::gemm::Arithmetic;
 use finegrain::gemm::sanitize::{
     GroupedOperands, Groups, LayoutRules, Leak, OnBackend, Poison, Rule, Violation, sanitize,
 };
 use finegrain::matrix::Matrix;
 use finegrain::scaled::layout::ScaleLayout;
-use finegrain::scaled::{Codes, Granule, ScaleGrid, ScaledMatrix, ScaledRef};
+use finegrain::scaled::{Codes, ScaleGrid, ScaledMatrix, ScaledRef};
 use serde::Serialize;
 
 use crate::gemm::{Grouped, read_groups, sizes};
-use crate::operand::Operand;
+use crate::operand::OperandArgs;
 use crate::output::{Table, print, print_json};
-use crate::{Failure, Outcome, values};
+use crate::{Failure, Outcome};
 
 const EXAMPLE: &str = "\
 IN is a grouped problem as `finegrain gemm` reads it: a, b, groups and scales. Its layout is held to
@@ -75,21 +74,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     results: Option<PathBuf>,
 
-    /// Granule of a's scales, such as 1x128
-    #[arg(long, value_name = "RxC")]
-    granule_a: Option<Granule>,
-
-    /// Granule of b's scales, such as 128x128
-    #[arg(long, value_name = "RxC")]
-    granule_b: Option<Granule>,
-
-    /// Format of a's codes, where its dtype is U8 or U16
-    #[arg(long, value_name = "FORMAT", value_parser = values::format)]
-    format_a: Option<Format>,
-
-    /// Format of b's codes, where its dtype is U8 or U16
-    #[arg(long, value_name = "FORMAT", value_parser = values::format)]
-    format_b: Option<Format>,
+    #[command(flatten)]
+    operands: OperandArgs,
 }
 
 /// One kernel and what reached its valid rows.
@@ -145,8 +131,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
 }
 
 fn operands(args: &Args, file: &TensorFile) -> finegrain::Result<GroupedOperands> {
-    let a = Operand::read(file, "a", args.format_a, args.granule_a)?;
-    let b = Operand::read(file, "b", args.format_b, args.granule_b)?;
+    let (a, b) = args.operands.read(file)?;
     let groups = read_groups(file, Some(args.grouped))?.unwrap_or_default();
     let owned = |all: Vec<ScaledRef<'_>>| all.iter().map(ScaledRef::to_matrix).collect::<Vec<_>>();
     let (a, b, groups) = match args.grouped {

@@ -1,7 +1,7 @@
 //! Few rows: A is packed once, and each weight is read once, in order, and decoded on its way to the sums.
 
-use super::pack::Buffer;
-use super::plan::{Plan, fill_scales};
+use super::super::buffer::Buffer;
+use super::plan::Plan;
 use super::spans::{self, Rule};
 use super::stream::Squares;
 use super::tile::STEPS;
@@ -50,7 +50,7 @@ impl Work for PackSpans<'_> {
         for (span, out) in plan.spans.iter().zip(spans.as_mut_slice().chunks_exact_mut(size)) {
             for (i, scales) in scales.by_ref().take(span.intervals).enumerate() {
                 let k = span.k + i * interval;
-                fill_scales(plan.problem.a(), 0..rows, k, scales);
+                plan.problem.a().scales_at(0..rows, k, scales);
                 plan.a.pack_rows(s, 0..rows, std::iter::once(k..k + interval), &mut unpacked);
                 for (row, out) in unpacked.chunks(STEPS).zip(out.chunks_exact_mut(steps * S::LANES)) {
                     for (x, lanes) in row.iter().zip(out.chunks_exact_mut(S::LANES)) {
@@ -88,12 +88,12 @@ impl Multiply<'_, '_> {
         let cols = self.panel_cols(panel);
         let super::Scratch { acc, spans: scratch, span_scales, .. } = &mut *self.scratch;
         for first in (cols.start..cols.end).step_by(S::LANES) {
-            let acc = &mut acc.as_mut_floats()[first - cols.start..];
+            let acc = &mut acc.as_mut_slice::<f32>()[first - cols.start..];
             let cols = first..cols.end.min(first + S::LANES);
             if first == self.task.cols.start || plan.scales_change_at(first) {
                 let ks = plan.spans.iter().flat_map(|span| (span.k..).step_by(interval).take(span.intervals));
                 for (k, scales) in ks.zip(span_scales.chunks_exact_mut(S::LANES)) {
-                    fill_scales(problem.b(), cols.clone(), k, scales);
+                    problem.b().scales_at(cols.clone(), k, scales);
                 }
             }
             let (mut scales_a, mut scales_b) = (&a.span_scales[..], &span_scales[..]);

@@ -26,12 +26,13 @@ use std::sync::{Mutex, PoisonError};
 use half::bf16;
 use rayon::prelude::*;
 
-use self::pack::{Buffer, Source};
-use self::plan::{Block, Plan, fill_scales};
+use self::pack::Source;
+use self::plan::{Block, Plan};
 use self::stream::Squares;
 use self::tile::{Panels, STEPS};
 use super::accumulation::Model;
 use super::backend::{Execution, GemmBackend, Output};
+use super::buffer::Buffer;
 use super::problem::GemmProblem;
 use super::reference::{NAN, products_are_exact};
 use crate::error::{Error, Result};
@@ -179,25 +180,8 @@ fn tasks<'d, T>(
     out: MatMut<'d, T>,
     parts: impl Fn(Vec<&'d mut [T]>) -> Parts<'d>,
 ) -> Vec<Task<'d>> {
-    let mut tasks = Vec::new();
-    let mut rows = out.into_rows().into_iter();
-    for stripe_rows in plan.row_cuts.windows(2) {
-        let stripe_rows = stripe_rows[0]..stripe_rows[1];
-        let mut stripe: Vec<Vec<&'d mut [T]>> = plan.col_cuts.windows(2).map(|_| Vec::new()).collect();
-        for mut row in rows.by_ref().take(stripe_rows.len()) {
-            for (out, cols) in stripe.iter_mut().zip(plan.col_cuts.windows(2)) {
-                let part;
-                (part, row) = row.split_at_mut(cols[1] - cols[0]);
-                out.push(part);
-            }
-        }
-        tasks.extend(stripe.into_iter().zip(plan.col_cuts.windows(2)).map(|(out, cols)| Task {
-            rows: stripe_rows.clone(),
-            cols: cols[0]..cols[1],
-            out: parts(out),
-        }));
-    }
-    tasks
+    let blocks = out.into_blocks(&plan.row_cuts, &plan.col_cuts).into_iter();
+    blocks.map(|block| Task { rows: block.rows, cols: block.cols, out: parts(block.parts) }).collect()
 }
 
 fn run(plan: &Plan<'_>, isa: Isa, tasks: Vec<Task<'_>>, execution: &Execution<'_>) {
@@ -257,7 +241,7 @@ impl Work for PackRows<'_> {
             for segment in segments {
                 let of_segment;
                 (of_segment, scales) = scales.split_at_mut(*rows);
-                fill_scales(plan.problem.a(), self.rows.clone(), segment.k.start, of_segment);
+                plan.problem.a().scales_at(self.rows.clone(), segment.k.start, of_segment);
             }
         }
     }
@@ -347,7 +331,7 @@ impl Multiply<'_, '_> {
         for panel in 0..panels {
             for tile in 0..tiles {
                 let place = Place { panel, tile, sums: 0 };
-                self.scratch.acc.as_mut_floats().fill(0.0);
+                self.scratch.acc.as_mut_slice::<f32>().fill(0.0);
                 self.enter(place);
                 self.finish(s, place);
             }
@@ -381,7 +365,7 @@ impl Multiply<'_, '_> {
         let segments = &plan.segments[block.segments.clone()];
         scales.resize(segments.len() * plan.width, 1.0);
         for (segment, scales) in segments.iter().zip(scales.chunks_exact_mut(plan.width)) {
-            fill_scales(plan.problem.b(), cols.clone(), segment.k.start, scales);
+            plan.problem.b().scales_at(cols.clone(), segment.k.start, scales);
         }
     }
 
@@ -414,11 +398,11 @@ impl Multiply<'_, '_> {
             promotion: problem.accumulation().promotion(),
             fresh: block.fresh && !(bare && problem.addend().is_some()),
         };
-        let acc = &mut acc.as_mut_floats()[place.sums * size..];
+        let acc = &mut acc.as_mut_slice::<f32>()[place.sums * size..];
         for line in (size..2 * size).step_by(LINE) {
-            s.prefetch(bytemuck::cast_slice(acc), 4 * line);
+            s.prefetch(acc, line);
         }
-        let sums = cut.as_mut_floats().get_mut(place.sums * size..).unwrap_or_default();
+        let sums = cut.as_mut_slice::<f32>().get_mut(place.sums * size..).unwrap_or_default();
         let (sums, acc) = if bare { (&mut acc[..size], &mut [][..]) } else { (sums, &mut acc[..size]) };
         match (b, plan.b.decoder()) {
             (B::Packed(b), _) => tile::multiply(s, plan.mr, panels, b, sums, acc),
@@ -435,7 +419,7 @@ impl Multiply<'_, '_> {
         let (plan, task) = (self.plan, &self.task);
         let Some(c) = plan.problem.addend().filter(|_| plan.problem.is_bare_chain()) else { return };
         let cols = self.panel_cols(place.panel);
-        let sums = &mut self.scratch.acc.as_mut_floats()[place.sums * plan.mr * plan.width..];
+        let sums = &mut self.scratch.acc.as_mut_slice::<f32>()[place.sums * plan.mr * plan.width..];
         let rows = task.rows.start + place.tile * plan.mr..task.rows.end;
         for (sums, i) in sums.chunks_exact_mut(plan.width).take(plan.mr).zip(rows) {
             sums[..cols.len()].copy_from_slice(&c.row(i)[cols.clone()]);
@@ -447,7 +431,7 @@ impl Multiply<'_, '_> {
     fn finish<S: Simd>(&mut self, s: S, place: Place) {
         let (plan, Task { rows, cols, out }) = (self.plan, &mut *self.task);
         let first_row = place.tile * plan.mr;
-        let sums = &self.scratch.acc.as_mut_floats()[place.sums * plan.mr * plan.width..];
+        let sums = &self.scratch.acc.as_mut_slice::<f32>()[place.sums * plan.mr * plan.width..];
         let end = rows.len().min(first_row + plan.mr);
         let (row, col) = (rows.start + first_row, place.panel * plan.width);
         match out {

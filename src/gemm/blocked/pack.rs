@@ -17,38 +17,6 @@ const MAX_LANES: usize = 16;
 /// Bytes of the widest register.
 const MAX_BYTES: usize = 4 * MAX_LANES;
 
-/// Packed elements in memory that begins at a cache line: a register of them never lies across two.
-#[derive(Default)]
-pub(super) struct Buffer(Vec<Line>);
-
-/// A cache line.
-#[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C, align(64))]
-struct Line([u32; 16]);
-
-impl Buffer {
-    /// Room for `len` elements; what is there is whatever was there.
-    pub(super) fn reserve(&mut self, len: usize) {
-        let lines = len.div_ceil(16);
-        if self.0.len() < lines {
-            // Not grown in place: old elements need not be copied.
-            self.0 = vec![Line::default(); lines];
-        }
-    }
-
-    pub(super) fn as_slice(&self) -> &[u32] {
-        bytemuck::cast_slice(&self.0)
-    }
-
-    pub(super) fn as_mut_slice(&mut self) -> &mut [u32] {
-        bytemuck::cast_slice_mut(&mut self.0)
-    }
-
-    pub(super) fn as_mut_floats(&mut self) -> &mut [f32] {
-        bytemuck::cast_slice_mut(&mut self.0)
-    }
-}
-
 /// An operand as the packing reads it: bytes in rows.
 #[derive(Clone, Copy)]
 pub(super) struct Source<'a> {

@@ -186,15 +186,3 @@ fn one_scale(x: &ScaledRef<'_>, width: usize) -> bool {
     let (first, last) = (x.row_offset(), x.row_offset() + x.shape().0);
     last <= granule || (granule.is_multiple_of(width) && first.is_multiple_of(width))
 }
-
-/// Writes the scale of each of `rows` at column `k`.
-pub(super) fn fill_scales(x: &ScaledRef<'_>, rows: Range<usize>, k: usize, out: &mut [f32]) {
-    let granule = x.scales().map_or(usize::MAX, |s| s.granule.rows());
-    let mut row = rows.start;
-    while row < rows.end {
-        let place = row + x.row_offset();
-        let end = rows.end.min(row.saturating_add(granule - place % granule));
-        out[row - rows.start..end - rows.start].fill(x.scale_at(row, k));
-        row = end;
-    }
-}

@@ -15,7 +15,7 @@
 use std::sync::atomic::{Ordering, compiler_fence};
 
 use super::super::accumulation::Promotion;
-use super::pack::Buffer;
+use super::super::buffer::Buffer;
 use super::tile::promoted;
 use crate::simd::{Decode, Layout, Simd, Strings};
 
@@ -104,9 +104,6 @@ pub(super) fn multiply<S: Simd, D: Decode>(
 /// Bundles of rows of B at once, whose sums are independent: four cover the latency of a dot product.
 const BUNDLES: usize = 4;
 
-/// From bundles that are multiplied to those that are asked for from memory.
-const AHEAD: usize = 2;
-
 #[inline(always)]
 #[allow(clippy::too_many_arguments, reason = "the operands of a product")]
 fn sum<S: Simd, D: Decode, const MR: usize>(
@@ -119,14 +116,11 @@ fn sum<S: Simd, D: Decode, const MR: usize>(
     Scratch { partial }: &mut Scratch,
     (acc, width): (&mut [f32], usize),
 ) {
-    let (partial, sums) = (partial.as_mut_floats(), S::LANES * S::LANES);
+    let (partial, sums) = (partial.as_mut_slice::<f32>(), S::LANES * S::LANES);
     let rows = BUNDLES * S::LANES / span.intervals;
     for first in (0..S::LANES).step_by(rows) {
-        let ahead = first + AHEAD * rows;
-        let next = match ahead.checked_sub(S::LANES) {
-            None => AHEAD * rows * codes.stride,
-            Some(beyond) => codes.next.wrapping_add(beyond * codes.stride).wrapping_sub(first * codes.stride),
-        };
+        let last = first + rows == S::LANES;
+        let next = if last { codes.next.wrapping_sub(first * codes.stride) } else { rows * codes.stride };
         let tile = if codes.interval == 128 && span.intervals == S::LANES {
             // The usual numbers, known to the compiler.
             let (span, codes) = (Span { intervals: S::LANES, ..span }, Codes { interval: 128, ..codes });

@@ -9,7 +9,9 @@
 //! ```
 //!
 //! Two steps a cycle of six cycles' latency (VDPBF16PS on Zen 4 and 5) want at least twelve sums under way; 6 × 4 of the
-//! 32 registers are twice that, and leave eight for the operands. Promoted sums live in memory, in the first-level cache.
+//! 32 registers are twice that, and leave eight for the operands. Of 16 registers 6 × 2 are just twelve: fewer rows are
+//! slower even where they divide M. Where products take registers of their own, for want of fused multiply-adds, 4 × 2 are
+//! faster. Promoted sums live in memory, in the first-level cache.
 
 use std::ops::Range;
 
@@ -51,9 +53,10 @@ pub(super) struct Panels<'a> {
 
 /// Rows that a microtile may have, and for each the registers side by side.
 pub(super) const fn shapes<S: Simd>() -> &'static [(usize, usize)] {
-    match S::REGISTERS {
-        32 => &[(4, 4), (5, 4), (6, 4)],
-        _ => &[(4, 2), (5, 2), (6, 2)],
+    match S::LANES {
+        16 => &[(4, 4), (5, 4), (6, 4)],
+        8 => &[(6, 2)],
+        _ => &[(4, 2)],
     }
 }
 
@@ -70,13 +73,12 @@ pub(super) fn multiply<S: Simd>(
     sums: &mut [f32],
     acc: &mut [f32],
 ) {
-    match (S::REGISTERS, rows) {
-        (32, 4) => sum::<S, 4, 4>(s, panels, b, sums, acc),
-        (32, 5) => sum::<S, 5, 4>(s, panels, b, sums, acc),
-        (32, _) => sum::<S, 6, 4>(s, panels, b, sums, acc),
-        (_, 4) => sum::<S, 4, 2>(s, panels, b, sums, acc),
-        (_, 5) => sum::<S, 5, 2>(s, panels, b, sums, acc),
-        (_, _) => sum::<S, 6, 2>(s, panels, b, sums, acc),
+    match (S::LANES, rows) {
+        (16, 4) => sum::<S, 4, 4>(s, panels, b, sums, acc),
+        (16, 5) => sum::<S, 5, 4>(s, panels, b, sums, acc),
+        (16, _) => sum::<S, 6, 4>(s, panels, b, sums, acc),
+        (8, _) => sum::<S, 6, 2>(s, panels, b, sums, acc),
+        (_, _) => sum::<S, 4, 2>(s, panels, b, sums, acc),
     }
 }
 

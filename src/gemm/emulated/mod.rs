@@ -42,7 +42,7 @@ use super::reference::{self, Reference, to_bf16};
 use super::tensor_core;
 use crate::error::{Error, Result};
 use crate::formats::Specials;
-use crate::matrix::{MatMut, Matrix};
+use crate::matrix::{MatBlock, MatMut, Matrix};
 use crate::scaled::{CodesRef, ScaleGridRef, ScaledRef};
 use crate::simd::{Fused, FusedWork, Isa};
 
@@ -171,27 +171,12 @@ fn run<T: Send>(
     execution: &Execution<'_>,
     store: impl Fn(f32) -> T + Sync,
 ) {
-    let mut tasks = Vec::new();
-    let (rows, cols) = plan.task;
-    let (m, n) = out.shape();
-    let mut out = out.into_rows().into_iter();
-    for first in (0..m).step_by(rows) {
-        let mut stripe: Vec<_> = (0..n)
-            .step_by(cols)
-            .map(|col| (first..m.min(first + rows), col..n.min(col + cols), Vec::new()))
-            .collect();
-        for mut row in out.by_ref().take(rows) {
-            for (_, cols, parts) in &mut stripe {
-                let part;
-                (part, row) = row.split_at_mut(cols.len());
-                parts.push(part);
-            }
-        }
-        tasks.extend(stripe);
-    }
-    tasks.into_par_iter().for_each(|(rows, cols, mut out)| {
+    let cuts = |size: usize, part: usize| (0..size).step_by(part).chain([size]).collect::<Vec<_>>();
+    let ((m, n), (rows, cols)) = (out.shape(), plan.task);
+    let tasks = out.into_blocks(&cuts(m, rows), &cuts(n, cols));
+    tasks.into_par_iter().for_each(|MatBlock { rows, cols, mut parts }| {
         let sums = isa.run_fused(Sums { plan, rows: rows.clone(), cols: cols.clone() });
-        finish(plan, rows.start, &cols, &sums, &mut out, &store);
+        finish(plan, rows.start, &cols, &sums, &mut parts, &store);
         execution.report((rows.len() * cols.len()) as u64 * plan.problem.k() as u64);
     });
 }
@@ -356,20 +341,9 @@ impl PromotionScales {
         let promoted = plan.steps[block.steps.clone()].iter().filter(|s| s.ends);
         for (i, step) in promoted.enumerate() {
             let k = step.k.start;
-            fill_scales(plan.problem.a(), rows.clone(), k, &mut self.a[i * self.height..]);
-            fill_scales(plan.problem.b(), cols.clone(), k, &mut self.b[i * self.stride..]);
+            plan.problem.a().scales_at(rows.clone(), k, &mut self.a[i * self.height..]);
+            plan.problem.b().scales_at(cols.clone(), k, &mut self.b[i * self.stride..]);
         }
-    }
-}
-
-/// Writes the scale of each of `rows` at column `k`.
-fn fill_scales(x: &ScaledRef<'_>, rows: Range<usize>, k: usize, out: &mut [f32]) {
-    let granule = x.scales().map_or(usize::MAX, |s| s.granule.rows());
-    let mut row = rows.start;
-    while row < rows.end {
-        let end = rows.end.min(row.saturating_add(granule - (row + x.row_offset()) % granule));
-        out[row - rows.start..end - rows.start].fill(x.scale_at(row, k));
-        row = end;
     }
 }
 

@@ -12,6 +12,7 @@
 use std::ops::Range;
 
 use super::super::accumulation::TensorCore;
+use super::super::buffer::Buffer;
 use super::plan::{Block, Kernel, Step};
 use super::terms::Packing;
 use crate::formats::{Format, FormatSpec};
@@ -125,11 +126,11 @@ impl<'p> Packed<'p> {
         };
         Packed {
             operand,
-            values: Buffer::new(most(|s| s.values) * size_of::<P::Value>() / size_of::<u32>()),
-            exponents: Buffer::new(most(|s| s.exponents)),
-            signs: Buffer::new(most(|s| s.signs)),
-            scales: Buffer::new(most(|s| s.scales)),
-            group_values: Buffer::new(most(|s| s.group_values) * 2),
+            values: Buffer::zeros(most(|s| s.values) * size_of::<P::Value>() / size_of::<u32>()),
+            exponents: Buffer::zeros(most(|s| s.exponents)),
+            signs: Buffer::zeros(most(|s| s.signs)),
+            scales: Buffer::zeros(most(|s| s.scales)),
+            group_values: Buffer::zeros(most(|s| s.group_values) * 2),
         }
     }
 
@@ -137,7 +138,7 @@ impl<'p> Packed<'p> {
     #[inline(always)]
     pub(super) fn panel<S: Fused, P: Packing<S>>(&self, block: &Block, i: usize) -> Panel<'_, P::Value> {
         fn part<V: bytemuck::Pod>(buffer: &Buffer, i: usize, len: usize) -> &[V] {
-            &bytemuck::cast_slice(&buffer.0)[i * len..][..len]
+            &buffer.as_slice()[i * len..][..len]
         }
         let sizes = self.operand.sizes::<S>(block);
         Panel {
@@ -159,7 +160,7 @@ impl<'p> Packed<'p> {
         steps: &[Step],
     ) {
         fn part<V: bytemuck::Pod>(buffer: &mut Buffer, i: usize, len: usize) -> &mut [V] {
-            &mut bytemuck::cast_slice_mut(&mut buffer.0)[i * len..][..len]
+            &mut buffer.as_mut_slice()[i * len..][..len]
         }
         let (operand, sizes) = (self.operand, self.operand.sizes::<S>(block));
         let height = operand.registers() * S::LANES;
@@ -341,21 +342,6 @@ fn group_scale(grid: ScaleGridRef<'_>, row: usize, col: usize) -> (i32, f64) {
         ScaleGridRef::F32(_) => unreachable!("FP4 scales are of 8 bits"),
     };
     (exponent, value * (1.0 + 4.0 * f64::EPSILON))
-}
-
-/// Packed elements in memory that begins at a cache line: a register of them never lies across two.
-struct Buffer(Vec<Line>);
-
-/// A cache line.
-#[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C, align(64))]
-struct Line([u32; 16]);
-
-impl Buffer {
-    /// Room for `len` dwords, all zero.
-    fn new(len: usize) -> Buffer {
-        Buffer(vec![Line::default(); len.div_ceil(16)])
-    }
 }
 
 /// Where a format's fields lie, in each byte of a register.

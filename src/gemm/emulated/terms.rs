@@ -28,7 +28,10 @@ pub(super) trait Terms<S: Fused>: Packing<S> {
     /// An open step of no meaning, and a sum of zero: what registers hold before.
     fn nothing(s: S) -> Self::Open;
     /// See [`Terms::nothing`].
-    fn zero(s: S) -> Self::Lanes;
+    #[inline(always)]
+    fn zero(s: S) -> Self::Lanes {
+        Self::splat(s, bytemuck::Zeroable::zeroed())
+    }
     /// `x` in every lane.
     fn splat(s: S, x: Self::Value) -> Self::Lanes;
     /// The first `LANES` values.
@@ -125,11 +128,6 @@ impl<S: Fused> Terms<S> for Narrow {
     #[inline(always)]
     fn nothing(s: S) -> NarrowOpen<S> {
         NarrowOpen { unit: s.splat(0.0) }
-    }
-
-    #[inline(always)]
-    fn zero(s: S) -> S::F32 {
-        s.splat(0.0)
     }
 
     #[inline(always)]
@@ -262,11 +260,6 @@ impl<S: Fused, const SCALED: bool> Terms<S> for Wide<SCALED> {
     #[inline(always)]
     fn nothing(s: S) -> WideOpen<S> {
         WideOpen { high: s.splat_u32(0), per_unit: s.splat_f64(0.0), addend: s.splat_u32(0) }
-    }
-
-    #[inline(always)]
-    fn zero(s: S) -> S::F64 {
-        s.splat_f64(0.0)
     }
 
     #[inline(always)]

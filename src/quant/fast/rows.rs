@@ -230,7 +230,7 @@ impl<T: Lane> Row<'_, T> {
         for i in 0..4 {
             values[i] = T::load(s, &elements[i * S::LANES..]);
             // The next block is looked at when this one is done: its elements are to be on their way.
-            s.prefetch_ahead(&elements[i * S::LANES..], self.place.next);
+            s.prefetch(&elements[i * S::LANES..], self.place.next);
         }
         let clips = self.place.clips;
         let joined = if rough {

@@ -250,7 +250,7 @@ fn gather<'a, S: Convert, T: Lane>(s: S, x: MatRef<'_, T>, packed: &'a mut Vec<T
     packed.clear();
     for row in x.iter_rows() {
         for at in (0..cols).step_by(LINE / size_of::<T>()) {
-            s.prefetch_ahead(&row[at..], ROWS_AHEAD * x.stride());
+            s.prefetch(&row[at..], ROWS_AHEAD * x.stride());
         }
         packed.extend_from_slice(row);
     }
