@@ -227,7 +227,18 @@ impl Simd for Avx2 {
                 )
             };
         }
-        let [a, b, c, d] = q;
+        self.transpose_fours(q)
+    }
+
+    #[inline(always)]
+    fn load_fours(self, x: &[f32]) -> __m256 {
+        let x = &x[..4];
+        // SAFETY: as in `op`; the slice holds four elements.
+        unsafe { _mm256_broadcast_ps(&_mm_loadu_ps(x.as_ptr())) }
+    }
+
+    #[inline(always)]
+    fn transpose_fours(self, [a, b, c, d]: [__m256i; 4]) -> [__m256i; 4] {
         op!({
             let (ab, cd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d));
             let (up_ab, up_cd) = (_mm256_unpackhi_epi32(a, b), _mm256_unpackhi_epi32(c, d));

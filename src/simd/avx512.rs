@@ -84,33 +84,17 @@ pub(super) use op;
 
 pub(super) const LANES: usize = 16;
 
-/// Where the bytes of BF16 pairs are among 64 low and 64 high bytes: lane i has the codes `stride · i + first` in its
-/// high half and the next in its low half.
-const fn pair_bytes(stride: usize, first: usize) -> [u8; 64] {
-    let (mut at, mut i) = ([0; 64], 0);
-    while i < LANES {
-        let code = (stride * i + first) as u8;
-        at[4 * i] = code + 1;
-        at[4 * i + 1] = 64 + code + 1;
-        at[4 * i + 2] = code;
-        at[4 * i + 3] = 64 + code;
-        i += 1;
-    }
-    at
-}
-
 impl<const BF16: bool> Avx512<BF16> {
     /// Looks 64 codes up and pairs their bytes as said.
     #[inline(always)]
-    fn pairs(self, tables: &Tables, codes: __m512i, pairs: &[[u8; 64]; 2]) -> [__m512; 2] {
+    fn pairs(self, tables: &Tables, codes: __m512i, [first, second]: [__m512i; 2]) -> [__m512; 2] {
         assert!(BF16, "VBMI comes with BF16");
         // SAFETY: `self` exists with BF16, so `detect` found VBMI.
         unsafe {
             let low = _mm512_permutex2var_epi8(tables.low[0], codes, tables.low[1]);
             let high = _mm512_permutex2var_epi8(tables.high[0], codes, tables.high[1]);
             // The sign of the code is that of the number: high | codes & 80.
-            let high = _mm512_ternarylogic_epi32::<0xEC>(codes, high, _mm512_set1_epi8(i8::MIN));
-            let [first, second] = [self.load_bytes(&pairs[0]), self.load_bytes(&pairs[1])];
+            let high = _mm512_ternarylogic_epi32::<0xEC>(codes, high, tables.sign);
             [
                 self.float(_mm512_permutex2var_epi8(low, first, high)),
                 self.float(_mm512_permutex2var_epi8(low, second, high)),
@@ -124,6 +108,9 @@ impl<const BF16: bool> Avx512<BF16> {
 pub(super) struct Tables {
     low: [__m512i; 2],
     high: [__m512i; 2],
+    sign: __m512i,
+    in_lanes: [__m512i; 2],
+    in_order: [__m512i; 2],
 }
 
 impl<const BF16: bool> Simd for Avx512<BF16> {
@@ -293,19 +280,20 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         Tables {
             low: [self.load_bytes(&low[..64]), self.load_bytes(&low[64..])],
             high: [self.load_bytes(&high[..64]), self.load_bytes(&high[64..])],
+            sign: self.load_bytes(&table.sign),
+            in_lanes: [self.load_bytes(&table.in_lanes[0]), self.load_bytes(&table.in_lanes[1])],
+            in_order: [self.load_bytes(&table.in_order[0]), self.load_bytes(&table.in_order[1])],
         }
     }
 
     #[inline(always)]
     fn pairs_in_lanes(self, tables: &Tables, codes: __m512i) -> [__m512; 2] {
-        const PAIRS: [[u8; 64]; 2] = [pair_bytes(4, 0), pair_bytes(4, 2)];
-        self.pairs(tables, codes, &PAIRS)
+        self.pairs(tables, codes, tables.in_lanes)
     }
 
     #[inline(always)]
     fn pairs_in_order(self, tables: &Tables, codes: __m512i) -> [__m512; 2] {
-        const PAIRS: [[u8; 64]; 2] = [pair_bytes(2, 0), pair_bytes(2, 32)];
-        self.pairs(tables, codes, &PAIRS)
+        self.pairs(tables, codes, tables.in_order)
     }
 
     #[inline(always)]
@@ -355,7 +343,18 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
                 _mm512_inserti32x4::<3>(third, _mm_loadu_si128(x.piece(3, l, i).cast()))
             };
         }
-        let [a, b, c, d] = q;
+        self.transpose_fours(q)
+    }
+
+    #[inline(always)]
+    fn load_fours(self, x: &[f32]) -> __m512 {
+        let x = &x[..4];
+        // SAFETY: as in `op`; the slice holds four elements.
+        unsafe { _mm512_broadcast_f32x4(_mm_loadu_ps(x.as_ptr())) }
+    }
+
+    #[inline(always)]
+    fn transpose_fours(self, [a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
         op!({
             let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
             let (up_ab, up_cd) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));

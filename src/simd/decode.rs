@@ -108,17 +108,30 @@ pub(crate) struct ByteCodes {
     table: &'static [f32],
 }
 
-/// The bytes of the BF16 numbers of all codes without their bit 7, which is the sign where a format has 8 bits.
+/// The bytes of the BF16 numbers of all codes without their bit 7, which is the sign where a format has 8 bits, and what
+/// is needed to look up 64 codes at once. The constants are here too: the compiler loads constants again and again, but keeps in
+/// registers what memory holds.
 #[derive(Clone, Copy, Debug)]
 #[repr(align(64))]
 pub(crate) struct Bf16Table {
     pub(super) low: [u8; 128],
     pub(super) high: [u8; 128],
+    pub(super) sign: [u8; 64],
+    /// Where the bytes of pairs are among 64 low and 64 high bytes, see [`Simd::pairs_in_lanes`].
+    pub(super) in_lanes: [[u8; 64]; 2],
+    /// The same for [`Simd::pairs_in_order`].
+    pub(super) in_order: [[u8; 64]; 2],
 }
 
 impl Bf16Table {
     fn new(values: &[f32]) -> Bf16Table {
-        let mut table = Bf16Table { low: [0; 128], high: [0; 128] };
+        let mut table = Bf16Table {
+            low: [0; 128],
+            high: [0; 128],
+            sign: [0x80; 64],
+            in_lanes: [pair_bytes(4, 0), pair_bytes(4, 2)],
+            in_order: [pair_bytes(2, 0), pair_bytes(2, 32)],
+        };
         for code in 0..128 {
             // Every value of at most 8 bits is a BF16: the low half of its f32 is zero.
             let [_, _, low, high] = values[code & (values.len() - 1)].to_le_bytes();
@@ -126,6 +139,17 @@ impl Bf16Table {
         }
         table
     }
+}
+
+/// Where the bytes of BF16 pairs are among 64 low and 64 high bytes: lane i has the codes `stride · i + first` in its
+/// high half and the next in its low half.
+fn pair_bytes(stride: usize, first: usize) -> [u8; 64] {
+    let mut at = [0; 64];
+    for (i, lane) in at.chunks_exact_mut(4).enumerate() {
+        let code = (stride * i + first) as u8;
+        lane.copy_from_slice(&[code + 1, 64 + code + 1, code, 64 + code]);
+    }
+    at
 }
 
 impl ByteCodes {

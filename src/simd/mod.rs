@@ -137,6 +137,11 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn load_transposed(self, x: &[u8], stride: usize, out: &mut [Self::U32]);
     /// Loads piece `i` of each string and transposes: lane l of the result's register j is dword j of string l's piece.
     fn load_pieces(self, x: &Strings<'_>, i: usize) -> [Self::U32; 4];
+    /// The first four elements, again and again.
+    fn load_fours(self, x: &[f32]) -> Self::F32;
+    /// Transposes the 4 × 4 blocks that every four lanes of four registers are: lane 4g + b of result j is lane 4g + j of
+    /// register b.
+    fn transpose_fours(self, x: [Self::U32; 4]) -> [Self::U32; 4];
     /// Asks for the cache line of the element `at` places from the start of `x`, soon to be read; it may lie beyond the
     /// end.
     fn prefetch<T>(self, x: &[T], at: usize);

@@ -183,5 +183,15 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn load_fours(self, x: &[f32]) -> [f32; LANES] {
+        self.load(x)
+    }
+
+    #[inline(always)]
+    fn transpose_fours(self, x: [[u32; LANES]; 4]) -> [[u32; LANES]; 4] {
+        [0, 1, 2, 3].map(|j: usize| x.map(|register| register[j]))
+    }
+
+    #[inline(always)]
     fn prefetch<T>(self, _: &[T], _: usize) {}
 }

@@ -5,13 +5,13 @@ use super::plan::Plan;
 use super::spans::{self, Rule};
 use super::stream::Squares;
 use super::tile::STEPS;
-use super::{B, Multiply, PackRows, Place};
+use super::{B, Multiply, PackRows, Place, quads};
 use crate::simd::{Decoder, Isa, Simd, Work};
 
 /// All of A, packed.
 #[derive(Default)]
 pub(super) struct Rows {
-    /// For each span and row, a register a step; lane i has interval i, modulo the span's.
+    /// For each span and row, [`Plan::span_lanes`] elements a step; element i has interval i, modulo the span's.
     spans: Buffer,
     /// For each interval of the spans, those of all rows.
     span_scales: Vec<f32>,
@@ -41,8 +41,12 @@ impl Work for PackSpans<'_> {
     fn run<S: Simd>(self, s: S) {
         let (plan, interval) = (self.plan, self.plan.problem.interval());
         let Rows { spans, span_scales, .. } = self.packed;
-        let (rows, steps) = (plan.mr, interval.div_ceil(S::PAIR));
-        let size = rows * steps * S::LANES;
+        if plan.spans.is_empty() {
+            return;
+        }
+        let (lanes, steps) = (plan.span_lanes::<S>(), interval.div_ceil(S::PAIR));
+        let rows = plan.problem.m();
+        let size = rows * steps * lanes;
         spans.reserve(plan.spans.len() * size);
         span_scales.resize(plan.spans.iter().map(|span| span.intervals).sum::<usize>() * rows, 1.0);
         let mut scales = span_scales.chunks_exact_mut(rows);
@@ -50,11 +54,11 @@ impl Work for PackSpans<'_> {
         for (span, out) in plan.spans.iter().zip(spans.as_mut_slice().chunks_exact_mut(size)) {
             for (i, scales) in scales.by_ref().take(span.intervals).enumerate() {
                 let k = span.k + i * interval;
-                plan.problem.a().scales_at(0..rows, k, scales);
+                plan.problem.a().scales_at(0..plan.problem.m(), k, scales);
                 plan.a.pack_rows(s, 0..rows, std::iter::once(k..k + interval), &mut unpacked);
-                for (row, out) in unpacked.chunks(STEPS).zip(out.chunks_exact_mut(steps * S::LANES)) {
-                    for (x, lanes) in row.iter().zip(out.chunks_exact_mut(S::LANES)) {
-                        lanes.iter_mut().skip(i).step_by(span.intervals).for_each(|lane| *lane = *x);
+                for (row, out) in unpacked.chunks(STEPS).zip(out.chunks_exact_mut(steps * lanes)) {
+                    for lane in (i..lanes).step_by(span.intervals) {
+                        row.iter().zip(out[lane..].iter_mut().step_by(lanes)).for_each(|(x, out)| *out = *x);
                     }
                 }
             }
@@ -69,12 +73,17 @@ impl Multiply<'_, '_> {
         let mut squares = Squares::new(s);
         let intervals: usize = self.plan.spans.iter().map(|span| span.intervals).sum();
         self.scratch.span_scales.resize(intervals * S::LANES, 1.0);
-        self.scratch.spans.reserve::<S>(self.plan.mr);
+        if self.plan.quads {
+            let steps = self.plan.problem.interval().div_ceil(S::PAIR);
+            self.scratch.panel.reserve(quads::panel_len::<S>(steps));
+        }
+        self.scratch.partial.reserve(self.plan.mr * S::LANES * S::LANES);
         for panel in 0..panels {
-            for tile in 0..tiles {
-                let place = Place { panel, tile, sums: 0 };
+            if !self.plan.spans.is_empty() {
                 self.sum_spans(s, a, panel);
-                self.stream(s, &a.rest, place, &mut squares);
+            }
+            for tile in 0..tiles {
+                self.stream(s, &a.rest, Place { panel, tile, sums: tile }, &mut squares);
             }
         }
     }
@@ -83,10 +92,10 @@ impl Multiply<'_, '_> {
     #[inline(always)]
     fn sum_spans<S: Simd>(&mut self, s: S, a: &Rows, panel: usize) {
         let (plan, problem, interval) = (self.plan, self.plan.problem, self.plan.problem.interval());
-        let rows = plan.mr;
-        let size = rows * interval.div_ceil(S::PAIR) * S::LANES;
+        let rows = problem.m();
+        let size = rows * interval.div_ceil(S::PAIR) * plan.span_lanes::<S>();
         let cols = self.panel_cols(panel);
-        let super::Scratch { acc, spans: scratch, span_scales, .. } = &mut *self.scratch;
+        let super::Scratch { acc, partial, panel: values, span_scales, .. } = &mut *self.scratch;
         for first in (cols.start..cols.end).step_by(S::LANES) {
             let acc = &mut acc.as_mut_slice::<f32>()[first - cols.start..];
             let cols = first..cols.end.min(first + S::LANES);
@@ -109,8 +118,14 @@ impl Multiply<'_, '_> {
                 let codes = plan.b.span(cols.clone(), span.k, interval, next);
                 let (packed, acc) = (&a.spans.as_slice()[i * size..][..size], (&mut *acc, plan.width));
                 match plan.b.decoder() {
-                    Decoder::Bytes(d) => spans::multiply(s, d, rows, span, rule, packed, codes, scratch, acc),
-                    Decoder::Words(d) => spans::multiply(s, d, rows, span, rule, packed, codes, scratch, acc),
+                    Decoder::Bytes(d) if plan.quads => {
+                        quads::multiply(s, d, rows, rule, packed, codes, values, acc);
+                    }
+                    Decoder::Words(d) if plan.quads => {
+                        quads::multiply(s, d, rows, rule, packed, codes, values, acc);
+                    }
+                    Decoder::Bytes(d) => spans::multiply(s, d, rows, span, rule, packed, codes, partial, acc),
+                    Decoder::Words(d) => spans::multiply(s, d, rows, span, rule, packed, codes, partial, acc),
                 }
                 (scales_a, scales_b) =
                     (&scales_a[span.intervals * rows..], &scales_b[span.intervals * S::LANES..]);

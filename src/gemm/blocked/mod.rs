@@ -7,7 +7,9 @@
 //! Loops, from the outside (names as in Goto's algorithm): jc and ic over blocks of D that threads take; pc over K in
 //! steps of KC, where the block's A is packed for the second-level cache; jr over panels of B, each packed for the
 //! first-level cache just before it is used; ir over microtiles. With few rows (decoding a token) A is packed once for all
-//! of K and the panels run outside, so that weights are read once, in order, at the speed of memory.
+//! of K and the panels run outside, so that weights are read once, in order. There, sums of several promotion intervals lie
+//! side by side in a register (`spans`, `quads`); where a chain is not promoted, and for what is left of K, its lanes are
+//! columns as elsewhere (`stream`).
 //!
 //! Scratch is at most about 5 MiB a thread, and 8 MiB where few rows are packed at once, whatever M, N and K.
 
@@ -16,6 +18,7 @@
 mod few;
 mod pack;
 mod plan;
+mod quads;
 mod spans;
 mod stream;
 mod tile;
@@ -258,7 +261,8 @@ struct Scratch {
     acc: Buffer,
     /// Sums of intervals that are longer than a block.
     cut: Buffer,
-    spans: spans::Scratch,
+    /// Sums of intervals side by side.
+    partial: Buffer,
     /// For each interval of the spans, those of a register of columns.
     span_scales: Vec<f32>,
 }
@@ -280,7 +284,7 @@ impl Work for Multiply<'_, '_> {
         let plan = self.plan;
         let tiles = self.task.rows.len().div_ceil(plan.mr);
         let panels = self.task.cols.len().div_ceil(plan.width);
-        let kept = if self.packed.is_some() { 1 } else { tiles * panels } * plan.mr * plan.width;
+        let kept = tiles * if self.packed.is_some() { 1 } else { panels } * plan.mr * plan.width;
         self.scratch.acc.reserve(kept);
         if plan.is_cut && !plan.problem.is_bare_chain() {
             self.scratch.cut.reserve(kept);

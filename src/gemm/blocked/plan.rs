@@ -5,8 +5,8 @@ use std::ops::Range;
 use super::super::problem::GemmProblem;
 use super::pack::Source;
 use super::spans::{self, Span};
-use super::stream;
 use super::tile::{self, STEPS, Segment};
+use super::{quads, stream};
 use crate::scaled::ScaledRef;
 use crate::simd::{Isa, Simd, Strings, Work};
 
@@ -40,6 +40,8 @@ pub(super) struct Plan<'p> {
     pub(super) width: usize,
     /// The intervals that are summed side by side, from the first on, where rows are few.
     pub(super) spans: Vec<Span>,
+    /// Whether spans are of four intervals, for [`quads`].
+    pub(super) quads: bool,
     /// The rest of K.
     pub(super) segments: Vec<Segment>,
     pub(super) blocks: Vec<Block>,
@@ -60,20 +62,40 @@ pub(super) struct Plan<'p> {
 struct Geometry {
     m: usize,
     streams_b: bool,
+    /// The elements of intervals that may be summed side by side.
+    interval: Option<usize>,
+}
+
+/// What it answers.
+struct Microtile {
+    rows: usize,
+    cols: usize,
+    /// Elements of K a step.
+    pair: usize,
+    /// The most intervals side by side, or 0.
+    side_by_side: usize,
+    /// Whether they lie in fours.
+    quads: bool,
 }
 
 impl Work for Geometry {
-    /// A microtile's rows and columns, lanes, and elements of K a step.
-    type Output = (usize, usize, usize, usize);
+    type Output = Microtile;
 
-    fn run<S: Simd>(self, _: S) -> (usize, usize, usize, usize) {
+    fn run<S: Simd>(self, _: S) -> Microtile {
+        let side_by_side = self.interval.is_some_and(|interval| interval <= STEPS * S::PAIR);
+        let quads = side_by_side && self.m > spans::ROWS && S::REGISTERS == 32;
         // Rows that are computed, and what decoding B for each microtile costs, in rows.
         let (shapes, decoding) =
             if self.streams_b { (stream::shapes::<S>(), 4) } else { (tile::shapes::<S>(), 0) };
         let cost = |rows: usize| self.m.max(1).div_ceil(rows) * (rows + decoding);
         let best = shapes.iter().rev().min_by_key(|(rows, _)| cost(*rows));
         let &(rows, registers) = best.expect("there are microtiles");
-        (rows, registers * S::LANES, S::LANES, S::PAIR)
+        let side_by_side = match side_by_side {
+            true if quads => quads::INTERVALS,
+            true if self.m <= spans::ROWS => S::LANES,
+            _ => 0,
+        };
+        Microtile { rows, cols: registers * S::LANES, pair: S::PAIR, side_by_side, quads }
     }
 }
 
@@ -82,15 +104,12 @@ impl<'p> Plan<'p> {
         const SUPPORTED: &str = "supported formats have decoders";
         let (m, n, k) = (problem.m(), problem.n(), problem.k());
         let streams_b = m <= STREAMED_ROWS && m * k <= STREAMED_ELEMENTS;
-        let (mr, width, lanes, pair) = isa.run(Geometry { m, streams_b });
         let (b, interval) = (Source::new(problem.b()).expect(SUPPORTED), problem.interval());
-        let side_by_side = streams_b
-            && m == mr
-            && m <= spans::ROWS
-            && !problem.is_bare_chain()
-            && interval <= STEPS * pair
-            && b.bytes(interval).is_multiple_of(Strings::PIECE);
-        let spans = if side_by_side { spans::spans(k / interval, interval, lanes) } else { Vec::new() };
+        let whole = b.bytes(interval).is_multiple_of(Strings::PIECE);
+        let sums_side_by_side = streams_b && m > 0 && whole && !problem.is_bare_chain();
+        let Microtile { rows: mr, cols: width, pair, side_by_side, quads } =
+            isa.run(Geometry { m, streams_b, interval: sums_side_by_side.then_some(interval) });
+        let spans = spans::spans(k / interval, interval, side_by_side);
         let rest = spans.last().map_or(0, |span| span.k + span.intervals * interval);
         let segments = segments(problem, rest, STEPS * pair, pair);
         let (row_parts, col_parts) = parts(m, n, width, streams_b);
@@ -104,6 +123,7 @@ impl<'p> Plan<'p> {
             one_column_scale: one_scale(problem.b(), width),
             blocks: blocks(&segments, spans.is_empty(), problem.is_bare_chain()),
             spans,
+            quads,
             segments,
             streams_b,
             ahead: AHEAD / width,
@@ -114,6 +134,11 @@ impl<'p> Plan<'p> {
 }
 
 impl Plan<'_> {
+    /// Packed elements of A for a step of a span.
+    pub(super) fn span_lanes<S: Simd>(&self) -> usize {
+        if self.quads { quads::INTERVALS } else { S::LANES }
+    }
+
     /// Whether the columns from `col` on, a multiple of the lanes, have other scales than those before.
     pub(super) fn scales_change_at(&self, col: usize) -> bool {
         let b = self.problem.b();

@@ -62,24 +62,10 @@ pub(super) struct Codes<'a> {
     pub(super) next: usize,
 }
 
-/// What the kernel needs besides its operands.
-#[derive(Default)]
-pub(super) struct Scratch {
-    /// LANES · LANES sums of each row.
-    partial: Buffer,
-}
-
-impl Scratch {
-    /// Room for `rows` rows.
-    pub(super) fn reserve<S: Simd>(&mut self, rows: usize) {
-        self.partial.reserve(rows * S::LANES * S::LANES);
-    }
-}
-
 /// Adds LANES columns of a span to the promoted sums of `rows` rows.
 ///
 /// `a` holds, for each row, a register a step: lane i is interval i modulo the span's. `acc` has a register a row, `width`
-/// elements apart.
+/// elements apart; `partial` is room for LANES · LANES sums of each row.
 #[inline(always)]
 #[allow(clippy::too_many_arguments, reason = "the operands of a product")]
 pub(super) fn multiply<S: Simd, D: Decode>(
@@ -90,14 +76,14 @@ pub(super) fn multiply<S: Simd, D: Decode>(
     rule: Rule<'_>,
     a: &[u32],
     codes: Codes<'_>,
-    scratch: &mut Scratch,
+    partial: &mut Buffer,
     acc: (&mut [f32], usize),
 ) {
     match rows {
-        1 => sum::<S, D, 1>(s, decoder, span, rule, a, codes, scratch, acc),
-        2 => sum::<S, D, 2>(s, decoder, span, rule, a, codes, scratch, acc),
-        3 => sum::<S, D, 3>(s, decoder, span, rule, a, codes, scratch, acc),
-        _ => sum::<S, D, ROWS>(s, decoder, span, rule, a, codes, scratch, acc),
+        1 => sum::<S, D, 1>(s, decoder, span, rule, a, codes, partial, acc),
+        2 => sum::<S, D, 2>(s, decoder, span, rule, a, codes, partial, acc),
+        3 => sum::<S, D, 3>(s, decoder, span, rule, a, codes, partial, acc),
+        _ => sum::<S, D, ROWS>(s, decoder, span, rule, a, codes, partial, acc),
     }
 }
 
@@ -113,7 +99,7 @@ fn sum<S: Simd, D: Decode, const MR: usize>(
     rule: Rule<'_>,
     a: &[u32],
     codes: Codes<'_>,
-    Scratch { partial }: &mut Scratch,
+    partial: &mut Buffer,
     (acc, width): (&mut [f32], usize),
 ) {
     let (partial, sums) = (partial.as_mut_slice::<f32>(), S::LANES * S::LANES);

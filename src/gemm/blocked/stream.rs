@@ -1,4 +1,5 @@
-//! The kernel for few rows: it decodes each weight once, in registers, on its way from memory to the sums.
+//! The kernel for few rows whose lanes are columns, for chains that are not promoted and for what is left of K beside spans: it
+//! decodes each weight once, in registers, on its way from memory to the sums.
 //!
 //! A panel is NV · LANES rows of B; all of K is summed before the next. For each of the NV groups of rows a square of
 //! codes (a register of each row) is transposed, then register after register is decoded and multiplied with the MR rows
