@@ -70,7 +70,8 @@ pub(super) fn multiply<S: Simd, D: Decode>(
 }
 
 /// Decodes bundle `b`: step after step, the bundles of a step side by side. Meanwhile the codes that come next are asked for.
-#[inline(always)]
+#[cfg_attr(debug_assertions, inline(never))]
+#[cfg_attr(not(debug_assertions), inline(always))]
 fn unpack<S: Simd, D: Decode>(s: S, decoder: &D, codes: Codes<'_>, b: usize, panel: &mut [u32]) {
     let (each, tables, strings) = (D::CODES / S::PAIR, decoder.tables(s), codes.bundle::<S>(b));
     let step = BUNDLES * S::LANES;
@@ -100,7 +101,8 @@ struct Operands<'x> {
 
 impl Operands<'_> {
     /// Multiplies the `MR` rows from row `first` on and promotes their sums.
-    #[inline(always)]
+    #[cfg_attr(debug_assertions, inline(never))]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn sum<S: Simd, const MR: usize>(&mut self, s: S, first: usize) {
         let Operands { rule, panel, .. } = *self;
         let row_len = panel.len() / (BUNDLES * S::LANES) * INTERVALS;
@@ -129,7 +131,8 @@ impl Operands<'_> {
     }
 
     /// Promotes the sums of rows from row `first` on.
-    #[inline(always)]
+    #[cfg_attr(debug_assertions, inline(never))]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn promote<S: Simd, const MR: usize>(
         &mut self,
         s: S,

@@ -90,7 +90,8 @@ pub(super) fn multiply<S: Simd, D: Decode>(
 /// Bundles of rows of B at once, whose sums are independent: four cover the latency of a dot product.
 const BUNDLES: usize = 4;
 
-#[inline(always)]
+#[cfg_attr(debug_assertions, inline(never))]
+#[cfg_attr(not(debug_assertions), inline(always))]
 #[allow(clippy::too_many_arguments, reason = "the operands of a product")]
 fn sum<S: Simd, D: Decode, const MR: usize>(
     s: S,
@@ -149,7 +150,8 @@ pub(super) struct Rule<'a> {
 }
 
 /// The partial sums of the bundles from row `first` on; meanwhile the codes `next` bytes away are asked for.
-#[inline(always)]
+#[cfg_attr(debug_assertions, inline(never))]
+#[cfg_attr(not(debug_assertions), inline(always))]
 fn bundles<S: Simd, D: Decode, const MR: usize>(
     s: S,
     decoder: &D,
@@ -181,7 +183,8 @@ fn bundles<S: Simd, D: Decode, const MR: usize>(
 }
 
 /// Adds piece `i` of each string.
-#[inline(always)]
+#[cfg_attr(debug_assertions, inline(never))]
+#[cfg_attr(not(debug_assertions), inline(always))]
 #[allow(clippy::too_many_arguments, reason = "the loop body of the kernel")]
 fn add<S: Simd, D: Decode, const MR: usize>(
     s: S,

@@ -104,7 +104,8 @@ impl<S: Simd> Squares<S> {
     }
 }
 
-#[inline(always)]
+#[cfg_attr(debug_assertions, inline(never))]
+#[cfg_attr(not(debug_assertions), inline(always))]
 fn sum<S: Simd, D: Decode, const MR: usize, const NV: usize>(
     s: S,
     decoder: &D,
@@ -189,7 +190,8 @@ struct Position {
 
 /// Adds `steps` steps of a square of each group, times A. Meanwhile as many squares of the next block are read, each
 /// between a few registers, so that the loads have time; and the codes after those are asked for.
-#[inline(always)]
+#[cfg_attr(debug_assertions, inline(never))]
+#[cfg_attr(not(debug_assertions), inline(always))]
 #[allow(clippy::too_many_arguments, reason = "the loop body of the kernel")]
 fn add<S: Simd, D: Decode, const MR: usize, const NV: usize>(
     s: S,

@@ -107,7 +107,8 @@ pub(super) fn store<S: Simd, const MR: usize, const NV: usize>(s: S, tile: Tile<
     }
 }
 
-#[inline(always)]
+#[cfg_attr(debug_assertions, inline(never))]
+#[cfg_attr(not(debug_assertions), inline(always))]
 fn sum<S: Simd, const MR: usize, const NV: usize>(
     s: S,
     panels: Panels<'_>,
@@ -154,7 +155,8 @@ fn sum<S: Simd, const MR: usize, const NV: usize>(
 
 /// [`Promotion::promote`], a register at a time. The choice is made once a tile: inside the loops it would keep them
 /// from being unrolled, and sums would live in memory, stored at every step of K.
-#[inline(always)]
+#[cfg_attr(debug_assertions, inline(never))]
+#[cfg_attr(not(debug_assertions), inline(always))]
 pub(super) fn promote<S: Simd, const MR: usize, const NV: usize>(
     s: S,
     panels: Panels<'_>,
