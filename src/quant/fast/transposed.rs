@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::Plan;
-use super::cast::{Join, Kind, Of};
+use super::cast::{Factor, Join, Kind, Of};
 use super::code::CodeWord;
 use super::granules::{Decided, ScalesMut, decide, peaks};
 use crate::matrix::MatRef;
@@ -71,7 +71,7 @@ impl<T: Lane> Source for MatRef<'_, T> {
 
 impl Source for ScaledRef<'_> {
     type Element = f32;
-    type Scratch = DequantizeScratch<f32>;
+    type Scratch = DequantizeScratch;
 
     fn shape(&self) -> (usize, usize) {
         ScaledRef::shape(self)
@@ -88,7 +88,7 @@ impl Source for ScaledRef<'_> {
         rows: Range<usize>,
         cols: Range<usize>,
         made: &'a mut Vec<f32>,
-        scratch: &mut DequantizeScratch<f32>,
+        scratch: &mut DequantizeScratch,
     ) -> MatRef<'a, f32> {
         let (height, width) = (rows.len(), cols.len());
         made.resize(height * width, 0.0);
@@ -126,8 +126,9 @@ struct Tile<'a, T> {
     grid_cols: usize,
     /// A row of [`COLUMNS`] for each row of granules.
     factors: &'a [f32],
+    inverses: &'a [f32],
     plain: bool,
-    clips: bool,
+    general: bool,
 }
 
 impl<T> Tile<'_, T> {
@@ -139,11 +140,11 @@ impl<T> Tile<'_, T> {
         &self.granules[self.granule_row(i) * self.grid_cols + (self.origin.1 + j) / self.granule.1]
     }
 
-    /// The factors of row `i`.
+    /// The factors of row `i` and their inverses.
     #[inline(always)]
-    fn factors(&self, i: usize) -> &[f32] {
+    fn factors(&self, i: usize) -> (&[f32], &[f32]) {
         let row = self.granule_row(i.min(self.shape.0 - 1)) - self.granule_row(0);
-        &self.factors[row * COLUMNS..][..COLUMNS]
+        (&self.factors[row * COLUMNS..][..COLUMNS], &self.inverses[row * COLUMNS..][..COLUMNS])
     }
 }
 
@@ -175,7 +176,7 @@ impl<X: Source, C: CodeWord> ColumnTask<'_, X, C> {
         let stores = Stores::new(s, plan.past_cache);
         let mut stats = QuantStats::default();
         let (mut lanes, mut found) = (Vec::new(), Vec::new());
-        let (mut decided, mut factors) = (Vec::new(), Vec::new());
+        let (mut decided, mut factors, mut inverses) = (Vec::new(), Vec::new(), Vec::new());
         let mut scratch = X::Scratch::default();
         let mut made = Vec::with_capacity(height * COLUMNS);
         let mut padded = vec![X::Element::default(); padded_height * COLUMNS];
@@ -210,21 +211,26 @@ impl<X: Source, C: CodeWord> ColumnTask<'_, X, C> {
                 granules,
                 grid_cols,
                 factors: &[],
+                inverses: &[],
                 plain: true,
-                clips: false,
+                general: false,
             };
             factors.clear();
+            inverses.clear();
             for row in tile.granule_row(0)..=tile.granule_row(shape.0 - 1) {
                 let i = (row * granule.0).saturating_sub(origin.0);
                 for j in 0..shape.1 {
                     let one = tile.decided(i, j);
                     factors.push(one.factor);
-                    (tile.plain, tile.clips) = (tile.plain & one.plain, tile.clips | one.clips);
+                    inverses.push(one.inverse);
+                    (tile.plain, tile.general) = (tile.plain & one.plain, tile.general | one.general);
                 }
-                factors.resize(factors.len().next_multiple_of(COLUMNS), 1.0);
+                for spread in [&mut factors, &mut inverses] {
+                    spread.resize(spread.len().next_multiple_of(COLUMNS), 1.0);
+                }
             }
-            let tile = Tile { factors: &factors, ..tile };
-            if tile.plain && plan.is_plain() && !tile.clips {
+            let tile = Tile { factors: &factors, inverses: &inverses, ..tile };
+            if tile.plain && plan.is_plain() && !tile.general {
                 fill::<S, _, C, Plain>(s, plan, &tile, &mut dwords, &mut stats);
             } else if tile.plain {
                 fill::<S, _, C, General>(s, plan, &tile, &mut dwords, &mut stats);
@@ -270,13 +276,13 @@ fn fill<S: Convert, T: Lane, C: CodeWord, K: Kind>(
     for (group, out) in dwords.chunks_exact_mut(C::REGISTERS * COLUMNS).enumerate() {
         let rows = [0, 1, 2, 3].map(|r| (tile.x.row(4 * group + r), tile.factors(4 * group + r)));
         for j in (0..COLUMNS).step_by(S::LANES) {
-            let (mut x, mut factors) = ([s.splat(0.0); 4], [s.splat(1.0); 4]);
+            let (mut x, mut factors) = ([s.splat(0.0); 4], [Factor::one(s); 4]);
             for r in 0..4 {
-                let (row, row_factors) = (&rows[r].0[j..], &rows[r].1[j..]);
-                x[r] = T::load(s, row);
-                factors[r] = s.load(row_factors);
+                let (row, (values, inverses)) = rows[r];
+                x[r] = T::load(s, &row[j..]);
+                factors[r] = Factor::load(s, &values[j..], &inverses[j..]);
             }
-            match plan.cast::<S, C, K>(s, &encoder, x, factors, Join::Lanes, tile.clips, stats) {
+            match plan.cast::<S, C, K>(s, &encoder, x, factors, Join::Lanes, tile.general, stats) {
                 Some(joined) => {
                     for (row, register) in out.chunks_exact_mut(COLUMNS).zip(joined) {
                         s.store_u32(register, &mut row[j..]);
