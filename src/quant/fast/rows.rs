@@ -259,6 +259,7 @@ impl<T: Lane> Row<'_, T> {
 
     /// The group of elements `x` at `at`, into the first of `codes`.
     #[inline(always)]
+    #[allow(clippy::too_many_arguments)]
     fn group<S: Convert, C: CodeWord, K: Kind>(
         &self,
         on: On<S>,
