@@ -11,7 +11,8 @@ use crate::error::{Error, Result};
 use crate::matrix::{MatMut, Matrix};
 use crate::simd::{Bf16Table, Convert, Isa, Put, Stores, Widener, Work};
 
-/// Columns whose scales are spread out at once, which stay in the first-level cache.
+/// Columns whose scales are spread out at once: as many as most matrices have, since whole rows follow each other in
+/// memory.
 const COLUMNS: usize = 16384;
 /// How many codes ahead are asked for.
 const AHEAD: usize = 2048;

@@ -42,6 +42,12 @@ impl<S: Convert> Factor<S> {
         Factor { value: s.splat(1.0), inverse: s.splat(1.0) }
     }
 
+    /// Where nothing asks for the inverse: in [`Join::Lanes`], where loading it takes longer than the division.
+    #[inline(always)]
+    pub(super) fn alone(value: S::F32) -> Self {
+        Factor { value, inverse: value }
+    }
+
     #[inline(always)]
     pub(super) fn of(s: S, granule: &Decided) -> Self {
         Factor { value: s.splat(granule.factor), inverse: s.splat(granule.inverse) }
@@ -89,7 +95,7 @@ impl Plan<'_> {
         let mut payloads = x;
         for i in 0..4 {
             let Factor { value, inverse } = factors[i];
-            payloads[i] = match (K::DIVIDES, K::Mode::PLAIN) {
+            payloads[i] = match (K::DIVIDES, K::Mode::PLAIN && join == Join::Row) {
                 (true, true) => s.quotient(x[i], value, inverse),
                 (true, false) => s.div(x[i], value),
                 (false, _) => s.mul(x[i], value),

@@ -50,7 +50,8 @@ impl CodeWord for u8 {
 
     #[inline(always)]
     fn round_row<S: Convert, M: Mode>(s: S, encoder: &EncoderOn<S>, x: [S::F32; 4], mode: M) -> [S::U32; 2] {
-        if M::PLAIN {
+        // With fewer lanes it takes longer to gather bytes than to set signs a register at a time.
+        if M::PLAIN && S::LANES == 16 {
             return [encoder.round_bytes(s, x), s.bits(x[0])];
         }
         Self::in_row(s, encoder.round_all(s, x, mode))

@@ -126,7 +126,6 @@ struct Tile<'a, T> {
     grid_cols: usize,
     /// A row of [`COLUMNS`] for each row of granules.
     factors: &'a [f32],
-    inverses: &'a [f32],
     plain: bool,
     general: bool,
 }
@@ -140,11 +139,11 @@ impl<T> Tile<'_, T> {
         &self.granules[self.granule_row(i) * self.grid_cols + (self.origin.1 + j) / self.granule.1]
     }
 
-    /// The factors of row `i` and their inverses.
+    /// The factors of row `i`.
     #[inline(always)]
-    fn factors(&self, i: usize) -> (&[f32], &[f32]) {
+    fn factors(&self, i: usize) -> &[f32] {
         let row = self.granule_row(i.min(self.shape.0 - 1)) - self.granule_row(0);
-        (&self.factors[row * COLUMNS..][..COLUMNS], &self.inverses[row * COLUMNS..][..COLUMNS])
+        &self.factors[row * COLUMNS..][..COLUMNS]
     }
 }
 
@@ -176,7 +175,7 @@ impl<X: Source, C: CodeWord> ColumnTask<'_, X, C> {
         let stores = Stores::new(s, plan.past_cache);
         let mut stats = QuantStats::default();
         let (mut lanes, mut found) = (Vec::new(), Vec::new());
-        let (mut decided, mut factors, mut inverses) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut decided, mut factors) = (Vec::new(), Vec::new());
         let mut scratch = X::Scratch::default();
         let mut made = Vec::with_capacity(height * COLUMNS);
         let mut padded = vec![X::Element::default(); padded_height * COLUMNS];
@@ -211,25 +210,20 @@ impl<X: Source, C: CodeWord> ColumnTask<'_, X, C> {
                 granules,
                 grid_cols,
                 factors: &[],
-                inverses: &[],
                 plain: true,
                 general: false,
             };
             factors.clear();
-            inverses.clear();
             for row in tile.granule_row(0)..=tile.granule_row(shape.0 - 1) {
                 let i = (row * granule.0).saturating_sub(origin.0);
                 for j in 0..shape.1 {
                     let one = tile.decided(i, j);
                     factors.push(one.factor);
-                    inverses.push(one.inverse);
                     (tile.plain, tile.general) = (tile.plain & one.plain, tile.general | one.general);
                 }
-                for spread in [&mut factors, &mut inverses] {
-                    spread.resize(spread.len().next_multiple_of(COLUMNS), 1.0);
-                }
+                factors.resize(factors.len().next_multiple_of(COLUMNS), 1.0);
             }
-            let tile = Tile { factors: &factors, inverses: &inverses, ..tile };
+            let tile = Tile { factors: &factors, ..tile };
             if tile.plain && plan.is_plain() && !tile.general {
                 fill::<S, _, C, Plain>(s, plan, &tile, &mut dwords, &mut stats);
             } else if tile.plain {
@@ -278,9 +272,9 @@ fn fill<S: Convert, T: Lane, C: CodeWord, K: Kind>(
         for j in (0..COLUMNS).step_by(S::LANES) {
             let (mut x, mut factors) = ([s.splat(0.0); 4], [Factor::one(s); 4]);
             for r in 0..4 {
-                let (row, (values, inverses)) = rows[r];
+                let (row, row_factors) = rows[r];
                 x[r] = T::load(s, &row[j..]);
-                factors[r] = Factor::load(s, &values[j..], &inverses[j..]);
+                factors[r] = Factor::alone(s.load(&row_factors[j..]));
             }
             match plan.cast::<S, C, K>(s, &encoder, x, factors, Join::Lanes, tile.general, stats) {
                 Some(joined) => {
