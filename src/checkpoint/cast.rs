@@ -154,10 +154,10 @@ fn in_registers(
     ) -> Result<CastStats> {
         let x = elements::<T>(data);
         if width == 1 {
-            return caster.cast(&x, codes, done);
+            return caster.cast_bytes(T::typed(&x), codes, done);
         }
         let mut words = vec![0u16; x.len()];
-        let stats = caster.cast(&x, &mut words, done)?;
+        let stats = caster.cast_words(T::typed(&x), &mut words, done)?;
         codes.as_chunks_mut().0.iter_mut().zip(words).for_each(|(out, word)| *out = word.to_le_bytes());
         Ok(stats)
     }

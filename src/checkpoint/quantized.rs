@@ -1,16 +1,16 @@
 //! Quantised tensors as files hold them: tensor T as codes under its own name, `T_scale_inv` beside it, and
 //! `T_scale_tensor` for two-level formats. Tensors of more than two dimensions are stacks of matrices.
 
-use rayon::prelude::*;
 use safetensors::Dtype;
 
 use super::inspect::{SCALE_SUFFIX, TENSOR_SCALE_SUFFIX};
 use super::tensor::Tensor;
 use crate::error::{Error, Result};
 use crate::formats::Format;
-use crate::matrix::{MatRef, Matrix};
+use crate::matrix::{MatMut, MatRef};
 use crate::quant::{QuantStats, Quantizer, Recipe, Role, ScaleFormat};
 use crate::scaled::{Codes, CodesRef, Granule, ScaleGrid, ScaleGridRef, ScaledRef, ScalesRef};
+use crate::simd::Isa;
 
 /// Dtypes and shapes of a quantised tensor, known before it is quantised.
 #[derive(Clone, Debug, PartialEq)]
@@ -153,8 +153,8 @@ impl Stack {
 /// granule is inferred from the shapes ([`Granule::infer`]) unless given.
 ///
 /// # Errors
-/// [`Error::Shape`] if the scales' shape does not fit the codes'; [`Error::Unsupported`] for scales of an integer dtype;
-/// [`Error::Invalid`] if the codes are not codes of `format`.
+/// [`Error::Shape`] if the scales' shape does not fit the codes'; [`Error::Unsupported`] for scales of an integer dtype, and
+/// if `FINEGRAIN_ISA` names an instruction set that the CPU lacks; [`Error::Invalid`] if the codes are not codes of `format`.
 pub fn dequantize_tensor(
     codes: &Tensor,
     format: Format,
@@ -194,6 +194,7 @@ pub fn dequantize_tensor(
     let f32_scales = if byte_scales.is_some() { Vec::new() } else { scales.to_f32()? };
     let bytes = codes.data();
     let words = if codes.dtype().bitsize() == 16 { codes.word_matrix()?.into_vec() } else { Vec::new() };
+    let isa = Isa::active()?;
     let mut out = vec![0.0f32; codes.elements()];
     for (n, out) in out.chunks_exact_mut(rows * cols).enumerate() {
         let of = n * rows * cols..(n + 1) * rows * cols;
@@ -209,20 +210,9 @@ pub fn dequantize_tensor(
         };
         let scales = ScalesRef { granule, grid, tensor: tensor_scales[n] };
         let scaled = ScaledRef::new(format, matrix, Some(scales))?;
-        dequantize_rows(&scaled, out);
+        scaled.dequantize_into(MatMut::new(out, rows, cols)?, isa)?;
     }
     Ok((out, granule))
-}
-
-/// Row ranges are independent, so they are dequantised in parallel.
-fn dequantize_rows(scaled: &ScaledRef<'_>, out: &mut [f32]) {
-    const ROWS: usize = 64;
-    let (rows, cols) = scaled.shape();
-    out.par_chunks_mut(ROWS * cols).enumerate().for_each(|(part, out)| {
-        let first = part * ROWS;
-        let values: Matrix<f32> = scaled.row_range(first, (first + ROWS).min(rows)).dequantize();
-        out.copy_from_slice(values.as_slice());
-    });
 }
 
 #[cfg(test)]

@@ -128,7 +128,7 @@ impl Caster {
     /// [`Error::Shape`] if the slices differ in length; [`Error::Invalid`] for wider formats; [`Error::Unsupported`] if
     /// `FINEGRAIN_ISA` names an instruction set that the CPU lacks.
     pub fn bytes<T: Element>(&self, x: &[T], codes: &mut [u8]) -> Result<CastStats> {
-        self.cast(x, codes, &|_| ())
+        self.cast_bytes(T::typed(x), codes, &|_| ())
     }
 
     /// Casts to a format of 9 to 16 bits, a code a word.
@@ -136,13 +136,33 @@ impl Caster {
     /// # Errors
     /// As [`Caster::bytes`].
     pub fn words<T: Element>(&self, x: &[T], codes: &mut [u16]) -> Result<CastStats> {
-        self.cast(x, codes, &|_| ())
+        self.cast_words(T::typed(x), codes, &|_| ())
     }
 
-    /// Casts; `done` is told how many more elements are finished, from any thread.
-    pub(crate) fn cast<T: Element, C: CodeWord>(
+    /// As [`Caster::bytes`]; `done` is told how many more elements are finished, from any thread. Not generic, so that it
+    /// is compiled once and not by every caller.
+    pub(crate) fn cast_bytes(
         &self,
-        x: &[T],
+        x: Typed<'_>,
+        codes: &mut [u8],
+        done: &(dyn Fn(u64) + Sync),
+    ) -> Result<CastStats> {
+        self.cast(x, codes, done)
+    }
+
+    /// The same for [`Caster::words`].
+    pub(crate) fn cast_words(
+        &self,
+        x: Typed<'_>,
+        codes: &mut [u16],
+        done: &(dyn Fn(u64) + Sync),
+    ) -> Result<CastStats> {
+        self.cast(x, codes, done)
+    }
+
+    fn cast<C: CodeWord>(
+        &self,
+        x: Typed<'_>,
         codes: &mut [C],
         done: &(dyn Fn(u64) + Sync),
     ) -> Result<CastStats> {
@@ -162,7 +182,7 @@ impl Caster {
             (Some(encoder), Some(isa)) => Some((encoder, isa)),
             (Some(encoder), None) => Some((encoder, Isa::active()?)),
         };
-        Ok(match T::typed(x) {
+        Ok(match x {
             Typed::F32(x) => self.tasks(x, codes, isa, done),
             Typed::Bf16(x) => self.tasks(x, codes, isa, done),
             Typed::F16(x) => self.tasks(x, codes, isa, done),

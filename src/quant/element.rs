@@ -26,6 +26,16 @@ pub enum Typed<'a> {
     F16(&'a [f16]),
 }
 
+impl Typed<'_> {
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Typed::F32(x) => x.len(),
+            Typed::Bf16(x) => x.len(),
+            Typed::F16(x) => x.len(),
+        }
+    }
+}
+
 impl Element for f32 {
     fn to_f32(self) -> f32 {
         self

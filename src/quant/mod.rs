@@ -42,7 +42,7 @@ pub use recipe::{
 pub use stats::QuantStats;
 pub use swiglu::{silu, swiglu};
 
-use self::fast::Order;
+use self::fast::{Input, Order};
 use crate::error::{Error, Result};
 use crate::formats::Format;
 use crate::matrix::{MatRef, Matrix};
@@ -152,7 +152,7 @@ impl Quantizer {
             return self.by_reference(x.transposed().view(), self.recipe.activation);
         };
         let mut matrix = fast::blank(&self.recipe, x.cols(), x.rows(), self.recipe.activation);
-        let stats = fast::quantize(x, &self.recipe, Order::Transposed, isa, &mut matrix)?;
+        let stats = fast::quantize(Input::of(x)?, &self.recipe, Order::Transposed, isa, &mut matrix);
         Ok(Quantized { matrix, stats })
     }
 
@@ -204,7 +204,7 @@ impl Quantizer {
             return Ok(stats);
         };
         let order = if role == Role::Transposed { Order::Transposed } else { Order::Same };
-        fast::quantize(x, &self.recipe, order, isa, out)
+        Ok(fast::quantize(Input::of(x)?, &self.recipe, order, isa, out))
     }
 
     /// Whether a matrix has the shape, formats and granule of a result.
@@ -234,7 +234,7 @@ impl Quantizer {
     pub fn in_granules<T: Element>(&self, x: MatRef<'_, T>, granule: Granule) -> Result<Quantized> {
         let Some(isa) = self.isa(x.shape())? else { return self.by_reference(x, granule) };
         let mut matrix = fast::blank(&self.recipe, x.rows(), x.cols(), granule);
-        let stats = fast::quantize(x, &self.recipe, Order::Same, isa, &mut matrix)?;
+        let stats = fast::quantize(Input::of(x)?, &self.recipe, Order::Same, isa, &mut matrix);
         Ok(Quantized { matrix, stats })
     }
 

@@ -9,13 +9,11 @@ use rayon::prelude::*;
 use super::{CodesRef, ScaledMatrix, ScaledRef};
 use crate::error::{Error, Result};
 use crate::matrix::{MatMut, Matrix};
-use crate::simd::{Convert, Isa, Stores, Widener, Work};
+use crate::simd::{Bf16Table, Convert, Isa, Put, Stores, Widener, Work};
 
 /// Columns whose scales are spread out at once: as many as most matrices have, since whole rows follow each other in
 /// memory.
 const COLUMNS: usize = 16384;
-/// Columns whose values are written at once.
-const PIECE: usize = 2048;
 /// How many codes ahead are asked for.
 const AHEAD: usize = 2048;
 /// The most elements of `4 · LANES`.
@@ -67,32 +65,31 @@ impl Dequantized for bf16 {
 
 /// Values of four registers, stored.
 pub(crate) trait Output: Dequantized {
-    fn store<S: Convert>(s: S, values: [S::F32; 4], out: &mut [Self]);
+    /// Into the first of `out`; `normal` says that none is subnormal.
+    fn store<S: Convert>(s: S, to: Put<S>, values: [S::F32; 4], normal: bool, out: &mut [Self]);
 }
 
 impl Output for f32 {
     #[inline(always)]
-    fn store<S: Convert>(s: S, values: [S::F32; 4], out: &mut [f32]) {
+    fn store<S: Convert>(s: S, to: Put<S>, values: [S::F32; 4], _: bool, out: &mut [f32]) {
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(out);
         for i in 0..4 {
-            s.store(values[i], &mut out[i * S::LANES..]);
+            to.bytes(s.bits(values[i]), &mut bytes[4 * S::LANES * i..]);
         }
     }
 }
 
 impl Output for bf16 {
-    /// To nearest even on the bits, which are those of no NaN. Instructions that convert would flush subnormals.
     #[inline(always)]
-    fn store<S: Convert>(s: S, values: [S::F32; 4], out: &mut [bf16]) {
-        let (one, half) = (s.splat_u32(1), s.splat_u32(0x7FFF));
-        let mut words = [one; 4];
-        for i in 0..4 {
-            let bits = s.bits(values[i]);
-            let odd = s.and(s.shr(bits, 16), one);
-            words[i] = s.shr(s.add_u32(bits, s.add_u32(odd, half)), 16);
-        }
+    fn store<S: Convert>(s: S, to: Put<S>, [a, b, c, d]: [S::F32; 4], normal: bool, out: &mut [bf16]) {
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(out);
-        s.store_bytes(s.pack_words([words[0], words[1]]), &mut bytes[..4 * S::LANES]);
-        s.store_bytes(s.pack_words([words[2], words[3]]), &mut bytes[4 * S::LANES..]);
+        let halves = if normal {
+            [s.bf16_of_normals([a, b]), s.bf16_of_normals([c, d])]
+        } else {
+            [s.bf16([a, b]), s.bf16([c, d])]
+        };
+        to.bytes(halves[0], bytes);
+        to.bytes(halves[1], &mut bytes[4 * S::LANES..]);
     }
 }
 
@@ -165,18 +162,23 @@ impl ScaledRef<'_> {
         }
         let isa = isa.checked()?;
         let (data, stride) = out.into_strided();
-        if rows == 0 || cols == 0 {
-            return Ok(());
-        }
-        match T::typed(data) {
+        self.dequantize_typed(T::typed(data), stride, isa);
+        Ok(())
+    }
+
+    /// Not generic, so that it is compiled once and not by every caller.
+    fn dequantize_typed(&self, data: TypedMut<'_>, stride: usize, isa: Isa) {
+        match data {
             TypedMut::F32(data) => self.dequantize_rows(data, stride, isa),
             TypedMut::Bf16(data) => self.dequantize_rows(data, stride, isa),
         }
-        Ok(())
     }
 
     fn dequantize_rows<T: Output>(&self, out: &mut [T], stride: usize, isa: Isa) {
         let (rows, cols) = self.shape();
+        if rows == 0 || cols == 0 {
+            return;
+        }
         let past_cache = (size_of::<T>() + 1) * rows * cols > PAST_CACHE;
         let height = (TASK / cols).max(1);
         let tasks = out.par_chunks_mut(height * stride).take(rows.div_ceil(height)).enumerate();
@@ -194,7 +196,7 @@ impl ScaledRef<'_> {
         rows: Range<usize>,
         cols: Range<usize>,
         out: &mut [f32],
-        scratch: &mut Scratch<f32>,
+        scratch: &mut Scratch,
     ) {
         let width = cols.len();
         part(s, self, rows, cols, out, width, false, scratch);
@@ -221,46 +223,53 @@ impl<T: Output> Work for Part<'_, T> {
     }
 }
 
-/// Memory that a task works in.
-pub(crate) struct Scratch<T> {
-    /// The scales of some columns in one row of granules, each as often as it has columns, padded to whole groups.
-    scales: Vec<f32>,
-    /// Whether all scales of a group are finite, so that no product with a finite code is NaN.
-    finite: Vec<bool>,
-    /// Values on their way out.
-    values: Vec<T>,
+/// How the values of some columns are made.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Care {
+    /// Products of finite codes are normal numbers, infinite or zero.
+    Normal,
+    /// They are no NaN.
+    Number,
+    /// As the definition does it.
+    Singly,
 }
 
-impl<T> Default for Scratch<T> {
-    fn default() -> Self {
-        Scratch { scales: Vec::new(), finite: Vec::new(), values: Vec::new() }
+impl Care {
+    fn of(scale: f32, tensor: f32, smallest: f32) -> Care {
+        if !scale.is_finite() || !tensor.is_finite() || tensor == 0.0 {
+            Care::Singly
+        } else if tensor == 1.0 && (scale == 0.0 || scale.abs() * smallest >= f32::MIN_POSITIVE) {
+            Care::Normal
+        } else {
+            Care::Number
+        }
     }
 }
 
-impl<T: Output> Scratch<T> {
+/// The scales of some columns in one row of granules, each as often as it has columns, and a group behind them.
+#[derive(Default)]
+pub(crate) struct Scratch(Vec<f32>);
+
+impl Scratch {
     /// Spreads the scales of a row of granules.
-    fn spread(&mut self, x: &ScaledRef<'_>, row: usize, columns: Range<usize>, group: usize) {
-        let groups = columns.len().div_ceil(group);
-        let finite = x.tensor_scale().is_finite() && x.tensor_scale() != 0.0;
-        self.finite.clear();
-        self.finite.resize(groups, finite);
-        self.scales.clear();
-        self.scales.resize(groups * group, 1.0);
-        self.values.resize(PIECE.min(groups * group), T::zeroed());
-        let Some(scales) = x.scales else { return };
-        let width = scales.granule.cols();
-        let grid_row = (row + x.row_offset) / scales.granule.rows();
-        let mut column = columns.start;
+    fn spread(&mut self, x: &ScaledRef<'_>, row: usize, columns: Range<usize>) -> Care {
+        let (tensor, smallest) = (x.tensor_scale(), x.format.spec().min_subnormal() as f32);
+        self.0.resize(columns.len() + GROUP, 1.0);
+        self.0[columns.len()..].fill(1.0);
+        let Some(scales) = x.scales else {
+            self.0.fill(1.0);
+            return Care::of(1.0, tensor, smallest);
+        };
+        let (width, grid_row) = (scales.granule.cols(), (row + x.row_offset) / scales.granule.rows());
+        let (mut column, mut care) = (columns.start, Care::Normal);
         while column < columns.end {
             let end = (column / width + 1).saturating_mul(width).min(columns.end);
             let scale = scales.grid.at(grid_row, column / width);
-            let span = column - columns.start..end - columns.start;
-            if !scale.is_finite() {
-                self.finite[span.start / group..=(span.end - 1) / group].fill(false);
-            }
-            self.scales[span].fill(scale);
+            self.0[column - columns.start..end - columns.start].fill(scale);
+            care = care.max(Care::of(scale, tensor, smallest));
             column = end;
         }
+        care
     }
 }
 
@@ -274,9 +283,10 @@ fn part<S: Convert, T: Output>(
     out: &mut [T],
     stride: usize,
     past_cache: bool,
-    scratch: &mut Scratch<T>,
+    scratch: &mut Scratch,
 ) {
     let widener = Widener::new(x.format).expect("element formats are signed and have at most 16 bits");
+    let table = Bf16Table::of(x.format);
     let stores = Stores::new(s, past_cache);
     let height = x.scales.map_or(usize::MAX, |s| s.granule.rows());
     let mut top = rows.start;
@@ -285,17 +295,15 @@ fn part<S: Convert, T: Output>(
         let stripe = top..top.saturating_add(left_in_granule).min(rows.end);
         for left in cols.clone().step_by(COLUMNS) {
             let columns = left..(left + COLUMNS).min(cols.end);
-            scratch.spread(x, top, columns.clone(), 4 * S::LANES);
+            let care = scratch.spread(x, top, columns.clone());
+            let (table, tensor) = (table.as_ref(), x.tensor_scale());
+            let row = Row { s, x, widener, table, tensor, scales: &scratch.0, care };
             for i in stripe.clone() {
                 let at = (i - rows.start) * stride + left - cols.start;
                 let out = &mut out[at..at + columns.len()];
                 match x.codes {
-                    CodesRef::Bytes(m) => {
-                        row(s, x, &widener, &m.row(i)[columns.clone()], scratch, &stores, out);
-                    }
-                    CodesRef::Words(m) => {
-                        row(s, x, &widener, &m.row(i)[columns.clone()], scratch, &stores, out);
-                    }
+                    CodesRef::Bytes(m) => row.groups(&stores, &m.row(i)[columns.clone()], out),
+                    CodesRef::Words(m) => row.groups(&stores, &m.row(i)[columns.clone()], out),
                 }
             }
         }
@@ -307,6 +315,8 @@ fn part<S: Convert, T: Output>(
 trait Code: Pod + Into<u16> {
     /// A code a lane.
     fn load<S: Convert>(s: S, codes: &[Self]) -> S::U32;
+    /// The values of `4 · LANES` finite codes; by `table` where they may be.
+    fn values<S: Convert>(s: S, widener: &Widener, table: Option<&Bf16Table>, codes: &[Self]) -> [S::F32; 4];
     /// Whether some of `4 · LANES` codes are infinite or NaN.
     fn has_specials<S: Convert>(s: S, widener: &Widener, codes: &[Self]) -> bool;
 }
@@ -315,6 +325,14 @@ impl Code for u8 {
     #[inline(always)]
     fn load<S: Convert>(s: S, codes: &[u8]) -> S::U32 {
         s.load_u8(codes)
+    }
+
+    #[inline(always)]
+    fn values<S: Convert>(s: S, widener: &Widener, table: Option<&Bf16Table>, codes: &[u8]) -> [S::F32; 4] {
+        match table {
+            Some(table) if S::PAIR == 2 => s.look_up(table, s.load_bytes(codes)),
+            _ => widen(s, widener, codes),
+        }
     }
 
     #[inline(always)]
@@ -330,6 +348,11 @@ impl Code for u16 {
     }
 
     #[inline(always)]
+    fn values<S: Convert>(s: S, widener: &Widener, _: Option<&Bf16Table>, codes: &[u16]) -> [S::F32; 4] {
+        widen(s, widener, codes)
+    }
+
+    #[inline(always)]
     fn has_specials<S: Convert>(s: S, widener: &Widener, codes: &[u16]) -> bool {
         let mut found = false;
         for i in 0..4 {
@@ -339,64 +362,77 @@ impl Code for u16 {
     }
 }
 
-/// Some columns of a row, under the scales that were spread over them.
 #[inline(always)]
-fn row<S: Convert, C: Code, T: Output>(
+fn widen<S: Convert, C: Code>(s: S, widener: &Widener, codes: &[C]) -> [S::F32; 4] {
+    let mut values = [s.splat(0.0); 4];
+    for (i, value) in values.iter_mut().enumerate() {
+        *value = widener.values(s, C::load(s, &codes[i * S::LANES..]));
+    }
+    values
+}
+
+/// What makes values of some columns of a row.
+#[derive(Clone, Copy)]
+struct Row<'a, S: Convert> {
     s: S,
-    x: &ScaledRef<'_>,
-    widener: &Widener,
-    codes: &[C],
-    scratch: &mut Scratch<T>,
-    stores: &Stores<S>,
-    out: &mut [T],
-) {
-    let group = 4 * S::LANES;
-    let tensor = x.tensor_scale();
-    let Scratch { scales, finite, values } = scratch;
-    let pieces = codes.chunks(PIECE).zip(out.chunks_mut(PIECE));
-    let pieces = pieces.zip(scales.chunks(PIECE)).zip(finite.chunks(PIECE / group));
-    for (((codes, out), scales), finite) in pieces {
-        for (g, &finite) in finite.iter().enumerate() {
-            let at = g * group;
-            let padded;
-            let codes = match codes.get(at..at + group) {
-                Some(codes) => codes,
-                None => {
-                    padded = padded_group(&codes[at..]);
-                    &padded[..group]
-                }
-            };
-            let (scales, values) = (&scales[at..at + group], &mut values[at..at + group]);
-            s.prefetch(codes, AHEAD);
-            if !finite || C::has_specials(s, widener, codes) {
-                singly(x, codes, scales, values);
-                continue;
-            }
-            let mut products = [s.splat(0.0); 4];
-            for i in 0..4 {
-                let value = widener.values(s, C::load(s, &codes[i * S::LANES..]));
-                products[i] = s.mul(value, s.load(&scales[i * S::LANES..]));
-            }
-            if tensor != 1.0 {
-                for product in &mut products {
-                    *product = s.mul(*product, s.splat(tensor));
-                }
-            }
-            T::store(s, products, values);
+    x: &'a ScaledRef<'a>,
+    widener: Widener,
+    table: Option<&'a Bf16Table>,
+    tensor: f32,
+    scales: &'a [f32],
+    care: Care,
+}
+
+impl<S: Convert> Row<'_, S> {
+    /// Group by group from where `out` is aligned on.
+    #[inline(always)]
+    fn groups<C: Code, T: Output>(self, stores: &Stores<S>, codes: &[C], out: &mut [T]) {
+        if self.care == Care::Singly {
+            return singly(self.x, codes, self.scales, out);
         }
-        stores.copy(&values[..out.len()], out);
+        let (group, head) = (4 * S::LANES, stores.to_aligned(out).min(out.len()));
+        let whole = (out.len() - head) / group * group;
+        self.rest(0, &codes[..head], &mut out[..head]);
+        let put = stores.put(&out[head..]).expect("they are aligned there");
+        let groups = codes[head..].chunks_exact(group).zip(out[head..].chunks_exact_mut(group));
+        for ((codes, out), scales) in groups.zip(self.scales[head..].chunks_exact(group)) {
+            self.group(put, codes, scales, out);
+        }
+        self.rest(head + whole, &codes[head + whole..], &mut out[head + whole..]);
+    }
+
+    /// Fewer codes than a group, from `at` on.
+    #[inline(always)]
+    fn rest<C: Code, T: Output>(self, at: usize, codes: &[C], out: &mut [T]) {
+        if !codes.is_empty() {
+            let (mut padded, mut values) = ([C::zeroed(); GROUP], [T::zeroed(); GROUP]);
+            padded[..codes.len()].copy_from_slice(codes);
+            self.group(Put::cached(self.s), &padded[..4 * S::LANES], &self.scales[at..], &mut values);
+            out.copy_from_slice(&values[..out.len()]);
+        }
+    }
+
+    #[inline(always)]
+    fn group<C: Code, T: Output>(self, put: Put<S>, codes: &[C], scales: &[f32], out: &mut [T]) {
+        let s = self.s;
+        s.prefetch(codes, AHEAD);
+        if C::has_specials(s, &self.widener, codes) {
+            return singly(self.x, codes, scales, out);
+        }
+        let mut products = C::values(s, &self.widener, self.table, codes);
+        for (i, product) in products.iter_mut().enumerate() {
+            *product = s.mul(*product, s.load(&scales[i * S::LANES..]));
+        }
+        if self.tensor != 1.0 {
+            for product in &mut products {
+                *product = s.mul(*product, s.splat(self.tensor));
+            }
+        }
+        T::store(s, put, products, self.care == Care::Normal, out);
     }
 }
 
-/// The last codes of a row, with zeros behind them.
-#[inline(never)]
-fn padded_group<C: Code>(codes: &[C]) -> [C; GROUP] {
-    let mut padded = [C::zeroed(); GROUP];
-    padded[..codes.len()].copy_from_slice(codes);
-    padded
-}
-
-/// The definition, for groups that have an infinity or NaN.
+/// The definition, for codes or scales that are infinite or NaN.
 #[cold]
 #[inline(never)]
 fn singly<C: Code, T: Output>(x: &ScaledRef<'_>, codes: &[C], scales: &[f32], values: &mut [T]) {

@@ -10,7 +10,10 @@ pub(super) struct Avx2(());
 
 impl Avx2 {
     pub(super) fn detect() -> Option<Avx2> {
-        (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Avx2(()))
+        let has = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("popcnt");
+        has.then_some(Avx2(()))
     }
 }
 
@@ -35,7 +38,7 @@ impl Simd for Avx2 {
     type Tables = ();
 
     fn vectorize<W: Work>(self, work: W) -> W::Output {
-        #[target_feature(enable = "avx2,fma")]
+        #[target_feature(enable = "avx2,fma,popcnt")]
         fn inner<W: Work>(s: Avx2, work: W) -> W::Output {
             work.run(s)
         }
@@ -165,17 +168,17 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn shl(self, a: __m256i, n: u32) -> __m256i {
-        op!(_mm256_sllv_epi32(a, _mm256_set1_epi32(n.cast_signed())))
+        op!(_mm256_sllv_epi32(a, _mm256_set1_epi32((n & 31).cast_signed())))
     }
 
     #[inline(always)]
     fn shr(self, a: __m256i, n: u32) -> __m256i {
-        op!(_mm256_srlv_epi32(a, _mm256_set1_epi32(n.cast_signed())))
+        op!(_mm256_srlv_epi32(a, _mm256_set1_epi32((n & 31).cast_signed())))
     }
 
     #[inline(always)]
     fn sar(self, a: __m256i, n: u32) -> __m256i {
-        op!(_mm256_srav_epi32(a, _mm256_set1_epi32(n.cast_signed())))
+        op!(_mm256_srav_epi32(a, _mm256_set1_epi32((n & 31).cast_signed())))
     }
 
     #[inline(always)]

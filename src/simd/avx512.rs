@@ -15,7 +15,8 @@ impl Avx512<false> {
         let has = is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512vl");
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("popcnt");
         has.then_some(Avx512(()))
     }
 }
@@ -85,16 +86,25 @@ pub(super) use op;
 pub(super) const LANES: usize = 16;
 
 impl<const BF16: bool> Avx512<BF16> {
-    /// Looks 64 codes up and pairs their bytes as said.
+    /// The low and the high bytes of the BF16 numbers of 64 codes.
     #[inline(always)]
-    fn pairs(self, tables: &Tables, codes: __m512i, [first, second]: [__m512i; 2]) -> [__m512; 2] {
+    pub(super) fn bytes(self, tables: &Tables, codes: __m512i) -> (__m512i, __m512i) {
         assert!(BF16, "VBMI comes with BF16");
         // SAFETY: `self` exists with BF16, so `detect` found VBMI.
         unsafe {
             let low = _mm512_permutex2var_epi8(tables.low[0], codes, tables.low[1]);
             let high = _mm512_permutex2var_epi8(tables.high[0], codes, tables.high[1]);
             // The sign of the code is that of the number: high | codes & 80.
-            let high = _mm512_ternarylogic_epi32::<0xEC>(codes, high, tables.sign);
+            (low, _mm512_ternarylogic_epi32::<0xEC>(codes, high, tables.sign))
+        }
+    }
+
+    /// Looks 64 codes up and pairs their bytes as said.
+    #[inline(always)]
+    fn pairs(self, tables: &Tables, codes: __m512i, [first, second]: [__m512i; 2]) -> [__m512; 2] {
+        let (low, high) = self.bytes(tables, codes);
+        // SAFETY: `bytes` asserts that `self` exists with BF16, so `detect` found VBMI.
+        unsafe {
             [
                 self.float(_mm512_permutex2var_epi8(low, first, high)),
                 self.float(_mm512_permutex2var_epi8(low, second, high)),
@@ -123,11 +133,11 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     type Tables = Tables;
 
     fn vectorize<W: Work>(self, work: W) -> W::Output {
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,popcnt")]
         fn plain<W: Work, S: Convert>(s: S, work: W) -> W::Output {
             work.run(s)
         }
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vbmi,avx2,fma")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vbmi,avx2,fma,popcnt")]
         fn bf16<W: Work, S: Convert>(s: S, work: W) -> W::Output {
             work.run(s)
         }
@@ -256,17 +266,17 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
 
     #[inline(always)]
     fn shl(self, a: __m512i, n: u32) -> __m512i {
-        op!(_mm512_sllv_epi32(a, _mm512_set1_epi32(n.cast_signed())))
+        op!(_mm512_sllv_epi32(a, _mm512_set1_epi32((n & 31).cast_signed())))
     }
 
     #[inline(always)]
     fn shr(self, a: __m512i, n: u32) -> __m512i {
-        op!(_mm512_srlv_epi32(a, _mm512_set1_epi32(n.cast_signed())))
+        op!(_mm512_srlv_epi32(a, _mm512_set1_epi32((n & 31).cast_signed())))
     }
 
     #[inline(always)]
     fn sar(self, a: __m512i, n: u32) -> __m512i {
-        op!(_mm512_srav_epi32(a, _mm512_set1_epi32(n.cast_signed())))
+        op!(_mm512_srav_epi32(a, _mm512_set1_epi32((n & 31).cast_signed())))
     }
 
     #[inline(always)]

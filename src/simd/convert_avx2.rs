@@ -2,8 +2,9 @@
 
 use std::arch::x86_64::*;
 
+use super::Simd;
 use super::avx2::{Avx2, LANES, op};
-use super::convert::{Convert, copy_ends};
+use super::convert::Convert;
 
 /// Bytes of a register, which streaming stores align to.
 const BYTES: usize = 4 * LANES;
@@ -17,6 +18,29 @@ impl Convert for Avx2 {
     #[inline(always)]
     fn div(self, a: __m256, b: __m256) -> __m256 {
         op!(_mm256_div_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn quotient(self, x: __m256, divisor: __m256, inverse: __m256) -> __m256 {
+        let q = self.mul(x, inverse);
+        op!(_mm256_fnmadd_ps(_mm256_fmsub_ps(q, divisor, x), inverse, q))
+    }
+
+    #[inline(always)]
+    fn add_product(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+        op!(_mm256_fmadd_ps(a, b, c))
+    }
+
+    #[inline(always)]
+    fn at_least(self, x: __m256, least: __m256) -> __m256 {
+        let sign = self.splat(-0.0);
+        op!(_mm256_or_ps(_mm256_and_ps(sign, x), _mm256_max_ps(_mm256_andnot_ps(sign, x), least)))
+    }
+
+    #[inline(always)]
+    fn shr_lanes(self, a: __m256i, n: __m256i) -> __m256i {
+        // Of shifts by less than 32 the compiler makes one instruction.
+        op!(_mm256_srlv_epi32(a, _mm256_and_si256(n, _mm256_set1_epi32(31))))
     }
 
     #[inline(always)]
@@ -70,12 +94,40 @@ impl Convert for Avx2 {
     }
 
     #[inline(always)]
+    fn largest_of_each(self, x: &[__m256i]) -> __m256i {
+        op!({
+            // Half l of fours[g] holds the largest lanes of half l of registers 4g … 4g + 3.
+            let mut fours = [_mm256_setzero_si256(); 2];
+            for g in 0..2 {
+                let (a, b, c, d) = (x[4 * g], x[4 * g + 1], x[4 * g + 2], x[4 * g + 3]);
+                let ab = _mm256_max_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+                let cd = _mm256_max_epi32(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+                fours[g] = _mm256_max_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
+            }
+            let [low, high] = fours;
+            let first = _mm256_permute2x128_si256::<0x20>(low, high);
+            _mm256_max_epi32(first, _mm256_permute2x128_si256::<0x31>(low, high))
+        })
+    }
+
+    #[inline(always)]
     fn pack_bytes(self, [a, b, c, d]: [__m256i; 4]) -> __m256i {
         // Packing works within 128 bits: dword 4l + r there is of half l of register r.
         op!({
             let packed = _mm256_packus_epi16(_mm256_packus_epi32(a, b), _mm256_packus_epi32(c, d));
             _mm256_permutevar8x32_epi32(packed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))
         })
+    }
+
+    #[inline(always)]
+    fn low_bytes(self, [a, b, c, d]: [__m256i; 4]) -> __m256i {
+        let low = self.splat_u32(0xFF);
+        self.pack_bytes([self.and(a, low), self.and(b, low), self.and(c, low), self.and(d, low)])
+    }
+
+    #[inline(always)]
+    fn high_bytes(self, [a, b, c, d]: [__m256i; 4]) -> __m256i {
+        self.pack_bytes([self.shr(a, 24), self.shr(b, 24), self.shr(c, 24), self.shr(d, 24)])
     }
 
     #[inline(always)]
@@ -91,11 +143,11 @@ impl Convert for Avx2 {
     }
 
     #[inline(always)]
-    fn stream(self, from: &[u8], to: &mut [u8]) {
-        for (from, to) in copy_ends::<BYTES>(from, to) {
-            // SAFETY: as in `op`; both arrays hold 32 bytes, and `to` begins at a multiple of 32.
-            unsafe { _mm256_stream_si256(to.as_mut_ptr().cast(), _mm256_loadu_si256(from.as_ptr().cast())) }
-        }
+    fn stream_bytes(self, x: __m256i, out: &mut [u8]) {
+        let out = &mut out[..BYTES];
+        assert!(out.as_ptr().addr().is_multiple_of(BYTES));
+        // SAFETY: as in `op`; the slice holds 32 bytes and begins at a multiple of 32.
+        unsafe { _mm256_stream_si256(out.as_mut_ptr().cast(), x) }
     }
 
     #[inline(always)]

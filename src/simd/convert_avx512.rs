@@ -3,10 +3,50 @@
 use std::arch::x86_64::*;
 
 use super::avx512::{Avx512, LANES, op};
-use super::convert::{Convert, copy_ends};
+use super::convert::Convert;
+use super::{Bf16Table, Simd};
 
 /// Bytes of a register, which streaming stores align to.
 const BYTES: usize = 4 * LANES;
+
+/// Where byte `byte` of the lanes of two registers is among their 128 bytes; the first half counts.
+const fn bytes_of_lanes(byte: usize) -> [u8; BYTES] {
+    let (mut at, mut i) = ([0; BYTES], 0);
+    while i < 2 * LANES {
+        at[i] = (4 * i + byte) as u8;
+        i += 1;
+    }
+    at
+}
+
+/// The upper two bytes of every lane.
+const UPPER_HALVES: u64 = 0xCCCC_CCCC_CCCC_CCCC;
+
+/// Where the bytes of the f32 of codes 16 · register … are among 64 low and 64 high bytes; their lower halves are zero.
+const fn bytes_of_values(register: usize) -> [u8; BYTES] {
+    let (mut at, mut i) = ([0; BYTES], 0);
+    while i < LANES {
+        let code = (LANES * register + i) as u8;
+        at[4 * i + 2] = code;
+        at[4 * i + 3] = 64 + code;
+        i += 1;
+    }
+    at
+}
+
+impl<const BF16: bool> Avx512<BF16> {
+    /// A byte of each lane of four registers, in order.
+    #[inline(always)]
+    fn gather_bytes(self, [a, b, c, d]: [__m512i; 4], at: &[u8; BYTES]) -> __m512i {
+        assert!(BF16, "VBMI comes with BF16");
+        let at = self.load_bytes(at);
+        // SAFETY: `self` exists with BF16, so `detect` found VBMI.
+        unsafe {
+            let (ab, cd) = (_mm512_permutex2var_epi8(a, at, b), _mm512_permutex2var_epi8(c, at, d));
+            _mm512_inserti64x4::<1>(ab, _mm512_castsi512_si256(cd))
+        }
+    }
+}
 
 impl<const BF16: bool> Convert for Avx512<BF16> {
     #[inline(always)]
@@ -17,6 +57,29 @@ impl<const BF16: bool> Convert for Avx512<BF16> {
     #[inline(always)]
     fn div(self, a: __m512, b: __m512) -> __m512 {
         op!(_mm512_div_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn quotient(self, x: __m512, divisor: __m512, inverse: __m512) -> __m512 {
+        let q = self.mul(x, inverse);
+        op!(_mm512_fnmadd_ps(_mm512_fmsub_ps(q, divisor, x), inverse, q))
+    }
+
+    #[inline(always)]
+    fn add_product(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        op!(_mm512_fmadd_ps(a, b, c))
+    }
+
+    #[inline(always)]
+    fn at_least(self, x: __m512, least: __m512) -> __m512 {
+        // The larger magnitude, with the sign of the first.
+        op!(_mm512_range_ps::<0b0011>(x, least))
+    }
+
+    #[inline(always)]
+    fn shr_lanes(self, a: __m512i, n: __m512i) -> __m512i {
+        // Of shifts by less than 32 the compiler makes one instruction.
+        op!(_mm512_srlv_epi32(a, _mm512_and_si512(n, _mm512_set1_epi32(31))))
     }
 
     #[inline(always)]
@@ -65,6 +128,24 @@ impl<const BF16: bool> Convert for Avx512<BF16> {
     }
 
     #[inline(always)]
+    fn largest_of_each(self, x: &[__m512i]) -> __m512i {
+        op!({
+            // Quarter l of fours[g] holds the largest lanes of quarter l of registers 4g … 4g + 3.
+            let mut fours = [_mm512_setzero_si512(); 4];
+            for g in 0..4 {
+                let (a, b, c, d) = (x[4 * g], x[4 * g + 1], x[4 * g + 2], x[4 * g + 3]);
+                let ab = _mm512_max_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+                let cd = _mm512_max_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+                fours[g] = _mm512_max_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+            }
+            let [a, b, c, d] = fours;
+            let ab = _mm512_max_epi32(_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xDD>(a, b));
+            let cd = _mm512_max_epi32(_mm512_shuffle_i32x4::<0x88>(c, d), _mm512_shuffle_i32x4::<0xDD>(c, d));
+            _mm512_max_epi32(_mm512_shuffle_i32x4::<0x88>(ab, cd), _mm512_shuffle_i32x4::<0xDD>(ab, cd))
+        })
+    }
+
+    #[inline(always)]
     fn pack_bytes(self, [a, b, c, d]: [__m512i; 4]) -> __m512i {
         // Packing works within 128 bits: dword 4l + r there is of quarter l of register r.
         op!({
@@ -72,6 +153,25 @@ impl<const BF16: bool> Convert for Avx512<BF16> {
             let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
             _mm512_permutexvar_epi32(order, packed)
         })
+    }
+
+    #[inline(always)]
+    fn low_bytes(self, x: [__m512i; 4]) -> __m512i {
+        if BF16 {
+            return self.gather_bytes(x, const { &bytes_of_lanes(0) });
+        }
+        let low = self.splat_u32(0xFF);
+        let [a, b, c, d] = x;
+        self.pack_bytes([self.and(a, low), self.and(b, low), self.and(c, low), self.and(d, low)])
+    }
+
+    #[inline(always)]
+    fn high_bytes(self, x: [__m512i; 4]) -> __m512i {
+        if BF16 {
+            return self.gather_bytes(x, const { &bytes_of_lanes(3) });
+        }
+        let [a, b, c, d] = x;
+        self.pack_bytes([self.shr(a, 24), self.shr(b, 24), self.shr(c, 24), self.shr(d, 24)])
     }
 
     #[inline(always)]
@@ -83,6 +183,29 @@ impl<const BF16: bool> Convert for Avx512<BF16> {
     }
 
     #[inline(always)]
+    fn look_up(self, table: &Bf16Table, codes: __m512i) -> [__m512; 4] {
+        const VALUES: [[u8; BYTES]; 4] =
+            [bytes_of_values(0), bytes_of_values(1), bytes_of_values(2), bytes_of_values(3)];
+        let (low, high) = self.bytes(&self.tables(table), codes);
+        let mut values = [self.splat(0.0); 4];
+        for i in 0..4 {
+            let at = self.load_bytes(&VALUES[i]);
+            // SAFETY: `bytes` asserts that `self` exists with BF16, so `detect` found VBMI.
+            values[i] = self.float(unsafe { _mm512_maskz_permutex2var_epi8(UPPER_HALVES, low, at, high) });
+        }
+        values
+    }
+
+    #[inline(always)]
+    fn bf16_of_normals(self, [a, b]: [__m512; 2]) -> __m512i {
+        if !BF16 {
+            return self.bf16([a, b]);
+        }
+        // SAFETY: `self` exists with BF16, so `detect` found AVX-512 BF16; both types are 64 bytes of any value.
+        unsafe { std::mem::transmute(_mm512_cvtne2ps_pbh(b, a)) }
+    }
+
+    #[inline(always)]
     fn store_bytes(self, x: __m512i, out: &mut [u8]) {
         let out = &mut out[..BYTES];
         // SAFETY: as in `op`; the slice holds 64 bytes.
@@ -90,11 +213,11 @@ impl<const BF16: bool> Convert for Avx512<BF16> {
     }
 
     #[inline(always)]
-    fn stream(self, from: &[u8], to: &mut [u8]) {
-        for (from, to) in copy_ends::<BYTES>(from, to) {
-            // SAFETY: as in `op`; both arrays hold 64 bytes, and `to` begins at a multiple of 64.
-            unsafe { _mm512_stream_si512(to.as_mut_ptr().cast(), _mm512_loadu_si512(from.as_ptr().cast())) }
-        }
+    fn stream_bytes(self, x: __m512i, out: &mut [u8]) {
+        let out = &mut out[..BYTES];
+        assert!(out.as_ptr().addr().is_multiple_of(BYTES));
+        // SAFETY: as in `op`; the slice holds 64 bytes and begins at a multiple of 64.
+        unsafe { _mm512_stream_si512(out.as_mut_ptr().cast(), x) }
     }
 
     #[inline(always)]

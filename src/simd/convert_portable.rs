@@ -1,5 +1,6 @@
 //! [`Convert`] in plain Rust.
 
+use super::Simd;
 use super::convert::Convert;
 use super::portable::{LANES, Portable, map, zip};
 
@@ -12,6 +13,26 @@ impl Convert for Portable {
     #[inline(always)]
     fn div(self, a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
         zip(a, b, |x, y| x / y)
+    }
+
+    #[inline(always)]
+    fn quotient(self, x: [f32; LANES], divisor: [f32; LANES], _: [f32; LANES]) -> [f32; LANES] {
+        self.div(x, divisor)
+    }
+
+    #[inline(always)]
+    fn add_product(self, a: [f32; LANES], b: [f32; LANES], c: [f32; LANES]) -> [f32; LANES] {
+        self.add(self.mul(a, b), c)
+    }
+
+    #[inline(always)]
+    fn at_least(self, x: [f32; LANES], least: [f32; LANES]) -> [f32; LANES] {
+        zip(x, least, |x, least| x.abs().max(least).copysign(x))
+    }
+
+    #[inline(always)]
+    fn shr_lanes(self, a: [u32; LANES], n: [u32; LANES]) -> [u32; LANES] {
+        zip(a, n, |x, n| x >> n)
     }
 
     #[inline(always)]
@@ -72,8 +93,23 @@ impl Convert for Portable {
     }
 
     #[inline(always)]
+    fn largest_of_each(self, x: &[[u32; LANES]]) -> [u32; LANES] {
+        [self.largest(x[0]), self.largest(x[1]), self.largest(x[2]), self.largest(x[3])]
+    }
+
+    #[inline(always)]
     fn pack_bytes(self, x: [[u32; LANES]; 4]) -> [u32; LANES] {
         x.map(|r| u32::from_le_bytes(r.map(|lane| lane as u8)))
+    }
+
+    #[inline(always)]
+    fn low_bytes(self, x: [[u32; LANES]; 4]) -> [u32; LANES] {
+        self.pack_bytes(x)
+    }
+
+    #[inline(always)]
+    fn high_bytes(self, x: [[u32; LANES]; 4]) -> [u32; LANES] {
+        self.pack_bytes(x.map(|r| r.map(|lane| lane >> 24)))
     }
 
     #[inline(always)]
@@ -88,8 +124,8 @@ impl Convert for Portable {
     }
 
     #[inline(always)]
-    fn stream(self, from: &[u8], to: &mut [u8]) {
-        to.copy_from_slice(from);
+    fn stream_bytes(self, x: [u32; LANES], out: &mut [u8]) {
+        self.store_bytes(x, out);
     }
 
     #[inline(always)]

@@ -124,6 +124,11 @@ pub(crate) struct Bf16Table {
 }
 
 impl Bf16Table {
+    /// That of a format of at most 8 bits.
+    pub(crate) fn of(format: Format) -> Option<Bf16Table> {
+        format.table().map(Self::new)
+    }
+
     fn new(values: &[f32]) -> Bf16Table {
         let mut table = Bf16Table {
             low: [0; 128],

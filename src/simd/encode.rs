@@ -149,8 +149,16 @@ impl Encoder {
             largest: s.splat_u32(self.largest),
             emin: s.splat_u32(self.emin),
             anchor: s.splat_u32((self.shift << FRACTION_BITS) | offset),
+            offset: s.splat_u32(offset),
+            to_anchor: s.splat_u32((127 + self.shift) << FRACTION_BITS),
+            shift: s.splat_u32(self.shift),
+            sign_shift: s.splat_u32((8 - self.bits.min(8)) & 31),
+            power: s.splat_u32(!MAGNITUDE | EXPONENT),
             code: s.splat_u32(magnitude_of_code),
+            code_bytes: s.splat_u32(0x0101_0101 * (magnitude_of_code & 0xFF)),
+            sign_bytes: s.splat_u32(0x0101_0101 * ((magnitude_of_code + 1) & 0xFF)),
             zero_mask: self.zero_mask(),
+            zero_bytes: s.splat_u32(0x0101_0101 * (self.zero_mask() & 0xFF)),
         }
     }
 
@@ -224,13 +232,54 @@ pub(crate) struct EncoderOn<S: Convert> {
     largest: S::U32,
     emin: S::U32,
     anchor: S::U32,
+    /// The fraction of an anchor.
+    offset: S::U32,
+    /// The power of two from 2^E to its anchor.
+    to_anchor: S::U32,
+    /// Sign and exponent of an f32.
+    power: S::U32,
     /// The bits of a code without its sign.
     code: S::U32,
+    /// The same of four codes of a byte each.
+    code_bytes: S::U32,
+    sign_bytes: S::U32,
+    sign_shift: S::U32,
+    shift: S::U32,
     /// The bits of a code that are zero in a code of zero.
     pub(crate) zero_mask: u32,
+    /// The same of four codes of a byte each.
+    pub(crate) zero_bytes: S::U32,
 }
 
 impl<S: Convert> EncoderOn<S> {
+    /// Codes of a byte each, of four registers of numbers in a row, as [`Nearest`] gives them where it is plain.
+    ///
+    /// As [`EncoderOn::round`], with anchors of the numbers' signs, and made by a product; signs are set for all at once.
+    #[inline(always)]
+    pub(crate) fn round_bytes(&self, s: S, x: [S::F32; 4]) -> S::U32 {
+        let (mut codes, mut bits) = ([self.emin; 4], [self.emin; 4]);
+        for i in 0..4 {
+            bits[i] = s.bits(x[i]);
+            let least = s.bits(s.at_least(x[i], s.float(self.emin)));
+            // ±2^E, with the fraction that the anchor has.
+            let power = s.blend_bits(self.power, least, self.offset);
+            let sum = s.add_product(s.float(power), s.float(self.to_anchor), x[i]);
+            codes[i] = s.add_u32(s.bits(sum), s.shr_lanes(power, self.shift));
+        }
+        let signs = s.and(s.shr_lanes(s.high_bytes(bits), self.sign_shift), self.sign_bytes);
+        s.blend_bits(self.code_bytes, s.low_bytes(codes), signs)
+    }
+
+    /// Codes of four registers of finite numbers, a lane each.
+    #[inline(always)]
+    pub(crate) fn round_all<M: Mode>(&self, s: S, x: [S::F32; 4], mode: M) -> [S::U32; 4] {
+        let mut codes = [self.emin; 4];
+        for i in 0..4 {
+            codes[i] = self.round(s, x[i], mode).codes;
+        }
+        codes
+    }
+
     /// Rounds finite numbers.
     #[inline(always)]
     pub(crate) fn round<M: Mode>(&self, s: S, x: S::F32, _: M) -> Rounded<S> {

@@ -34,9 +34,8 @@ mod widen;
 
 use std::sync::OnceLock;
 
-pub(crate) use convert::{Convert, Stores};
-use decode::Bf16Table;
-pub(crate) use decode::{Decode, Decoder};
+pub(crate) use convert::{Convert, DIVISORS, Put, Stores};
+pub(crate) use decode::{Bf16Table, Decode, Decoder};
 pub(crate) use encode::{Any, Encoder, EncoderOn, Mode, Nearest};
 pub(crate) use fused::{Fused, FusedWork};
 pub(crate) use strings::{Layout, Strings};

@@ -28,6 +28,37 @@ impl<const DIVIDES: bool, const PLAIN: bool> Kind for Of<DIVIDES, PLAIN> {
     const MODE: Nearest<PLAIN> = Nearest;
 }
 
+/// What a register of elements is divided or multiplied by.
+#[derive(Clone, Copy)]
+pub(super) struct Factor<S: Convert> {
+    pub(super) value: S::F32,
+    /// fl(1 / value) where they are divided.
+    pub(super) inverse: S::F32,
+}
+
+impl<S: Convert> Factor<S> {
+    #[inline(always)]
+    pub(super) fn one(s: S) -> Self {
+        Factor { value: s.splat(1.0), inverse: s.splat(1.0) }
+    }
+
+    /// Where nothing asks for the inverse: in [`Join::Lanes`], where loading it takes longer than the division.
+    #[inline(always)]
+    pub(super) fn alone(value: S::F32) -> Self {
+        Factor { value, inverse: value }
+    }
+
+    #[inline(always)]
+    pub(super) fn of(s: S, granule: &Decided) -> Self {
+        Factor { value: s.splat(granule.factor), inverse: s.splat(granule.inverse) }
+    }
+
+    #[inline(always)]
+    pub(super) fn load(s: S, values: &[f32], inverses: &[f32]) -> Self {
+        Factor { value: s.load(values), inverse: s.load(inverses) }
+    }
+}
+
 /// How four registers of codes are joined.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Join {
@@ -45,7 +76,7 @@ impl Plan<'_> {
 
     /// The codes of `x` over or times `factors`; `None` if this takes the reference.
     ///
-    /// Saturation is counted where `clips` says that there is some. Elements that became zero are counted where there
+    /// Saturation is counted where `general` says that there may be some. Elements that became zero are counted where there
     /// are codes of zero at all.
     #[inline(always)]
     #[allow(clippy::too_many_arguments)]
@@ -54,21 +85,26 @@ impl Plan<'_> {
         s: S,
         encoder: &EncoderOn<S>,
         x: [S::F32; 4],
-        factors: [S::F32; 4],
+        factors: [Factor<S>; 4],
         join: Join,
-        clips: bool,
+        general: bool,
         stats: &mut QuantStats,
     ) -> Option<[S::U32; 2]> {
         // Loops, not closures over arrays: those would not be compiled for the instruction set.
         let mask = s.splat_u32(MAGNITUDE);
         let mut payloads = x;
         for i in 0..4 {
-            payloads[i] = if K::DIVIDES { s.div(x[i], factors[i]) } else { s.mul(x[i], factors[i]) };
+            let Factor { value, inverse } = factors[i];
+            payloads[i] = match (K::DIVIDES, K::Mode::PLAIN && join == Join::Row) {
+                (true, true) => s.quotient(x[i], value, inverse),
+                (true, false) => s.div(x[i], value),
+                (false, _) => s.mul(x[i], value),
+            };
             if !K::Mode::PLAIN && self.positive_zero {
                 payloads[i] = s.add(payloads[i], s.splat(0.0));
             }
         }
-        if !K::Mode::PLAIN && (clips || self.tile_kernels) {
+        if !K::Mode::PLAIN && (general || self.tile_kernels) {
             let limit = s.splat_u32(self.encoder.limit());
             let mut beyond = 0;
             for payload in payloads {
@@ -80,12 +116,11 @@ impl Plan<'_> {
             stats.saturated += u64::from(beyond);
             stats.lost += if self.encoder.loses() { u64::from(beyond) } else { 0 };
         }
-        let mut codes = [mask; 4];
-        for i in 0..4 {
-            codes[i] = encoder.round(s, payloads[i], K::MODE).codes;
-        }
-        let joined = if join == Join::Row { C::in_row(s, codes) } else { C::in_lanes(s, codes) };
-        let zeros = C::zeros(s, joined, encoder.zero_mask);
+        let joined = match join {
+            Join::Row => C::round_row(s, encoder, payloads, K::MODE),
+            Join::Lanes => C::in_lanes(s, encoder.round_all(s, payloads, K::MODE)),
+        };
+        let zeros = C::zeros(s, encoder, joined);
         if zeros > 0 {
             let mut nonzero = 0;
             for v in x {

@@ -2,7 +2,7 @@
 
 use bytemuck::Pod;
 
-use crate::simd::Convert;
+use crate::simd::{Convert, EncoderOn, Mode, Put};
 
 /// An unsigned integer that holds one code.
 pub(crate) trait CodeWord: Pod + Send + Sync {
@@ -11,20 +11,26 @@ pub(crate) trait CodeWord: Pod + Send + Sync {
 
     /// Four registers of codes, one after the other: the first [`CodeWord::REGISTERS`] hold them.
     fn in_row<S: Convert>(s: S, codes: [S::U32; 4]) -> [S::U32; 2];
+    /// The codes of four registers of finite numbers, as [`CodeWord::in_row`] joins them.
+    #[inline(always)]
+    fn round_row<S: Convert, M: Mode>(s: S, encoder: &EncoderOn<S>, x: [S::F32; 4], mode: M) -> [S::U32; 2] {
+        Self::in_row(s, encoder.round_all(s, x, mode))
+    }
+
     /// Lane by lane: the codes of a lane lie one after the other, the first register's first.
     fn in_lanes<S: Convert>(s: S, codes: [S::U32; 4]) -> [S::U32; 2];
     /// Registers that four registers of codes fill.
     const REGISTERS: usize;
 
-    /// How many of the joined codes are zero in the bits of `mask`.
-    fn zeros<S: Convert>(s: S, joined: [S::U32; 2], mask: u32) -> u32;
+    /// How many of the joined codes are those of zeros.
+    fn zeros<S: Convert>(s: S, encoder: &EncoderOn<S>, joined: [S::U32; 2]) -> u32;
 
     /// Into the first `4 · LANES` codes.
     #[inline(always)]
-    fn store<S: Convert>(s: S, joined: [S::U32; 2], out: &mut [Self]) {
+    fn put<S: Convert>(to: Put<S>, joined: [S::U32; 2], out: &mut [Self]) {
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut out[..4 * S::LANES]);
         for i in 0..Self::REGISTERS {
-            s.store_bytes(joined[i], &mut bytes[4 * S::LANES * i..]);
+            to.bytes(joined[i], &mut bytes[4 * S::LANES * i..]);
         }
     }
 }
@@ -43,13 +49,22 @@ impl CodeWord for u8 {
     }
 
     #[inline(always)]
+    fn round_row<S: Convert, M: Mode>(s: S, encoder: &EncoderOn<S>, x: [S::F32; 4], mode: M) -> [S::U32; 2] {
+        // With fewer lanes it takes longer to gather bytes than to set signs a register at a time.
+        if M::PLAIN && S::LANES == 16 {
+            return [encoder.round_bytes(s, x), s.bits(x[0])];
+        }
+        Self::in_row(s, encoder.round_all(s, x, mode))
+    }
+
+    #[inline(always)]
     fn in_lanes<S: Convert>(s: S, [a, b, c, d]: [S::U32; 4]) -> [S::U32; 2] {
         [s.or(s.or(a, s.shl(b, 8)), s.or(s.shl(c, 16), s.shl(d, 24))), a]
     }
 
     #[inline(always)]
-    fn zeros<S: Convert>(s: S, joined: [S::U32; 2], mask: u32) -> u32 {
-        s.count_zero_bytes(s.and(joined[0], s.splat_u32(0x0101_0101 * mask)))
+    fn zeros<S: Convert>(s: S, encoder: &EncoderOn<S>, joined: [S::U32; 2]) -> u32 {
+        s.count_zero_bytes(s.and(joined[0], encoder.zero_bytes))
     }
 }
 
@@ -72,8 +87,8 @@ impl CodeWord for u16 {
     }
 
     #[inline(always)]
-    fn zeros<S: Convert>(s: S, joined: [S::U32; 2], mask: u32) -> u32 {
-        let (zero, mask) = (s.splat_u32(0), s.splat_u32(mask));
+    fn zeros<S: Convert>(s: S, encoder: &EncoderOn<S>, joined: [S::U32; 2]) -> u32 {
+        let (zero, mask) = (s.splat_u32(0), s.splat_u32(encoder.zero_mask));
         let mut nonzero = 0;
         for x in joined {
             nonzero += s.count_above(s.and(x, mask), zero) + s.count_above(s.and(s.shr(x, 16), mask), zero);

@@ -4,7 +4,7 @@ use super::code::CodeWord;
 use super::granules::MAGNITUDE;
 use crate::formats::Rounding;
 use crate::quant::cast::{CastStats, Caster};
-use crate::simd::{Any, Convert, Encoder, EncoderOn, Lane, Mode, Nearest, Stores, Work};
+use crate::simd::{Any, Convert, Encoder, EncoderOn, Lane, Mode, Nearest, Put, Stores, Work};
 
 /// Elements whose codes are written at once.
 const PIECE: usize = 4096;
@@ -121,7 +121,7 @@ fn group_of<S: Convert, M: Mode, T: Lane, C: CodeWord>(
         }
     }
     let joined = C::in_row(s, encoded);
-    let zeros = C::zeros(s, joined, on.zero_mask);
+    let zeros = C::zeros(s, on, joined);
     if zeros > 0 {
         let mut nonzero = 0;
         for magnitude in magnitudes {
@@ -129,7 +129,7 @@ fn group_of<S: Convert, M: Mode, T: Lane, C: CodeWord>(
         }
         stats.flushed += u64::from(zeros + nonzero - 4 * S::LANES as u32);
     }
-    C::store(s, joined, codes);
+    C::put(Put::cached(s), joined, codes);
 }
 
 /// The definition, for a group with an infinity or NaN.

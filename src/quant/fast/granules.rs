@@ -6,8 +6,10 @@ use crate::quant::derive::{Payload, StoredScale};
 use crate::quant::recipe::Recipe;
 use crate::quant::stats::QuantStats;
 use crate::scaled::Granule;
-use crate::simd::{Convert, Lane};
+use crate::simd::{Convert, DIVISORS, Lane};
 
+/// The most lanes of a register.
+pub(super) const MAX_LANES: usize = 16;
 /// All but the sign of an f32.
 pub(super) const MAGNITUDE: u32 = 0x7FFF_FFFF;
 
@@ -16,18 +18,21 @@ pub(super) const MAGNITUDE: u32 = 0x7FFF_FFFF;
 pub(super) struct Decided {
     /// What elements are divided or multiplied by.
     pub(super) factor: f32,
+    /// fl(1 / factor) where they are divided.
+    pub(super) inverse: f32,
     divides: bool,
     /// Whether registers may do it: elements and factor are finite, so that no payload is NaN.
     pub(super) plain: bool,
-    /// Whether some payload lies beyond the largest code.
-    pub(super) clips: bool,
+    /// Whether it takes the general loop: some payload lies beyond the largest code, or the factor is a divisor near the
+    /// ends of f32.
+    pub(super) general: bool,
 }
 
 impl Decided {
     /// Of a granule of which nothing special is to be said.
     #[inline(always)]
-    pub(super) fn plain(plan: &Plan<'_>, factor: f32) -> Decided {
-        Decided { factor, divides: plan.divides, plain: true, clips: false }
+    pub(super) fn plain(plan: &Plan<'_>, factor: f32, inverse: f32) -> Decided {
+        Decided { factor, inverse, divides: plan.divides, plain: true, general: false }
     }
 
     /// How elements become payloads.
@@ -66,9 +71,10 @@ pub(super) fn decide<T: Lane>(
     };
     // Payloads grow with magnitudes, so the largest tells for all.
     let clips = scale.payload.of(amax).abs().to_bits() > plan.encoder.limit();
+    let general = clips || divides && !(DIVISORS[0]..=DIVISORS[1]).contains(&factor);
     let quotients = !divides || factor != 0.0;
     let plain = finite && divides == plan.divides && quotients && factor.is_finite();
-    (scale.stored, Decided { factor, divides, plain, clips })
+    (scale.stored, Decided { factor, inverse: 1.0 / factor, divides, plain, general })
 }
 
 /// amax, NaN elements looked at.
@@ -87,48 +93,79 @@ pub(super) fn peaks<S: Convert, T: Lane>(
     lanes: &mut Vec<u32>,
     peaks: &mut Vec<u32>,
 ) {
-    let magnitude = s.splat_u32(MAGNITUDE);
-    let scalar = |v: &T| v.to_f32().to_bits() & MAGNITUDE;
     peaks.clear();
     lanes.clear();
-    if width >= S::LANES {
-        // One register of maxima a granule.
-        lanes.resize(x.cols().div_ceil(width) * S::LANES, 0);
-        for row in x.iter_rows() {
-            for (part, lanes) in row.chunks(width).zip(lanes.chunks_exact_mut(S::LANES)) {
-                let mut peak = s.load_u32(lanes);
-                let registers = part.chunks_exact(S::LANES);
-                let rest = registers.remainder();
-                for v in registers {
-                    peak = s.max(peak, s.and(s.bits(T::load(s, v)), magnitude));
-                }
-                s.store_u32(peak, lanes);
-                if !rest.is_empty() {
-                    lanes[0] = rest.iter().map(scalar).fold(lanes[0], u32::max);
-                }
-            }
-        }
-        peaks.resize(lanes.len() / S::LANES, 0);
-        for (peak, lanes) in peaks.iter_mut().zip(lanes.chunks_exact(S::LANES)) {
-            *peak = s.largest(s.load_u32(lanes));
-        }
-    } else {
+    if width < S::LANES {
         // One maximum a column.
         lanes.resize(x.cols(), 0);
         for row in x.iter_rows() {
             let (mut registers, mut columns) = (row.chunks_exact(S::LANES), lanes.chunks_exact_mut(S::LANES));
             for (v, peak) in registers.by_ref().zip(columns.by_ref()) {
-                s.store_u32(s.max(s.load_u32(peak), s.and(s.bits(T::load(s, v)), magnitude)), peak);
+                let larger = raise(s, v, s.load_u32(peak));
+                s.store_u32(larger, peak);
             }
-            let rest = registers.remainder().iter().map(scalar);
+            let rest = registers.remainder().iter().map(|&v| magnitude(v));
             columns.into_remainder().iter_mut().zip(rest).for_each(|(peak, v)| *peak = v.max(*peak));
         }
-        if width == 1 {
-            peaks.extend_from_slice(lanes);
-        } else {
-            peaks.extend(lanes.chunks(width).map(|part| part.iter().copied().fold(0, u32::max)));
+        peaks.extend(lanes.chunks(width).map(|part| part.iter().copied().fold(0, u32::max)));
+        return;
+    }
+    peaks.resize(x.cols().div_ceil(width), 0);
+    if x.rows() == 1 {
+        let mut parts = x.row(0).chunks(width);
+        for peaks in peaks.chunks_mut(S::LANES) {
+            let mut maxima = [s.splat_u32(0); MAX_LANES];
+            for (part, maximum) in parts.by_ref().take(S::LANES).zip(&mut maxima) {
+                *maximum = raise(s, part, *maximum);
+            }
+            let maxima = s.largest_of_each(&maxima);
+            if peaks.len() == S::LANES {
+                s.store_u32(maxima, peaks);
+            } else {
+                let mut found = [0; MAX_LANES];
+                s.store_u32(maxima, &mut found);
+                peaks.copy_from_slice(&found[..peaks.len()]);
+            }
+        }
+        return;
+    }
+    // One register of maxima a granule.
+    lanes.resize(peaks.len() * S::LANES, 0);
+    for row in x.iter_rows() {
+        for (part, lanes) in row.chunks(width).zip(lanes.chunks_exact_mut(S::LANES)) {
+            let larger = raise(s, part, s.load_u32(lanes));
+            s.store_u32(larger, lanes);
         }
     }
+    for (peak, lanes) in peaks.iter_mut().zip(lanes.chunks_exact(S::LANES)) {
+        *peak = s.largest(s.load_u32(lanes));
+    }
+}
+
+/// The larger of `peak` and the magnitudes of `x`.
+#[inline(always)]
+fn raise<S: Convert, T: Lane>(s: S, x: &[T], mut peak: S::U32) -> S::U32 {
+    let mask = s.splat_u32(MAGNITUDE);
+    if x.len() == 8 * S::LANES {
+        // Most often on AVX-512, without the loop's questions.
+        for i in 0..8 {
+            peak = s.max(peak, s.and(s.bits(T::load(s, &x[i * S::LANES..])), mask));
+        }
+        return peak;
+    }
+    let registers = x.chunks_exact(S::LANES);
+    let rest = registers.remainder();
+    for v in registers {
+        peak = s.max(peak, s.and(s.bits(T::load(s, v)), mask));
+    }
+    if rest.is_empty() {
+        return peak;
+    }
+    s.max(peak, s.splat_u32(rest.iter().map(|&v| magnitude(v)).fold(0, u32::max)))
+}
+
+fn magnitude<T: Lane>(v: T) -> u32 {
+    v.to_f32().to_bits() & MAGNITUDE
 }
 
 /// A grid of scales that is being written.

@@ -15,6 +15,7 @@ mod rows;
 mod scales;
 mod transposed;
 
+use half::{bf16, f16};
 use rayon::prelude::*;
 
 pub(super) use self::code::CodeWord;
@@ -93,19 +94,36 @@ pub(super) fn blank(recipe: &Recipe, rows: usize, cols: usize, granule: Granule)
     ScaledMatrix::zeros(recipe.element, rows, cols, granule, scale_format(recipe))
 }
 
-/// Quantises `x`, which has elements, into a matrix as [`blank`] gives it. `granule` is that of the result.
-pub(super) fn quantize<T: Element>(
-    x: MatRef<'_, T>,
+/// A matrix to be quantised. What works on it is not generic, so that it is compiled once and not by every caller.
+pub(super) enum Input<'a> {
+    F32(MatRef<'a, f32>),
+    Bf16(MatRef<'a, bf16>),
+    F16(MatRef<'a, f16>),
+}
+
+impl<'a> Input<'a> {
+    pub(super) fn of<T: Element>(x: MatRef<'a, T>) -> Result<Self> {
+        let ((rows, cols), stride) = (x.shape(), x.stride());
+        Ok(match T::typed(x.strided()) {
+            Typed::F32(data) => Input::F32(MatRef::with_stride(data, rows, cols, stride)?),
+            Typed::Bf16(data) => Input::Bf16(MatRef::with_stride(data, rows, cols, stride)?),
+            Typed::F16(data) => Input::F16(MatRef::with_stride(data, rows, cols, stride)?),
+        })
+    }
+}
+
+/// Quantises `x`, which has elements, into a matrix as [`blank`] gives it.
+pub(super) fn quantize(
+    x: Input<'_>,
     recipe: &Recipe,
     order: Order,
     isa: Isa,
     out: &mut ScaledMatrix,
-) -> Result<QuantStats> {
-    let ((rows, cols), stride) = (x.shape(), x.stride());
-    match T::typed(x.strided()) {
-        Typed::F32(data) => typed(MatRef::with_stride(data, rows, cols, stride)?, recipe, order, isa, out),
-        Typed::Bf16(data) => typed(MatRef::with_stride(data, rows, cols, stride)?, recipe, order, isa, out),
-        Typed::F16(data) => typed(MatRef::with_stride(data, rows, cols, stride)?, recipe, order, isa, out),
+) -> QuantStats {
+    match x {
+        Input::F32(x) => typed(x, recipe, order, isa, out),
+        Input::Bf16(x) => typed(x, recipe, order, isa, out),
+        Input::F16(x) => typed(x, recipe, order, isa, out),
     }
 }
 
@@ -115,7 +133,7 @@ fn typed<T: Lane>(
     order: Order,
     isa: Isa,
     out: &mut ScaledMatrix,
-) -> Result<QuantStats> {
+) -> QuantStats {
     let tensor = if recipe.needs_tensor_amax() {
         recipe.tensor_scale(tensor_amax(x, recipe, isa))
     } else {
@@ -124,10 +142,10 @@ fn typed<T: Lane>(
     let plan = plan(recipe, order, tensor, size_of::<T>() * x.rows() * x.cols(), isa, out);
     let (codes, scales) = parts(out, tensor);
     match (codes, order) {
-        (Codes::Bytes(codes), Order::Same) => Ok(in_rows(&plan, x, codes.as_mut_slice(), scales)),
-        (Codes::Words(codes), Order::Same) => Ok(in_rows(&plan, x, codes.as_mut_slice(), scales)),
-        (Codes::Bytes(codes), Order::Transposed) => Ok(in_columns(&plan, &x, codes.as_mut_slice(), scales)),
-        (Codes::Words(codes), Order::Transposed) => Ok(in_columns(&plan, &x, codes.as_mut_slice(), scales)),
+        (Codes::Bytes(codes), Order::Same) => in_rows(&plan, x, codes.as_mut_slice(), scales),
+        (Codes::Words(codes), Order::Same) => in_rows(&plan, x, codes.as_mut_slice(), scales),
+        (Codes::Bytes(codes), Order::Transposed) => in_columns(&plan, &x, codes.as_mut_slice(), scales),
+        (Codes::Words(codes), Order::Transposed) => in_columns(&plan, &x, codes.as_mut_slice(), scales),
     }
 }
 

@@ -3,13 +3,13 @@
 use std::ops::Range;
 
 use super::Plan;
-use super::cast::{Join, Kind, Of};
+use super::cast::{Factor, Join, Kind, Of};
 use super::code::CodeWord;
 use super::granules::{Decided, ScalesMut, peaks};
 use super::scales::decide_row;
 use crate::matrix::MatRef;
 use crate::quant::stats::QuantStats;
-use crate::simd::{Convert, EncoderOn, Lane, Stores, Work};
+use crate::simd::{Convert, EncoderOn, Lane, Mode, Put, Stores, Work};
 
 /// Elements that are looked at before they are cast: 256 KiB of f32, a part of the second-level cache, where granules
 /// have several rows.
@@ -36,26 +36,41 @@ pub(super) struct RowTask<'a, T, C> {
 }
 
 /// Where a row of elements is among its granules.
+#[derive(Clone, Copy)]
 struct Place {
     /// Its first column, counted from the first granule.
     first: usize,
     /// Columns of a granule.
     width: usize,
-    /// Columns from an element to that of the next block.
-    next: usize,
-    /// Whether some payload is beyond the largest code.
-    clips: bool,
+    /// How many columns ahead elements are asked for.
+    ahead: usize,
+    /// Whether some granule takes the general loop.
+    general: bool,
 }
 
 /// Memory that a task works in.
-struct Scratch<C> {
+#[derive(Default)]
+struct Scratch {
     lanes: Vec<u32>,
     peaks: Vec<u32>,
     decided: Vec<Decided>,
+    spread: Spread,
+}
+
+/// What belongs to every column, padded to whole groups.
+#[derive(Default)]
+struct Spread {
     factors: Vec<f32>,
+    inverses: Vec<f32>,
     /// Whether a group of elements has a granule that is not plain.
     rough: Vec<bool>,
-    codes: Vec<C>,
+}
+
+/// How codes reach memory.
+struct Writer<S: Convert, C> {
+    stores: Stores<S>,
+    /// Codes that cannot go past the cache one register at a time.
+    piece: Vec<C>,
 }
 
 impl<T: Lane, C: CodeWord> Work for RowTask<'_, T, C> {
@@ -82,79 +97,112 @@ impl<T: Lane, C: CodeWord> RowTask<'_, T, C> {
             _ => COLUMNS,
         };
         let block = (block / width).max(1) * width;
-        let stores = Stores::new(s, self.plan.past_cache);
-        let encoder = self.plan.encoder.on(s);
+        let blocks = (0..rows).step_by(height).flat_map(|top| {
+            let rows = top..(top + height).min(rows);
+            (0..cols).step_by(block).map(move |left| (rows.clone(), left..(left + block).min(cols)))
+        });
         let mut stats = QuantStats::default();
-        let mut scratch = Scratch {
-            lanes: Vec::new(),
-            peaks: Vec::new(),
-            decided: Vec::new(),
-            factors: Vec::new(),
-            rough: Vec::new(),
-            codes: vec![C::of(0); COLUMNS + GROUP],
-        };
-        let (_, grid_cols) = granule.grid(rows, cols);
-        for (grid_row, top) in (0..rows).step_by(height).enumerate() {
-            let stripe = top..(top + height).min(rows);
-            for left in (0..cols).step_by(block) {
-                let part = left..(left + block).min(cols);
-                let x = self.x.row_range(stripe.start, stripe.end).col_range(part.start, part.end);
-                let first = left / width;
-                match &mut self.granules {
-                    Granules::Found(scales) => {
-                        peaks(s, x, width, &mut scratch.lanes, &mut scratch.peaks);
-                        let Scratch { peaks, decided, .. } = &mut scratch;
-                        let at = grid_row * grid_cols + first;
-                        decide_row(s, self.plan, x, width, peaks, scales, at, decided, &mut stats);
-                    }
-                    Granules::Given(decided) => {
-                        let count = part.len().div_ceil(width);
-                        scratch.decided.clear();
-                        scratch.decided.extend_from_slice(&decided[first..first + count]);
-                    }
-                }
-                let clips = scratch.decided.iter().any(|d| d.clips);
-                let plain = self.plan.is_plain() && !clips;
-                let splats = width.is_multiple_of(4 * S::LANES);
-                for left in (0..x.cols()).step_by(COLUMNS) {
-                    let columns = left..(left + COLUMNS).min(x.cols());
-                    if !splats {
-                        scratch.spread(columns.clone(), width, 4 * S::LANES);
-                    }
-                    let place = Place { first: columns.start, width, next: block, clips };
-                    for (i, row) in x.iter_rows().enumerate() {
-                        let row = &row[columns.clone()];
-                        let row = Row { plan: self.plan, x: row, place: &place };
-                        match (plain, splats) {
-                            (true, true) => {
-                                row.by_granule::<S, C, Plain>(s, &encoder, &mut scratch, &mut stats)
-                            }
-                            (true, false) => {
-                                row.by_column::<S, C, Plain>(s, &encoder, &mut scratch, &mut stats)
-                            }
-                            (false, true) => {
-                                row.by_granule::<S, C, General>(s, &encoder, &mut scratch, &mut stats);
-                            }
-                            (false, false) => {
-                                row.by_column::<S, C, General>(s, &encoder, &mut scratch, &mut stats);
-                            }
-                        }
-                        let at = (stripe.start + i) * cols + part.start + columns.start;
-                        stores.copy(&scratch.codes[..columns.len()], &mut self.codes[at..at + columns.len()]);
-                    }
-                }
-            }
+        let mut scratch = Scratch::default();
+        let stores = Stores::new(s, self.plan.past_cache);
+        let mut writer = Writer { stores, piece: vec![C::of(0); COLUMNS] };
+        let place = Place { first: 0, width, ahead: block + block / 2, general: false };
+        for (rows, cols) in blocks {
+            self.look(s, width, &rows, &cols, &mut scratch, &mut stats);
+            self.cast::<S, Plain, General>(s, rows, cols, place, &mut scratch, &mut writer, &mut stats);
         }
         stats.elements = (rows * cols) as u64;
         stats
     }
+
+    /// Decides over the granules of some rows and columns.
+    #[inline(always)]
+    fn look<S: Convert>(
+        &mut self,
+        s: S,
+        width: usize,
+        rows: &Range<usize>,
+        cols: &Range<usize>,
+        scratch: &mut Scratch,
+        stats: &mut QuantStats,
+    ) {
+        let Scratch { lanes, peaks: found, decided, .. } = scratch;
+        let first = cols.start / width;
+        match &mut self.granules {
+            Granules::Found(scales) => {
+                let at = rows.start / self.plan.granule.rows() * self.x.cols().div_ceil(width) + first;
+                let x = self.x.row_range(rows.start, rows.end).col_range(cols.start, cols.end);
+                peaks(s, x, width, lanes, found);
+                decide_row(s, self.plan, x, width, found, scales, at, decided, stats);
+            }
+            Granules::Given(all) => {
+                decided.clear();
+                decided.extend_from_slice(&all[first..first + cols.len().div_ceil(width)]);
+            }
+        }
+    }
+
+    /// Casts some rows and columns whose granules were decided over.
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments)]
+    fn cast<S: Convert, Plain: Kind, General: Kind>(
+        &mut self,
+        s: S,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        place: Place,
+        scratch: &mut Scratch,
+        writer: &mut Writer<S, C>,
+        stats: &mut QuantStats,
+    ) {
+        let Scratch { decided, spread, .. } = scratch;
+        let Writer { stores, piece } = writer;
+        let encoder = self.plan.encoder.on(s);
+        let general = decided.iter().any(|d| d.general || !d.plain);
+        let plain = self.plan.is_plain() && !general;
+        let splats = place.width.is_multiple_of(4 * S::LANES);
+        for left in cols.clone().step_by(COLUMNS) {
+            let columns = left..(left + COLUMNS).min(cols.end);
+            let place = Place { first: left - cols.start, general, ..place };
+            if !splats {
+                spread.fill(decided, place.first..columns.end - cols.start, place.width, 4 * S::LANES);
+            }
+            for i in rows.clone() {
+                let x = &self.x.row(i)[columns.clone()];
+                let out = &mut self.codes[i * self.x.cols() + left..][..x.len()];
+                let put = stores.put(out);
+                let codes = if put.is_some() { &mut *out } else { &mut piece[..x.len()] };
+                let row = Row { plan: self.plan, x, decided, place };
+                let to = On { s, encoder, put: put.unwrap_or(Put::cached(s)) };
+                match (plain, splats) {
+                    (true, true) => row.by_granule::<S, C, Plain>(to, codes, stats),
+                    (true, false) => row.by_column::<S, C, Plain>(to, spread, codes, stats),
+                    (false, true) => row.by_granule::<S, C, General>(to, codes, stats),
+                    (false, false) => row.by_column::<S, C, General>(to, spread, codes, stats),
+                }
+                if put.is_none() {
+                    stores.copy(&piece[..x.len()], out);
+                }
+            }
+        }
+    }
 }
 
-/// Elements of a row, cast into the scratch.
+/// What encodes and stores in registers. Apart from [`Row`], which is handed to functions that are not inlined: what
+/// they might see would lie in memory.
+#[derive(Clone, Copy)]
+struct On<S: Convert> {
+    s: S,
+    encoder: EncoderOn<S>,
+    put: Put<S>,
+}
+
+/// Elements of a row.
+#[derive(Clone, Copy)]
 struct Row<'a, T> {
     plan: &'a Plan<'a>,
     x: &'a [T],
-    place: &'a Place,
+    decided: &'a [Decided],
+    place: Place,
 }
 
 impl<T: Lane> Row<'_, T> {
@@ -162,23 +210,27 @@ impl<T: Lane> Row<'_, T> {
     #[inline(always)]
     fn by_granule<S: Convert, C: CodeWord, K: Kind>(
         &self,
-        s: S,
-        encoder: &EncoderOn<S>,
-        scratch: &mut Scratch<C>,
+        on: On<S>,
+        codes: &mut [C],
         stats: &mut QuantStats,
     ) {
-        let Scratch { decided, codes, .. } = scratch;
-        let Place { first, width, .. } = *self.place;
-        let (mut at, mut index) = (0, first / width);
-        while at < self.x.len() {
-            let granule = &decided[index];
-            let end = ((index + 1).saturating_mul(width) - first).min(self.x.len());
-            let factor = s.splat(granule.factor);
-            while at < end {
-                self.group::<S, C, K>(s, encoder, at, [factor; 4], !granule.plain, decided, codes, stats);
+        let (s, Place { first, width, .. }) = (on.s, self.place);
+        let whole = self.x.len() / (4 * S::LANES) * (4 * S::LANES);
+        let (mut at, mut end) = (0, width - first % width);
+        for granule in &self.decided[first / width..] {
+            end = end.min(whole);
+            let factors = [Factor::of(s, granule); 4];
+            let groups = self.x[at..end].chunks_exact(4 * S::LANES);
+            for (x, codes) in groups.zip(codes[at..end].chunks_exact_mut(4 * S::LANES)) {
+                self.group::<S, C, K>(on, at, x, factors, !granule.plain, codes, stats);
                 at += 4 * S::LANES;
             }
-            index += 1;
+            end = end.saturating_add(width);
+        }
+        if whole < self.x.len() {
+            let granule = &self.decided[(first + whole) / width];
+            let factors = [Factor::of(s, granule); 4];
+            self.rest::<S, C, K>(on, whole, factors, !granule.plain, &mut codes[whole..], stats);
         }
     }
 
@@ -186,113 +238,122 @@ impl<T: Lane> Row<'_, T> {
     #[inline(always)]
     fn by_column<S: Convert, C: CodeWord, K: Kind>(
         &self,
-        s: S,
-        encoder: &EncoderOn<S>,
-        scratch: &mut Scratch<C>,
+        on: On<S>,
+        spread: &Spread,
+        codes: &mut [C],
         stats: &mut QuantStats,
     ) {
-        let Scratch { decided, factors, rough, codes, .. } = scratch;
-        for (g, &rough) in rough.iter().enumerate() {
+        for (g, &rough) in spread.rough.iter().enumerate() {
             let at = g * 4 * S::LANES;
-            let mut spread = [s.splat(1.0); 4];
-            for i in 0..4 {
-                spread[i] = s.load(&factors[at + i * S::LANES..]);
+            let mut factors = [Factor::one(on.s); 4];
+            for (i, factor) in factors.iter_mut().enumerate() {
+                let at = at + i * S::LANES;
+                *factor = Factor::load(on.s, &spread.factors[at..], &spread.inverses[at..]);
             }
-            self.group::<S, C, K>(s, encoder, at, spread, rough, decided, codes, stats);
+            match self.x.get(at..at + 4 * S::LANES) {
+                Some(x) => self.group::<S, C, K>(on, at, x, factors, rough, &mut codes[at..], stats),
+                None => self.rest::<S, C, K>(on, at, factors, rough, &mut codes[at..], stats),
+            }
         }
     }
 
-    /// The group of elements at `at`.
+    /// The group of elements `x` at `at`, into the first of `codes`.
     #[inline(always)]
     #[allow(clippy::too_many_arguments)]
     fn group<S: Convert, C: CodeWord, K: Kind>(
         &self,
-        s: S,
-        encoder: &EncoderOn<S>,
+        on: On<S>,
         at: usize,
-        factors: [S::F32; 4],
+        x: &[T],
+        factors: [Factor<S>; 4],
         rough: bool,
-        decided: &[Decided],
         codes: &mut [C],
         stats: &mut QuantStats,
     ) {
-        let group = 4 * S::LANES;
-        let padded;
-        let elements = match self.x.get(at..at + group) {
-            Some(elements) => elements,
-            None => {
-                padded = padded_group(&self.x[at..]);
-                &padded[..group]
+        match self.joined::<S, C, K>(on, x, factors, rough, stats) {
+            Some(joined) => C::put(on.put, joined, codes),
+            None => self.singly(at, x, codes, stats),
+        }
+    }
+
+    /// The last elements, from `at` on, into as many `codes`.
+    #[inline(always)]
+    fn rest<S: Convert, C: CodeWord, K: Kind>(
+        &self,
+        on: On<S>,
+        at: usize,
+        factors: [Factor<S>; 4],
+        rough: bool,
+        codes: &mut [C],
+        stats: &mut QuantStats,
+    ) {
+        let (x, mut padded, mut group) = (&self.x[at..], [T::default(); GROUP], [C::of(0); GROUP]);
+        padded[..x.len()].copy_from_slice(x);
+        match self.joined::<S, C, K>(on, &padded[..4 * S::LANES], factors, rough, stats) {
+            Some(joined) => {
+                C::put(Put::cached(on.s), joined, &mut group);
+                codes.copy_from_slice(&group[..codes.len()]);
             }
-        };
-        let codes = &mut codes[at..at + group];
+            None => self.singly(at, x, codes, stats),
+        }
+    }
+
+    /// The codes of a group; `None` if something in it is infinite or NaN.
+    #[inline(always)]
+    fn joined<S: Convert, C: CodeWord, K: Kind>(
+        &self,
+        on: On<S>,
+        x: &[T],
+        factors: [Factor<S>; 4],
+        rough: bool,
+        stats: &mut QuantStats,
+    ) -> Option<[S::U32; 2]> {
+        // No call in the plain loop: what it keeps in registers would have to be loaded again for every group.
+        if rough && !K::Mode::PLAIN {
+            return None;
+        }
+        let (s, Place { ahead, general, .. }) = (on.s, self.place);
         let mut values = [s.splat(0.0); 4];
         for i in 0..4 {
-            values[i] = T::load(s, &elements[i * S::LANES..]);
-            // The next block is looked at when this one is done: its elements are to be on their way.
-            s.prefetch(&elements[i * S::LANES..], self.place.next);
+            values[i] = T::load(s, &x[i * S::LANES..]);
+            s.prefetch(&x[i * S::LANES..], ahead);
         }
-        let clips = self.place.clips;
-        let joined = if rough {
-            None
-        } else {
-            self.plan.cast::<S, C, K>(s, encoder, values, factors, Join::Row, clips, stats)
-        };
-        match joined {
-            Some(joined) => C::store(s, joined, codes),
-            None => {
-                let elements = &elements[..group.min(self.x.len() - at)];
-                let Place { first, width, .. } = *self.place;
-                cast_singly(self.plan, elements, first + at, width, decided, codes, stats);
-            }
+        self.plan.cast::<S, C, K>(s, &on.encoder, values, factors, Join::Row, general, stats)
+    }
+
+    /// The same as the reference does it.
+    #[cold]
+    #[inline(never)]
+    fn singly<C: CodeWord>(&self, at: usize, x: &[T], codes: &mut [C], stats: &mut QuantStats) {
+        let Place { first, width, .. } = self.place;
+        for ((j, &v), code) in (first + at..).zip(x).zip(codes) {
+            *code = C::of(self.plan.cast_one(v, &self.decided[j / width], stats));
         }
     }
 }
 
-impl<C> Scratch<C> {
-    /// Writes the factor of every column, padded to whole groups.
+impl Spread {
+    /// For some columns, counted from the first granule.
     #[inline(always)]
-    fn spread(&mut self, columns: Range<usize>, width: usize, group: usize) {
+    fn fill(&mut self, decided: &[Decided], columns: Range<usize>, width: usize, group: usize) {
         let groups = columns.len().div_ceil(group);
-        self.factors.clear();
-        self.factors.resize(groups * group, 1.0);
+        for spread in [&mut self.factors, &mut self.inverses] {
+            spread.clear();
+            spread.resize(groups * group, 1.0);
+        }
         self.rough.clear();
         self.rough.resize(groups, false);
         let mut column = columns.start;
         while column < columns.end {
-            let decided = &self.decided[column / width];
+            let decided = &decided[column / width];
             let end = (column / width + 1).saturating_mul(width).min(columns.end);
             let span = column - columns.start..end - columns.start;
             self.factors[span.clone()].fill(decided.factor);
+            self.inverses[span.clone()].fill(decided.inverse);
             if !decided.plain {
                 self.rough[span.start / group..=(span.end - 1) / group].fill(true);
             }
             column = end;
         }
-    }
-}
-
-/// The last elements of a row, with zeros behind them.
-#[inline(never)]
-fn padded_group<T: Lane>(x: &[T]) -> [T; GROUP] {
-    let mut padded = [T::default(); GROUP];
-    padded[..x.len()].copy_from_slice(x);
-    padded
-}
-
-/// Casts a group that registers cannot: something in it is infinite or NaN.
-#[cold]
-#[inline(never)]
-fn cast_singly<T: Lane, C: CodeWord>(
-    plan: &Plan<'_>,
-    elements: &[T],
-    first: usize,
-    width: usize,
-    decided: &[Decided],
-    codes: &mut [C],
-    stats: &mut QuantStats,
-) {
-    for (j, (&v, code)) in elements.iter().zip(codes).enumerate() {
-        *code = C::of(plan.cast_one(v, &decided[(first + j) / width], stats));
     }
 }

@@ -4,7 +4,7 @@
 //! f32 give. Between [`ORDINARY`]'s bounds nothing of that happens. What is outside is left to the definition.
 
 use super::Plan;
-use super::granules::{Decided, MAGNITUDE, ScalesMut, decide};
+use super::granules::{Decided, MAGNITUDE, MAX_LANES, ScalesMut, decide};
 use crate::matrix::MatRef;
 use crate::quant::recipe::{MultiplierForm, PayloadForm, PowerOfTwo, ScaleForm, Scaling};
 use crate::quant::stats::QuantStats;
@@ -17,8 +17,6 @@ const FRACTION: u32 = 0x007F_FFFF;
 /// Fractions from here on are not absorbed when a logarithm is rounded to f32: for exponents up to 127 those are less
 /// than 2^−18 · ln 2, some 22 steps.
 const NOT_ABSORBED: u32 = 32;
-/// The most lanes of a register.
-const MAX_LANES: usize = 16;
 
 /// Decides over the granules of `width` columns of one row of them in `x`, from the bits of their largest magnitudes,
 /// and stores the scales from `at` on.
@@ -38,15 +36,25 @@ pub(super) fn decide_row<S: Convert, T: Lane>(
     decided.clear();
     for (i, peaks) in peaks.chunks(S::LANES).enumerate() {
         let (first, count) = (i * S::LANES, peaks.len());
-        let mut padded = [peaks[0]; MAX_LANES];
-        padded[..count].copy_from_slice(peaks);
-        let found = ordinary::<S, T>(s, plan, s.load_u32(&padded));
+        let amax = if count == S::LANES {
+            s.load_u32(peaks)
+        } else {
+            let mut padded = [peaks[0]; MAX_LANES];
+            padded[..count].copy_from_slice(peaks);
+            s.load_u32(&padded)
+        };
+        let found = ordinary::<S, T>(s, plan, amax);
         if let (ScalesMut::F32(grid), Some((scale, factor))) = (&mut *scales, found) {
-            let (mut stored, mut factors) = ([0.0; MAX_LANES], [0.0; MAX_LANES]);
+            let [mut stored, mut factors, mut inverses] = [[0.0; MAX_LANES]; 3];
             s.store(scale, &mut stored);
             s.store(factor, &mut factors);
-            grid[at + first..at + first + count].copy_from_slice(&stored[..count]);
-            decided.extend(factors[..count].iter().map(|&factor| Decided::plain(plan, factor)));
+            s.store(s.div(s.splat(1.0), factor), &mut inverses);
+            match grid[at + first..].first_chunk_mut() {
+                Some(grid) if count == MAX_LANES => *grid = stored,
+                _ => grid[at + first..at + first + count].copy_from_slice(&stored[..count]),
+            }
+            let factors = factors.iter().zip(&inverses).take(count);
+            decided.extend(factors.map(|(&factor, &inverse)| Decided::plain(plan, factor, inverse)));
             stats.granules += count as u64;
             continue;
         }

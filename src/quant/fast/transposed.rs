@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::Plan;
-use super::cast::{Join, Kind, Of};
+use super::cast::{Factor, Join, Kind, Of};
 use super::code::CodeWord;
 use super::granules::{Decided, ScalesMut, decide, peaks};
 use crate::matrix::MatRef;
@@ -71,7 +71,7 @@ impl<T: Lane> Source for MatRef<'_, T> {
 
 impl Source for ScaledRef<'_> {
     type Element = f32;
-    type Scratch = DequantizeScratch<f32>;
+    type Scratch = DequantizeScratch;
 
     fn shape(&self) -> (usize, usize) {
         ScaledRef::shape(self)
@@ -88,7 +88,7 @@ impl Source for ScaledRef<'_> {
         rows: Range<usize>,
         cols: Range<usize>,
         made: &'a mut Vec<f32>,
-        scratch: &mut DequantizeScratch<f32>,
+        scratch: &mut DequantizeScratch,
     ) -> MatRef<'a, f32> {
         let (height, width) = (rows.len(), cols.len());
         made.resize(height * width, 0.0);
@@ -127,7 +127,7 @@ struct Tile<'a, T> {
     /// A row of [`COLUMNS`] for each row of granules.
     factors: &'a [f32],
     plain: bool,
-    clips: bool,
+    general: bool,
 }
 
 impl<T> Tile<'_, T> {
@@ -211,7 +211,7 @@ impl<X: Source, C: CodeWord> ColumnTask<'_, X, C> {
                 grid_cols,
                 factors: &[],
                 plain: true,
-                clips: false,
+                general: false,
             };
             factors.clear();
             for row in tile.granule_row(0)..=tile.granule_row(shape.0 - 1) {
@@ -219,12 +219,12 @@ impl<X: Source, C: CodeWord> ColumnTask<'_, X, C> {
                 for j in 0..shape.1 {
                     let one = tile.decided(i, j);
                     factors.push(one.factor);
-                    (tile.plain, tile.clips) = (tile.plain & one.plain, tile.clips | one.clips);
+                    (tile.plain, tile.general) = (tile.plain & one.plain, tile.general | one.general);
                 }
                 factors.resize(factors.len().next_multiple_of(COLUMNS), 1.0);
             }
             let tile = Tile { factors: &factors, ..tile };
-            if tile.plain && plan.is_plain() && !tile.clips {
+            if tile.plain && plan.is_plain() && !tile.general {
                 fill::<S, _, C, Plain>(s, plan, &tile, &mut dwords, &mut stats);
             } else if tile.plain {
                 fill::<S, _, C, General>(s, plan, &tile, &mut dwords, &mut stats);
@@ -270,13 +270,13 @@ fn fill<S: Convert, T: Lane, C: CodeWord, K: Kind>(
     for (group, out) in dwords.chunks_exact_mut(C::REGISTERS * COLUMNS).enumerate() {
         let rows = [0, 1, 2, 3].map(|r| (tile.x.row(4 * group + r), tile.factors(4 * group + r)));
         for j in (0..COLUMNS).step_by(S::LANES) {
-            let (mut x, mut factors) = ([s.splat(0.0); 4], [s.splat(1.0); 4]);
+            let (mut x, mut factors) = ([s.splat(0.0); 4], [Factor::one(s); 4]);
             for r in 0..4 {
-                let (row, row_factors) = (&rows[r].0[j..], &rows[r].1[j..]);
-                x[r] = T::load(s, row);
-                factors[r] = s.load(row_factors);
+                let (row, row_factors) = rows[r];
+                x[r] = T::load(s, &row[j..]);
+                factors[r] = Factor::alone(s.load(&row_factors[j..]));
             }
-            match plan.cast::<S, C, K>(s, &encoder, x, factors, Join::Lanes, tile.clips, stats) {
+            match plan.cast::<S, C, K>(s, &encoder, x, factors, Join::Lanes, tile.general, stats) {
                 Some(joined) => {
                     for (row, register) in out.chunks_exact_mut(COLUMNS).zip(joined) {
                         s.store_u32(register, &mut row[j..]);
