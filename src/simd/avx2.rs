@@ -222,7 +222,7 @@ impl Simd for Avx2 {
     fn load_pieces(self, x: &Strings<'_>, i: usize) -> [__m256i; 4] {
         let mut q = [self.splat_u32(0); 4];
         for (l, q) in q.iter_mut().enumerate() {
-            // SAFETY: as in `op`; a piece is 16 bytes.
+            // SAFETY: as in `op`; from where `piece` points on, 16 bytes lie within the slice of `x`.
             *q = unsafe {
                 _mm256_set_m128i(
                     _mm_loadu_si128(x.piece(1, l, i).cast()),

@@ -345,7 +345,7 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     fn load_pieces(self, x: &Strings<'_>, i: usize) -> [__m512i; 4] {
         let mut q = [self.splat_u32(0); 4];
         for (l, q) in q.iter_mut().enumerate() {
-            // SAFETY: as in `op`; a piece is 16 bytes.
+            // SAFETY: as in `op`; from where `piece` points on, 16 bytes lie within the slice of `x`.
             *q = unsafe {
                 let first = _mm512_castsi128_si512(_mm_loadu_si128(x.piece(0, l, i).cast()));
                 let second = _mm512_inserti32x4::<1>(first, _mm_loadu_si128(x.piece(1, l, i).cast()));

@@ -172,41 +172,66 @@ fn bundles<S: Simd, D: Decode, const MR: usize>(
         for (m, row) in rows.iter_mut().enumerate() {
             *row = &a[(m * pieces + i) * size..][..size];
         }
-        // Four calls and no loop: it would not be unrolled, and the sums would live in memory.
+        // Calls and no loop: it would not be unrolled, and the sums would live in memory. With one row there are registers for
+        // all bundles in turns, so that the sums of one wait less for each other.
         let [sums0, sums1, sums2, sums3] = &mut sums;
-        add(s, decoder, &tables, rows, &strings[0], i, next, sums0);
-        add(s, decoder, &tables, rows, &strings[1], i, next, sums1);
-        add(s, decoder, &tables, rows, &strings[2], i, next, sums2);
-        add(s, decoder, &tables, rows, &strings[3], i, next, sums3);
+        let [strings0, strings1, strings2, strings3] = &strings;
+        if MR == 1 && S::REGISTERS == 32 {
+            add(
+                s,
+                decoder,
+                &tables,
+                rows,
+                [strings0, strings1, strings2, strings3],
+                i,
+                next,
+                [sums0, sums1, sums2, sums3],
+            );
+        } else {
+            add(s, decoder, &tables, rows, [strings0], i, next, [sums0]);
+            add(s, decoder, &tables, rows, [strings1], i, next, [sums1]);
+            add(s, decoder, &tables, rows, [strings2], i, next, [sums2]);
+            add(s, decoder, &tables, rows, [strings3], i, next, [sums3]);
+        }
     }
     sums
 }
 
-/// Adds piece `i` of each string.
+/// Adds piece `i` of each string of some bundles, in turns; meanwhile the codes `next` bytes away are asked for.
 #[cfg_attr(debug_assertions, inline(never))]
 #[cfg_attr(not(debug_assertions), inline(always))]
 #[allow(clippy::too_many_arguments, reason = "the loop body of the kernel")]
-fn add<S: Simd, D: Decode, const MR: usize>(
+fn add<S: Simd, D: Decode, const MR: usize, const NB: usize>(
     s: S,
     decoder: &D,
     tables: &D::Tables<S>,
     a: [&[u32]; MR],
-    strings: &Strings<'_>,
+    strings: [&Strings<'_>; NB],
     i: usize,
     next: usize,
-    sums: &mut [S::F32; MR],
+    sums: [&mut [S::F32; MR]; NB],
 ) {
     let each = D::CODES / S::PAIR;
-    for g in 0..S::LANES / 4 {
-        // The four strings of a place lie together.
-        s.prefetch(strings.data(), strings.place(g).wrapping_add(next + i * 4 * Strings::PIECE));
+    let mut registers = [[s.splat_u32(0); 4]; NB];
+    for b in 0..NB {
+        registers[b] = s.load_pieces(strings[b], i);
     }
-    for (j, register) in s.load_pieces(strings, i).into_iter().enumerate() {
-        let values = decoder.lanes(s, tables, register);
+    for j in 0..4 {
+        let mut values = [[s.splat(0.0); 4]; NB];
+        for b in 0..NB {
+            if j < S::LANES / 4 {
+                // The four strings of a place lie together.
+                let place = strings[b].place(j);
+                s.prefetch(strings[b].data(), place.wrapping_add(next + i * 4 * Strings::PIECE));
+            }
+            values[b] = decoder.lanes(s, tables, registers[b][j]);
+        }
         for step in 0..each {
             for m in 0..MR {
                 let row = s.float(s.load_u32(&a[m][(j * each + step) * S::LANES..]));
-                sums[m] = s.step(values[step], row, sums[m]);
+                for b in 0..NB {
+                    sums[b][m] = s.step(values[b][step], row, sums[b][m]);
+                }
             }
         }
         // No load moves across: the compiler would do all of a body's first, and store what does not fit the registers.
