@@ -131,6 +131,10 @@ impl Operands<'_> {
     }
 
     /// Promotes the sums of rows from row `first` on.
+    #[allow(
+        clippy::needless_range_loop,
+        reason = "by reference the sums would live in memory in the loop before"
+    )]
     #[cfg_attr(debug_assertions, inline(never))]
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn promote<S: Simd, const MR: usize>(
