@@ -56,9 +56,13 @@ impl Work for PackSpans<'_> {
                 let k = span.k + i * interval;
                 plan.problem.a().scales_at(0..plan.problem.m(), k, scales);
                 plan.a.pack_rows(s, 0..rows, std::iter::once(k..k + interval), &mut unpacked);
-                for (row, out) in unpacked.chunks(STEPS).zip(out.chunks_exact_mut(steps * lanes)) {
-                    for lane in (i..lanes).step_by(span.intervals) {
-                        row.iter().zip(out[lane..].iter_mut().step_by(lanes)).for_each(|(x, out)| *out = *x);
+                for tile in plan.tiles() {
+                    let out = &mut out[tile.start * steps * lanes..][..tile.len() * steps * lanes];
+                    for (m, row) in tile.clone().enumerate() {
+                        for lane in (i..lanes).step_by(span.intervals) {
+                            let steps = out[m * lanes + lane..].iter_mut().step_by(tile.len() * lanes);
+                            unpacked[row * STEPS..].iter().zip(steps).for_each(|(x, out)| *out = *x);
+                        }
                     }
                 }
             }
@@ -75,7 +79,7 @@ impl Multiply<'_, '_> {
         self.scratch.span_scales.resize(intervals * S::LANES, 1.0);
         if self.plan.quads {
             let steps = self.plan.problem.interval().div_ceil(S::PAIR);
-            self.scratch.panel.reserve(quads::panel_len::<S>(steps));
+            self.scratch.decoded.reset::<S>(steps);
         }
         self.scratch.partial.reserve(self.plan.mr * S::LANES * S::LANES);
         for panel in 0..panels {
@@ -95,7 +99,17 @@ impl Multiply<'_, '_> {
         let rows = problem.m();
         let size = rows * interval.div_ceil(S::PAIR) * plan.span_lanes::<S>();
         let cols = self.panel_cols(panel);
-        let super::Scratch { acc, partial, panel: values, span_scales, .. } = &mut *self.scratch;
+        let super::Scratch { acc, partial, decoded, span_scales, .. } = &mut *self.scratch;
+        // The next in the order below, and the codes of those.
+        let after = |first: usize, i: usize| {
+            if i + 1 < plan.spans.len() { (first, i + 1) } else { (first + S::LANES, 0) }
+        };
+        let end = self.task.cols.end;
+        let codes = |(first, i): (usize, usize)| {
+            let (next, next_span) = after(first, i);
+            let next = (next - first, plan.spans[next_span].k);
+            plan.b.span(first..end.min(first + S::LANES), plan.spans[i].k, interval, next)
+        };
         for first in (cols.start..cols.end).step_by(S::LANES) {
             let acc = &mut acc.as_mut_slice::<f32>()[first - cols.start..];
             let cols = first..cols.end.min(first + S::LANES);
@@ -114,15 +128,15 @@ impl Multiply<'_, '_> {
                     one_column_scale: plan.one_column_scale,
                     fresh: i == 0,
                 };
-                let next = plan.spans.get(i + 1).map_or((S::LANES, 0), |next| (0, next.k));
-                let codes = plan.b.span(cols.clone(), span.k, interval, next);
+                let next = Some(after(first, i)).filter(|(first, _)| *first < end).map(codes);
+                let codes = codes((first, i));
                 let (packed, acc) = (&a.spans.as_slice()[i * size..][..size], (&mut *acc, plan.width));
                 match plan.b.decoder() {
-                    Decoder::Bytes(d) if plan.quads => {
-                        quads::multiply(s, d, rows, rule, packed, codes, values, acc);
+                    Decoder::Bytes(d) if S::REGISTERS == 32 && plan.quads => {
+                        quads::multiply(s, d, rows, rule, packed, codes, next, decoded, acc);
                     }
-                    Decoder::Words(d) if plan.quads => {
-                        quads::multiply(s, d, rows, rule, packed, codes, values, acc);
+                    Decoder::Words(d) if S::REGISTERS == 32 && plan.quads => {
+                        quads::multiply(s, d, rows, rule, packed, codes, next, decoded, acc);
                     }
                     Decoder::Bytes(d) => spans::multiply(s, d, rows, span, rule, packed, codes, partial, acc),
                     Decoder::Words(d) => spans::multiply(s, d, rows, span, rule, packed, codes, partial, acc),

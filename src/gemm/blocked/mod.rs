@@ -258,6 +258,7 @@ impl Work for PackRows<'_> {
 struct Scratch {
     a: Rows,
     panel: Buffer,
+    decoded: quads::Decoded,
     /// For each segment of the block at hand, those of a panel's columns.
     panel_scales: Vec<f32>,
     /// Promoted sums, microtile after microtile, those of a panel after one another.

@@ -139,6 +139,12 @@ impl Plan<'_> {
         if self.quads { quads::INTERVALS } else { S::LANES }
     }
 
+    /// Rows whose packed spans lie together, a step of each after the other.
+    pub(super) fn tiles(&self) -> Vec<Range<usize>> {
+        let rows = self.problem.m();
+        if self.quads { quads::tiles(rows).collect() } else { (0..rows).map(|row| row..row + 1).collect() }
+    }
+
     /// Whether the columns from `col` on, a multiple of the lanes, have other scales than those before.
     pub(super) fn scales_change_at(&self, col: usize) -> bool {
         let b = self.problem.b();
