@@ -20,6 +20,8 @@ const AHEAD: usize = 2048;
 const GROUP: usize = 64;
 /// Elements of a task: some hundred microseconds.
 const TASK: usize = 1 << 17;
+/// Rows of a block from which on all codes are multiplied by its scale beforehand.
+const TABULATED: usize = 8;
 /// From this size on, values go past the cache.
 const PAST_CACHE: usize = 1 << 25;
 
@@ -65,11 +67,16 @@ impl Dequantized for bf16 {
 
 /// Values of four registers, stored.
 pub(crate) trait Output: Dequantized {
+    /// Whether a value is a word, which registers look up.
+    const WORDS: bool;
+
     /// Into the first of `out`; `normal` says that none is subnormal.
     fn store<S: Convert>(s: S, to: Put<S>, values: [S::F32; 4], normal: bool, out: &mut [Self]);
 }
 
 impl Output for f32 {
+    const WORDS: bool = false;
+
     #[inline(always)]
     fn store<S: Convert>(s: S, to: Put<S>, values: [S::F32; 4], _: bool, out: &mut [f32]) {
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(out);
@@ -80,6 +87,8 @@ impl Output for f32 {
 }
 
 impl Output for bf16 {
+    const WORDS: bool = true;
+
     #[inline(always)]
     fn store<S: Convert>(s: S, to: Put<S>, [a, b, c, d]: [S::F32; 4], normal: bool, out: &mut [bf16]) {
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(out);
@@ -180,7 +189,10 @@ impl ScaledRef<'_> {
             return;
         }
         let past_cache = (size_of::<T>() + 1) * rows * cols > PAST_CACHE;
-        let height = (TASK / cols).max(1);
+        // As high as blocks where there is work for all threads, since something is made for every block.
+        let share = rows.div_ceil(4 * rayon::current_num_threads());
+        let block = self.scales.map_or(1, |scales| scales.granule.rows());
+        let height = (TASK / cols).max(block.min(share));
         let tasks = out.par_chunks_mut(height * stride).take(rows.div_ceil(height)).enumerate();
         tasks.for_each(|(i, out)| {
             let rows = i * height..((i + 1) * height).min(rows);
@@ -246,18 +258,39 @@ impl Care {
     }
 }
 
-/// The scales of some columns in one row of granules, each as often as it has columns, and a group behind them.
+/// What is known of some columns in one row of granules.
 #[derive(Default)]
-pub(crate) struct Scratch(Vec<f32>);
+pub(crate) struct Scratch {
+    /// The scales, each as often as it has columns, and a group behind them.
+    scales: Vec<f32>,
+    /// For each granule, where its rows are worth it.
+    products: Vec<Products>,
+}
+
+/// The bf16 values of codes 0 … 127 under a scale, as [`Convert::look_up_words`] takes them.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Products([[u8; GROUP]; 4]);
+
+/// Codes 0 … 127.
+const CODES: [u8; 2 * GROUP] = {
+    let (mut codes, mut i) = ([0; 2 * GROUP], 0);
+    while i < codes.len() {
+        codes[i] = i as u8;
+        i += 1;
+    }
+    codes
+};
 
 impl Scratch {
     /// Spreads the scales of a row of granules.
     fn spread(&mut self, x: &ScaledRef<'_>, row: usize, columns: Range<usize>) -> Care {
         let (tensor, smallest) = (x.tensor_scale(), x.format.spec().min_subnormal() as f32);
-        self.0.resize(columns.len() + GROUP, 1.0);
-        self.0[columns.len()..].fill(1.0);
+        let spread = &mut self.scales;
+        spread.resize(columns.len() + GROUP, 1.0);
+        spread[columns.len()..].fill(1.0);
         let Some(scales) = x.scales else {
-            self.0.fill(1.0);
+            spread.fill(1.0);
             return Care::of(1.0, tensor, smallest);
         };
         let (width, grid_row) = (scales.granule.cols(), (row + x.row_offset) / scales.granule.rows());
@@ -265,7 +298,7 @@ impl Scratch {
         while column < columns.end {
             let end = (column / width + 1).saturating_mul(width).min(columns.end);
             let scale = scales.grid.at(grid_row, column / width);
-            self.0[column - columns.start..end - columns.start].fill(scale);
+            spread[column - columns.start..end - columns.start].fill(scale);
             care = care.max(Care::of(scale, tensor, smallest));
             column = end;
         }
@@ -297,12 +330,24 @@ fn part<S: Convert, T: Output>(
             let columns = left..(left + COLUMNS).min(cols.end);
             let care = scratch.spread(x, top, columns.clone());
             let (table, tensor) = (table.as_ref(), x.tensor_scale());
-            let row = Row { s, x, widener, table, tensor, scales: &scratch.0, care };
+            let row = Row { s, x, widener, table, tensor, scales: &scratch.scales, care };
+            scratch.products.clear();
+            let tabulated = S::PAIR == 2 && T::WORDS && table.is_some() && care != Care::Singly;
+            let width = row.width(&columns).filter(|_| tabulated && stripe.len() >= TABULATED);
+            if let Some(width) = width {
+                row.tabulate::<T>(columns.clone(), width, &mut scratch.products);
+            }
             for i in stripe.clone() {
                 let at = (i - rows.start) * stride + left - cols.start;
                 let out = &mut out[at..at + columns.len()];
                 match x.codes {
-                    CodesRef::Bytes(m) => row.groups(&stores, &m.row(i)[columns.clone()], out),
+                    CodesRef::Bytes(m) => {
+                        let codes = &m.row(i)[columns.clone()];
+                        match width {
+                            Some(width) => row.look_up(&stores, &scratch.products, width, codes, out),
+                            None => row.groups(&stores, codes, out),
+                        }
+                    }
                     CodesRef::Words(m) => row.groups(&stores, &m.row(i)[columns.clone()], out),
                 }
             }
@@ -419,6 +464,13 @@ impl<S: Convert> Row<'_, S> {
         if C::has_specials(s, &self.widener, codes) {
             return singly(self.x, codes, scales, out);
         }
+        self.finite(put, codes, scales, out);
+    }
+
+    /// The same of codes that are finite.
+    #[inline(always)]
+    fn finite<C: Code, T: Output>(self, put: Put<S>, codes: &[C], scales: &[f32], out: &mut [T]) {
+        let s = self.s;
         let mut products = C::values(s, &self.widener, self.table, codes);
         for (i, product) in products.iter_mut().enumerate() {
             *product = s.mul(*product, s.load(&scales[i * S::LANES..]));
@@ -429,6 +481,106 @@ impl<S: Convert> Row<'_, S> {
             }
         }
         T::store(s, put, products, self.care == Care::Normal, out);
+    }
+}
+
+impl<S: Convert> Row<'_, S> {
+    /// How far granules reach over `columns`, up to the next group; `None` if they end within groups.
+    fn width(self, columns: &Range<usize>) -> Option<usize> {
+        let width = self.x.scales.map_or(usize::MAX, |scales| scales.granule.cols());
+        if width >= self.x.shape().1 {
+            return Some(columns.len().next_multiple_of(GROUP));
+        }
+        (width.is_multiple_of(GROUP) && columns.start.is_multiple_of(width)).then_some(width)
+    }
+
+    /// Multiplies all codes by the scale of every granule, `width` columns each.
+    #[inline(always)]
+    fn tabulate<T: Output>(self, columns: Range<usize>, width: usize, products: &mut Vec<Products>) {
+        let s = self.s;
+        for left in (0..columns.len()).step_by(width) {
+            let (mut values, mut table) = ([T::zeroed(); 2 * GROUP], Products([[0; GROUP]; 4]));
+            // Infinities and NaN are looked at when they occur: what they give here is not used.
+            for (codes, values) in CODES.chunks_exact(GROUP).zip(values.chunks_exact_mut(GROUP)) {
+                self.finite(Put::cached(s), codes, &self.scales[left..], values);
+            }
+            let words: &[u8] = bytemuck::cast_slice(&values);
+            for i in 0..2 {
+                let half = &words[2 * GROUP * i..];
+                let [low, high] = s.split_words([s.load_bytes(half), s.load_bytes(&half[GROUP..])]);
+                s.store_bytes(low, &mut table.0[2 * i]);
+                s.store_bytes(high, &mut table.0[2 * i + 1]);
+            }
+            products.push(table);
+        }
+    }
+
+    /// As [`Row::groups`], by the products of granules.
+    #[inline(always)]
+    fn look_up<T: Output>(
+        self,
+        stores: &Stores<S>,
+        products: &[Products],
+        width: usize,
+        codes: &[u8],
+        out: &mut [T],
+    ) {
+        let (s, Some(put)) = (self.s, stores.put(out)) else { return self.groups(stores, codes, out) };
+        let (widener, past_cache) = (&self.widener, put.past_cache());
+        let whole = codes.len() / GROUP * GROUP;
+        let mut at = 0;
+        while at < whole {
+            let bytes = bytemuck::cast_slice_mut(&mut out[..whole]);
+            let codes = &codes[..whole];
+            at = s.vectorize(LookUp { widener, products, width, at, codes, out: bytes, past_cache });
+            if at < whole {
+                let group = at..at + GROUP;
+                singly(self.x, &codes[group.clone()], &self.scales[group.clone()], &mut out[group]);
+                at += GROUP;
+            }
+        }
+        self.rest(whole, &codes[whole..], &mut out[whole..]);
+    }
+}
+
+/// Looks groups of codes up, from `at` on up to one with an infinity or NaN, and returns where that is or `codes` end. A
+/// work of its own, without calls, so that tables stay in registers.
+struct LookUp<'a> {
+    widener: &'a Widener,
+    products: &'a [Products],
+    width: usize,
+    at: usize,
+    codes: &'a [u8],
+    /// Two bytes a code.
+    out: &'a mut [u8],
+    past_cache: bool,
+}
+
+impl Work for LookUp<'_> {
+    type Output = usize;
+
+    #[inline(always)]
+    fn run<S: Convert>(self, s: S) -> usize {
+        let LookUp { widener, products, width, mut at, codes, out, past_cache } = self;
+        let put = Put::new(s, past_cache);
+        for (g, table) in products.iter().enumerate().skip(at / width) {
+            let end = ((g + 1) * width).min(codes.len());
+            let [a, b, c, d] = &table.0;
+            let table = [s.load_bytes(a), s.load_bytes(b), s.load_bytes(c), s.load_bytes(d)];
+            let groups = codes[at..end].chunks_exact(GROUP).zip(out[2 * at..2 * end].chunks_exact_mut(2 * GROUP));
+            for (codes, out) in groups {
+                s.prefetch(codes, AHEAD);
+                let codes = s.load_bytes(codes);
+                if widener.bytes_have_specials(s, codes) {
+                    return at;
+                }
+                let [first, second] = s.look_up_words(table, codes);
+                put.bytes(first, out);
+                put.bytes(second, &mut out[GROUP..]);
+                at += GROUP;
+            }
+        }
+        at
     }
 }
 

@@ -64,6 +64,15 @@ pub(crate) trait Convert: Simd {
     fn look_up(self, _table: &Bf16Table, _codes: Self::U32) -> [Self::F32; 4] {
         unreachable!("tables are looked up where a step takes pairs")
     }
+    /// The low and the high bytes of the words of two registers, in order. Only where [`Simd::PAIR`] is 2.
+    fn split_words(self, _words: [Self::U32; 2]) -> [Self::U32; 2] {
+        unreachable!("bytes are split to be looked up, where a step takes pairs")
+    }
+    /// The words of a register of codes of a byte each, in order. `table` has those of codes 0 … 127, two times
+    /// [`Convert::split_words`]; bit 7 of a code changes the sign. Only where [`Simd::PAIR`] is 2.
+    fn look_up_words(self, _table: [Self::U32; 4], _codes: Self::U32) -> [Self::U32; 2] {
+        unreachable!("tables are looked up where a step takes pairs")
+    }
     /// Two registers of numbers as bf16 in order, rounded to nearest even; none is NaN.
     #[inline(always)]
     fn bf16(self, x: [Self::F32; 2]) -> Self::U32 {
@@ -158,10 +167,22 @@ pub(crate) struct Put<S: Convert> {
 }
 
 impl<S: Convert> Put<S> {
+    /// Through the cache or past it; whoever writes past it has [`Stores`] and with them their fence.
+    #[inline(always)]
+    pub(crate) fn new(s: S, past_cache: bool) -> Self {
+        Put { s, past_cache }
+    }
+
     /// Through the cache.
     #[inline(always)]
     pub(crate) fn cached(s: S) -> Self {
-        Put { s, past_cache: false }
+        Put::new(s, false)
+    }
+
+    /// Whether it writes past the cache.
+    #[inline(always)]
+    pub(crate) fn past_cache(&self) -> bool {
+        self.past_cache
     }
 
     /// Into the first `4 · LANES` bytes.

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::avx512::{Avx512, LANES, op};
+use super::avx512::{Avx512, LANES, Tables, op};
 use super::convert::Convert;
 use super::{Bf16Table, Simd};
 
@@ -14,6 +14,26 @@ const fn bytes_of_lanes(byte: usize) -> [u8; BYTES] {
     let (mut at, mut i) = ([0; BYTES], 0);
     while i < 2 * LANES {
         at[i] = (4 * i + byte) as u8;
+        i += 1;
+    }
+    at
+}
+
+/// Where byte `byte` of the words of two registers is among their 128 bytes.
+const fn bytes_of_words(byte: usize) -> [u8; BYTES] {
+    let (mut at, mut i) = ([0; BYTES], 0);
+    while i < BYTES {
+        at[i] = (2 * i + byte) as u8;
+        i += 1;
+    }
+    at
+}
+
+/// Where the bytes of words 32 · register … are among 64 low and 64 high bytes.
+const fn words_of_bytes(register: usize) -> [u8; BYTES] {
+    let (mut at, mut i) = ([0; BYTES], 0);
+    while i < BYTES {
+        at[i] = (BYTES * (i % 2) + 2 * LANES * register + i / 2) as u8;
         i += 1;
     }
     at
@@ -186,7 +206,8 @@ impl<const BF16: bool> Convert for Avx512<BF16> {
     fn look_up(self, table: &Bf16Table, codes: __m512i) -> [__m512; 4] {
         const VALUES: [[u8; BYTES]; 4] =
             [bytes_of_values(0), bytes_of_values(1), bytes_of_values(2), bytes_of_values(3)];
-        let (low, high) = self.bytes(&self.tables(table), codes);
+        let Tables { low, high, sign, .. } = self.tables(table);
+        let [low, high] = self.bytes([low, high], sign, codes);
         let mut values = [self.splat(0.0); 4];
         for i in 0..4 {
             let at = self.load_bytes(&VALUES[i]);
@@ -194,6 +215,25 @@ impl<const BF16: bool> Convert for Avx512<BF16> {
             values[i] = self.float(unsafe { _mm512_maskz_permutex2var_epi8(UPPER_HALVES, low, at, high) });
         }
         values
+    }
+
+    #[inline(always)]
+    fn split_words(self, [a, b]: [__m512i; 2]) -> [__m512i; 2] {
+        assert!(BF16, "VBMI comes with BF16");
+        const AT: [[u8; BYTES]; 2] = [bytes_of_words(0), bytes_of_words(1)];
+        let [low, high] = [self.load_bytes(&AT[0]), self.load_bytes(&AT[1])];
+        // SAFETY: `self` exists with BF16, so `detect` found VBMI.
+        unsafe { [_mm512_permutex2var_epi8(a, low, b), _mm512_permutex2var_epi8(a, high, b)] }
+    }
+
+    #[inline(always)]
+    fn look_up_words(self, table: [__m512i; 4], codes: __m512i) -> [__m512i; 2] {
+        const AT: [[u8; BYTES]; 2] = [words_of_bytes(0), words_of_bytes(1)];
+        let [a, b, c, d] = table;
+        let [low, high] = self.bytes([[a, c], [b, d]], self.splat_u32(0x8080_8080), codes);
+        let [first, second] = [self.load_bytes(&AT[0]), self.load_bytes(&AT[1])];
+        // SAFETY: `bytes` asserts that `self` exists with BF16, so `detect` found VBMI.
+        unsafe { [_mm512_permutex2var_epi8(low, first, high), _mm512_permutex2var_epi8(low, second, high)] }
     }
 
     #[inline(always)]
