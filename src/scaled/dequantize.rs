@@ -282,6 +282,16 @@ const CODES: [u8; 2 * GROUP] = {
     codes
 };
 
+/// Places of the words of two registers.
+const PLACES: [u16; GROUP] = {
+    let (mut places, mut i) = ([0; GROUP], 0);
+    while i < places.len() {
+        places[i] = i as u16;
+        i += 1;
+    }
+    places
+};
+
 impl Scratch {
     /// Spreads the scales of a row of granules.
     fn spread(&mut self, x: &ScaledRef<'_>, row: usize, columns: Range<usize>) -> Care {
@@ -435,7 +445,7 @@ impl<S: Convert> Row<'_, S> {
         if self.care == Care::Singly {
             return singly(self.x, codes, self.scales, out);
         }
-        let (group, head) = (4 * S::LANES, stores.to_aligned(out).min(out.len()));
+        let (group, head) = (4 * S::LANES, Stores::<S>::to_aligned(out).min(out.len()));
         let whole = (out.len() - head) / group * group;
         self.rest(0, &codes[..head], &mut out[..head]);
         let put = stores.put(&out[head..]).expect("they are aligned there");
@@ -525,8 +535,7 @@ impl<S: Convert> Row<'_, S> {
         codes: &[u8],
         out: &mut [T],
     ) {
-        let (s, Some(put)) = (self.s, stores.put(out)) else { return self.groups(stores, codes, out) };
-        let (widener, past_cache) = (&self.widener, put.past_cache());
+        let (s, widener, past_cache) = (self.s, &self.widener, stores.past_cache());
         let whole = codes.len() / GROUP * GROUP;
         let mut at = 0;
         while at < whole {
@@ -561,26 +570,42 @@ impl Work for LookUp<'_> {
 
     #[inline(always)]
     fn run<S: Convert>(self, s: S) -> usize {
-        let LookUp { widener, products, width, mut at, codes, out, past_cache } = self;
-        let put = Put::new(s, past_cache);
-        for (g, table) in products.iter().enumerate().skip(at / width) {
-            let end = ((g + 1) * width).min(codes.len());
+        let LookUp { widener, products, width, at: start, codes, out, past_cache } = self;
+        let (codes, out) = (&codes[start..], &mut out[2 * start..]);
+        // Past the cache go aligned registers, put together from two that follow each other.
+        let skip = Stores::<S>::to_aligned(out);
+        let after_skip = s.load_bytes(bytemuck::cast_slice(&PLACES[skip / 2..][..GROUP / 2]));
+        let (mut at, mut last) = (0, s.splat_u32(0));
+        'groups: for (g, table) in products.iter().enumerate().skip(start / width) {
+            let end = ((g + 1) * width - start).min(codes.len());
             let [a, b, c, d] = &table.0;
             let table = [s.load_bytes(a), s.load_bytes(b), s.load_bytes(c), s.load_bytes(d)];
-            let groups = codes[at..end].chunks_exact(GROUP).zip(out[2 * at..2 * end].chunks_exact_mut(2 * GROUP));
-            for (codes, out) in groups {
+            while at < end {
+                let codes = &codes[at..];
                 s.prefetch(codes, AHEAD);
                 let codes = s.load_bytes(codes);
                 if widener.bytes_have_specials(s, codes) {
-                    return at;
+                    break 'groups;
                 }
                 let [first, second] = s.look_up_words(table, codes);
-                put.bytes(first, out);
-                put.bytes(second, &mut out[GROUP..]);
+                if past_cache && at > 0 {
+                    s.stream_bytes(s.pick_words([last, first], after_skip), &mut out[2 * at + skip - GROUP..]);
+                } else {
+                    s.store_bytes(first, &mut out[2 * at..]);
+                }
+                if past_cache {
+                    s.stream_bytes(s.pick_words([first, second], after_skip), &mut out[2 * at + skip..]);
+                    last = second;
+                } else {
+                    s.store_bytes(second, &mut out[2 * at + GROUP..]);
+                }
                 at += GROUP;
             }
         }
-        at
+        if past_cache && at > 0 {
+            s.store_bytes(last, &mut out[2 * at - GROUP..]);
+        }
+        start + at
     }
 }
 

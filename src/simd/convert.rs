@@ -73,6 +73,10 @@ pub(crate) trait Convert: Simd {
     fn look_up_words(self, _table: [Self::U32; 4], _codes: Self::U32) -> [Self::U32; 2] {
         unreachable!("tables are looked up where a step takes pairs")
     }
+    /// The words of two registers whose places, among both, are the words of `at`. Only where [`Simd::PAIR`] is 2.
+    fn pick_words(self, _words: [Self::U32; 2], _at: Self::U32) -> Self::U32 {
+        unreachable!("words are picked where a step takes pairs")
+    }
     /// Two registers of numbers as bf16 in order, rounded to nearest even; none is NaN.
     #[inline(always)]
     fn bf16(self, x: [Self::F32; 2]) -> Self::U32 {
@@ -126,9 +130,15 @@ impl<S: Convert> Stores<S> {
         Stores { s, past_cache }
     }
 
+    /// Whether results go past the cache.
+    #[inline(always)]
+    pub(crate) fn past_cache(&self) -> bool {
+        self.past_cache
+    }
+
     /// How many elements of `to` lie in front of an aligned one.
     #[inline(always)]
-    pub(crate) fn to_aligned<T>(&self, to: &[T]) -> usize {
+    pub(crate) fn to_aligned<T>(to: &[T]) -> usize {
         (to.as_ptr().addr().next_multiple_of(4 * S::LANES) - to.as_ptr().addr()) / size_of::<T>()
     }
 
@@ -177,12 +187,6 @@ impl<S: Convert> Put<S> {
     #[inline(always)]
     pub(crate) fn cached(s: S) -> Self {
         Put::new(s, false)
-    }
-
-    /// Whether it writes past the cache.
-    #[inline(always)]
-    pub(crate) fn past_cache(&self) -> bool {
-        self.past_cache
     }
 
     /// Into the first `4 · LANES` bytes.

@@ -237,6 +237,11 @@ impl<const BF16: bool> Convert for Avx512<BF16> {
     }
 
     #[inline(always)]
+    fn pick_words(self, [a, b]: [__m512i; 2], at: __m512i) -> __m512i {
+        op!(_mm512_permutex2var_epi16(a, at, b))
+    }
+
+    #[inline(always)]
     fn bf16_of_normals(self, [a, b]: [__m512; 2]) -> __m512i {
         if !BF16 {
             return self.bf16([a, b]);
