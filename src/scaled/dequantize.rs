@@ -347,9 +347,20 @@ fn part<S: Convert, T: Output>(
             if let Some(width) = width {
                 row.tabulate::<T>(columns.clone(), width, &mut scratch.products);
             }
+            let place = |i: usize| (i - rows.start) * stride + left - cols.start;
+            // Rows without gaps are one: what goes past the cache is best not interrupted.
+            let gapless = stride == columns.len() && columns.len().is_multiple_of(GROUP);
+            if let (CodesRef::Bytes(m), Some(width), true) = (x.codes, width, gapless) {
+                if m.stride() == stride {
+                    let count = stripe.len() * stride;
+                    let codes = &m.row_range(stripe.start, stripe.end).strided()[..count];
+                    let out = &mut out[place(stripe.start)..][..count];
+                    row.look_up(&stores, &scratch.products, width, codes, out);
+                    continue;
+                }
+            }
             for i in stripe.clone() {
-                let at = (i - rows.start) * stride + left - cols.start;
-                let out = &mut out[at..at + columns.len()];
+                let out = &mut out[place(i)..][..columns.len()];
                 match x.codes {
                     CodesRef::Bytes(m) => {
                         let codes = &m.row(i)[columns.clone()];
@@ -525,7 +536,7 @@ impl<S: Convert> Row<'_, S> {
         }
     }
 
-    /// As [`Row::groups`], by the products of granules.
+    /// As [`Row::groups`], of one row or of rows of whole groups without gaps, by the products of granules.
     #[inline(always)]
     fn look_up<T: Output>(
         self,
@@ -536,15 +547,25 @@ impl<S: Convert> Row<'_, S> {
         out: &mut [T],
     ) {
         let (s, widener, past_cache) = (self.s, &self.widener, stores.past_cache());
+        let cols = self.scales.len() - GROUP;
         let whole = codes.len() / GROUP * GROUP;
         let mut at = 0;
         while at < whole {
-            let bytes = bytemuck::cast_slice_mut(&mut out[..whole]);
-            let codes = &codes[..whole];
-            at = s.vectorize(LookUp { widener, products, width, at, codes, out: bytes, past_cache });
+            let column = at % cols;
+            let bytes = bytemuck::cast_slice_mut(&mut out[at..whole]);
+            at += s.vectorize(LookUp {
+                widener,
+                products,
+                width,
+                cols,
+                column,
+                codes: &codes[at..whole],
+                out: bytes,
+                past_cache,
+            });
             if at < whole {
-                let group = at..at + GROUP;
-                singly(self.x, &codes[group.clone()], &self.scales[group.clone()], &mut out[group]);
+                let scales = &self.scales[at % cols..];
+                singly(self.x, &codes[at..at + GROUP], scales, &mut out[at..at + GROUP]);
                 at += GROUP;
             }
         }
@@ -552,13 +573,15 @@ impl<S: Convert> Row<'_, S> {
     }
 }
 
-/// Looks groups of codes up, from `at` on up to one with an infinity or NaN, and returns where that is or `codes` end. A
-/// work of its own, without calls, so that tables stay in registers.
+/// Looks groups of codes up, as far as there is no infinity or NaN among them, and returns how many codes that were. A work
+/// of its own, without calls, so that tables stay in registers.
 struct LookUp<'a> {
     widener: &'a Widener,
     products: &'a [Products],
+    /// Columns of a granule, of a row, and where in a row `codes` begin.
     width: usize,
-    at: usize,
+    cols: usize,
+    column: usize,
     codes: &'a [u8],
     /// Two bytes a code.
     out: &'a mut [u8],
@@ -570,15 +593,15 @@ impl Work for LookUp<'_> {
 
     #[inline(always)]
     fn run<S: Convert>(self, s: S) -> usize {
-        let LookUp { widener, products, width, at: start, codes, out, past_cache } = self;
-        let (codes, out) = (&codes[start..], &mut out[2 * start..]);
+        let LookUp { widener, products, width, cols, mut column, codes, out, past_cache } = self;
         // Past the cache go aligned registers, put together from two that follow each other.
         let skip = Stores::<S>::to_aligned(out);
         let after_skip = s.load_bytes(bytemuck::cast_slice(&PLACES[skip / 2..][..GROUP / 2]));
-        let (mut at, mut last) = (0, s.splat_u32(0));
-        'groups: for (g, table) in products.iter().enumerate().skip(start / width) {
-            let end = ((g + 1) * width - start).min(codes.len());
-            let [a, b, c, d] = &table.0;
+        let (mut at, mut last, mut granule) = (0, s.splat_u32(0), column / width);
+        'groups: while at < codes.len() {
+            let next = ((granule + 1) * width).min(cols);
+            let end = (at + next - column).min(codes.len());
+            let [a, b, c, d] = &products[granule].0;
             let table = [s.load_bytes(a), s.load_bytes(b), s.load_bytes(c), s.load_bytes(d)];
             while at < end {
                 let codes = &codes[at..];
@@ -589,7 +612,10 @@ impl Work for LookUp<'_> {
                 }
                 let [first, second] = s.look_up_words(table, codes);
                 if past_cache && at > 0 {
-                    s.stream_bytes(s.pick_words([last, first], after_skip), &mut out[2 * at + skip - GROUP..]);
+                    s.stream_bytes(
+                        s.pick_words([last, first], after_skip),
+                        &mut out[2 * at + skip - GROUP..],
+                    );
                 } else {
                     s.store_bytes(first, &mut out[2 * at..]);
                 }
@@ -601,11 +627,12 @@ impl Work for LookUp<'_> {
                 }
                 at += GROUP;
             }
+            (column, granule) = if next == cols { (0, 0) } else { (next, granule + 1) };
         }
         if past_cache && at > 0 {
             s.store_bytes(last, &mut out[2 * at - GROUP..]);
         }
-        start + at
+        at
     }
 }
 

@@ -54,10 +54,11 @@ pub(crate) trait Convert: Simd {
 
     /// The lanes of four registers, all below 2^8, as bytes in order.
     fn pack_bytes(self, x: [Self::U32; 4]) -> Self::U32;
-    /// The lowest bytes of the lanes of four registers, in order.
-    fn low_bytes(self, x: [Self::U32; 4]) -> Self::U32;
-    /// The highest bytes of the lanes of four registers, in order.
-    fn high_bytes(self, x: [Self::U32; 4]) -> Self::U32;
+    /// The lowest bytes of the lanes of four registers, in order, and the highest.
+    #[inline(always)]
+    fn outer_bytes(self, x: [Self::U32; 4]) -> [Self::U32; 2] {
+        packed_outer_bytes(self, x)
+    }
     /// The lanes of two registers, all below 2^16, as words in order.
     fn pack_words(self, x: [Self::U32; 2]) -> Self::U32;
     /// The values of four registers of finite codes, in order, by table. Only where [`Simd::PAIR`] is 2.
@@ -115,6 +116,16 @@ pub(crate) trait Convert: Simd {
     }
     /// Orders what was streamed before everything that follows.
     fn fence(self);
+}
+
+/// [`Convert::outer_bytes`] by [`Convert::pack_bytes`].
+#[inline(always)]
+pub(super) fn packed_outer_bytes<S: Convert>(s: S, [a, b, c, d]: [S::U32; 4]) -> [S::U32; 2] {
+    let low = s.splat_u32(0xFF);
+    [
+        s.pack_bytes([s.and(a, low), s.and(b, low), s.and(c, low), s.and(d, low)]),
+        s.pack_bytes([s.shr(a, 24), s.shr(b, 24), s.shr(c, 24), s.shr(d, 24)]),
+    ]
 }
 
 /// How results reach memory: through the cache, or past it where they are too large to be read from there. Streamed
