@@ -6,6 +6,7 @@ use bytemuck::Pod;
 use half::bf16;
 use rayon::prelude::*;
 
+use super::look_up::{AHEAD, GROUP, LookUp, Products};
 use super::{CodesRef, ScaledMatrix, ScaledRef};
 use crate::error::{Error, Result};
 use crate::matrix::{MatMut, Matrix};
@@ -14,10 +15,6 @@ use crate::simd::{Bf16Table, Convert, Isa, Put, Stores, Widener, Work};
 /// Columns whose scales are spread out at once: as many as most matrices have, since whole rows follow each other in
 /// memory.
 const COLUMNS: usize = 16384;
-/// How many codes ahead are asked for.
-const AHEAD: usize = 2048;
-/// The most elements of `4 · LANES`.
-const GROUP: usize = 64;
 /// Elements of a task: some hundred microseconds.
 const TASK: usize = 1 << 17;
 /// Rows of a block from which on all codes are multiplied by its scale beforehand.
@@ -196,7 +193,8 @@ impl ScaledRef<'_> {
         let tasks = out.par_chunks_mut(height * stride).take(rows.div_ceil(height)).enumerate();
         tasks.for_each(|(i, out)| {
             let rows = i * height..((i + 1) * height).min(rows);
-            isa.run(Part { x: self, rows, out, stride, past_cache });
+            let scratch = &mut Scratch::default();
+            isa.run(Part { x: self, rows, cols: 0..cols, out, stride, past_cache, scratch });
         });
     }
 
@@ -210,29 +208,20 @@ impl ScaledRef<'_> {
         out: &mut [f32],
         scratch: &mut Scratch,
     ) {
-        let width = cols.len();
-        part(s, self, rows, cols, out, width, false, scratch);
+        let stride = cols.len();
+        s.vectorize(Part { x: self, rows, cols, out, stride, past_cache: false, scratch });
     }
 }
 
-/// Rows that one task dequantises.
+/// Some rows and columns, into `out` row after row.
 struct Part<'a, T> {
     x: &'a ScaledRef<'a>,
     rows: Range<usize>,
+    cols: Range<usize>,
     out: &'a mut [T],
     stride: usize,
     past_cache: bool,
-}
-
-impl<T: Output> Work for Part<'_, T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Convert>(self, s: S) {
-        let cols = 0..self.x.shape().1;
-        let mut scratch = Scratch::default();
-        part(s, self.x, self.rows, cols, self.out, self.stride, self.past_cache, &mut scratch);
-    }
+    scratch: &'a mut Scratch,
 }
 
 /// How the values of some columns are made.
@@ -267,11 +256,6 @@ pub(crate) struct Scratch {
     products: Vec<Products>,
 }
 
-/// The bf16 values of codes 0 … 127 under a scale, as [`Convert::look_up_words`] takes them.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Products([[u8; GROUP]; 4]);
-
 /// Codes 0 … 127.
 const CODES: [u8; 2 * GROUP] = {
     let (mut codes, mut i) = ([0; 2 * GROUP], 0);
@@ -280,16 +264,6 @@ const CODES: [u8; 2 * GROUP] = {
         i += 1;
     }
     codes
-};
-
-/// Places of the words of two registers.
-const PLACES: [u16; GROUP] = {
-    let (mut places, mut i) = ([0; GROUP], 0);
-    while i < places.len() {
-        places[i] = i as u16;
-        i += 1;
-    }
-    places
 };
 
 impl Scratch {
@@ -316,64 +290,59 @@ impl Scratch {
     }
 }
 
-#[inline(always)]
-#[allow(clippy::too_many_arguments)]
-fn part<S: Convert, T: Output>(
-    s: S,
-    x: &ScaledRef<'_>,
-    rows: Range<usize>,
-    cols: Range<usize>,
-    out: &mut [T],
-    stride: usize,
-    past_cache: bool,
-    scratch: &mut Scratch,
-) {
-    let widener = Widener::new(x.format).expect("element formats are signed and have at most 16 bits");
-    let table = Bf16Table::of(x.format);
-    let stores = Stores::new(s, past_cache);
-    let height = x.scales.map_or(usize::MAX, |s| s.granule.rows());
-    let mut top = rows.start;
-    while top < rows.end {
-        let left_in_granule = height - (top + x.row_offset) % height;
-        let stripe = top..top.saturating_add(left_in_granule).min(rows.end);
-        for left in cols.clone().step_by(COLUMNS) {
-            let columns = left..(left + COLUMNS).min(cols.end);
-            let care = scratch.spread(x, top, columns.clone());
-            let (table, tensor) = (table.as_ref(), x.tensor_scale());
-            let row = Row { s, x, widener, table, tensor, scales: &scratch.scales, care };
-            scratch.products.clear();
-            let tabulated = S::PAIR == 2 && T::WORDS && table.is_some() && care != Care::Singly;
-            let width = row.width(&columns).filter(|_| tabulated && stripe.len() >= TABULATED);
-            if let Some(width) = width {
-                row.tabulate::<T>(columns.clone(), width, &mut scratch.products);
-            }
-            let place = |i: usize| (i - rows.start) * stride + left - cols.start;
-            // Rows without gaps are one: what goes past the cache is best not interrupted.
-            let gapless = stride == columns.len() && columns.len().is_multiple_of(GROUP);
-            if let (CodesRef::Bytes(m), Some(width), true) = (x.codes, width, gapless) {
-                if m.stride() == stride {
-                    let count = stripe.len() * stride;
-                    let codes = &m.row_range(stripe.start, stripe.end).strided()[..count];
-                    let out = &mut out[place(stripe.start)..][..count];
-                    row.look_up(&stores, &scratch.products, width, codes, out);
-                    continue;
+impl<T: Output> Work for Part<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Convert>(self, s: S) {
+        let Part { x, rows, cols, out, stride, past_cache, scratch } = self;
+        let widener = Widener::new(x.format).expect("element formats are signed and have at most 16 bits");
+        let table = Bf16Table::of(x.format);
+        let stores = Stores::new(s, past_cache);
+        let height = x.scales.map_or(usize::MAX, |s| s.granule.rows());
+        let mut top = rows.start;
+        while top < rows.end {
+            let left_in_granule = height - (top + x.row_offset) % height;
+            let stripe = top..top.saturating_add(left_in_granule).min(rows.end);
+            for left in cols.clone().step_by(COLUMNS) {
+                let columns = left..(left + COLUMNS).min(cols.end);
+                let care = scratch.spread(x, top, columns.clone());
+                let (table, tensor) = (table.as_ref(), x.tensor_scale());
+                let row = Row { s, x, widener, table, tensor, scales: &scratch.scales, care };
+                scratch.products.clear();
+                let tabulated = S::PAIR == 2 && T::WORDS && table.is_some() && care != Care::Singly;
+                let width = row.width(&columns).filter(|_| tabulated && stripe.len() >= TABULATED);
+                if let Some(width) = width {
+                    row.tabulate::<T>(columns.clone(), width, &mut scratch.products);
                 }
-            }
-            for i in stripe.clone() {
-                let out = &mut out[place(i)..][..columns.len()];
-                match x.codes {
-                    CodesRef::Bytes(m) => {
-                        let codes = &m.row(i)[columns.clone()];
-                        match width {
-                            Some(width) => row.look_up(&stores, &scratch.products, width, codes, out),
-                            None => row.groups(&stores, codes, out),
-                        }
+                let place = |i: usize| (i - rows.start) * stride + left - cols.start;
+                // Rows without gaps are one: what goes past the cache is best not interrupted.
+                let gapless = stride == columns.len() && columns.len().is_multiple_of(GROUP);
+                if let (CodesRef::Bytes(m), Some(width), true) = (x.codes, width, gapless) {
+                    if m.stride() == stride {
+                        let count = stripe.len() * stride;
+                        let codes = &m.row_range(stripe.start, stripe.end).strided()[..count];
+                        let out = &mut out[place(stripe.start)..][..count];
+                        row.look_up(&stores, &scratch.products, width, codes, out);
+                        continue;
                     }
-                    CodesRef::Words(m) => row.groups(&stores, &m.row(i)[columns.clone()], out),
+                }
+                for i in stripe.clone() {
+                    let out = &mut out[place(i)..][..columns.len()];
+                    match x.codes {
+                        CodesRef::Bytes(m) => {
+                            let codes = &m.row(i)[columns.clone()];
+                            match width {
+                                Some(width) => row.look_up(&stores, &scratch.products, width, codes, out),
+                                None => row.groups(&stores, codes, out),
+                            }
+                        }
+                        CodesRef::Words(m) => row.groups(&stores, &m.row(i)[columns.clone()], out),
+                    }
                 }
             }
+            top = stripe.end;
         }
-        top = stripe.end;
     }
 }
 
@@ -570,69 +539,6 @@ impl<S: Convert> Row<'_, S> {
             }
         }
         self.rest(whole, &codes[whole..], &mut out[whole..]);
-    }
-}
-
-/// Looks groups of codes up, as far as there is no infinity or NaN among them, and returns how many codes that were. A work
-/// of its own, without calls, so that tables stay in registers.
-struct LookUp<'a> {
-    widener: &'a Widener,
-    products: &'a [Products],
-    /// Columns of a granule, of a row, and where in a row `codes` begin.
-    width: usize,
-    cols: usize,
-    column: usize,
-    codes: &'a [u8],
-    /// Two bytes a code.
-    out: &'a mut [u8],
-    past_cache: bool,
-}
-
-impl Work for LookUp<'_> {
-    type Output = usize;
-
-    #[inline(always)]
-    fn run<S: Convert>(self, s: S) -> usize {
-        let LookUp { widener, products, width, cols, mut column, codes, out, past_cache } = self;
-        // Past the cache go aligned registers, put together from two that follow each other.
-        let skip = Stores::<S>::to_aligned(out);
-        let after_skip = s.load_bytes(bytemuck::cast_slice(&PLACES[skip / 2..][..GROUP / 2]));
-        let (mut at, mut last, mut granule) = (0, s.splat_u32(0), column / width);
-        'groups: while at < codes.len() {
-            let next = ((granule + 1) * width).min(cols);
-            let end = (at + next - column).min(codes.len());
-            let [a, b, c, d] = &products[granule].0;
-            let table = [s.load_bytes(a), s.load_bytes(b), s.load_bytes(c), s.load_bytes(d)];
-            while at < end {
-                let codes = &codes[at..];
-                s.prefetch(codes, AHEAD);
-                let codes = s.load_bytes(codes);
-                if widener.bytes_have_specials(s, codes) {
-                    break 'groups;
-                }
-                let [first, second] = s.look_up_words(table, codes);
-                if past_cache && at > 0 {
-                    s.stream_bytes(
-                        s.pick_words([last, first], after_skip),
-                        &mut out[2 * at + skip - GROUP..],
-                    );
-                } else {
-                    s.store_bytes(first, &mut out[2 * at..]);
-                }
-                if past_cache {
-                    s.stream_bytes(s.pick_words([first, second], after_skip), &mut out[2 * at + skip..]);
-                    last = second;
-                } else {
-                    s.store_bytes(second, &mut out[2 * at + GROUP..]);
-                }
-                at += GROUP;
-            }
-            (column, granule) = if next == cols { (0, 0) } else { (next, granule + 1) };
-        }
-        if past_cache && at > 0 {
-            s.store_bytes(last, &mut out[2 * at - GROUP..]);
-        }
-        at
     }
 }
 
