@@ -318,14 +318,15 @@ impl<T: Output> Work for Part<'_, T> {
                 let place = |i: usize| (i - rows.start) * stride + left - cols.start;
                 // Rows without gaps are one: what goes past the cache is best not interrupted.
                 let gapless = stride == columns.len() && columns.len().is_multiple_of(GROUP);
-                if let (CodesRef::Bytes(m), Some(width), true) = (x.codes, width, gapless) {
-                    if m.stride() == stride {
-                        let count = stripe.len() * stride;
-                        let codes = &m.row_range(stripe.start, stripe.end).strided()[..count];
-                        let out = &mut out[place(stripe.start)..][..count];
-                        row.look_up(&stores, &scratch.products, width, codes, out);
-                        continue;
-                    }
+                if let (CodesRef::Bytes(m), Some(width)) = (x.codes, width)
+                    && gapless
+                    && m.stride() == stride
+                {
+                    let count = stripe.len() * stride;
+                    let codes = &m.row_range(stripe.start, stripe.end).strided()[..count];
+                    let out = &mut out[place(stripe.start)..][..count];
+                    row.look_up(&stores, &scratch.products, width, codes, out);
+                    continue;
                 }
                 for i in stripe.clone() {
                     let out = &mut out[place(i)..][..columns.len()];
