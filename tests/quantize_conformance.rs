@@ -349,7 +349,7 @@ fn dequantising_past_the_cache() {
     let (rows, cols) = (1000, 11520);
     let code = |i: usize, j: usize| match (i * cols + j) % 4999 {
         0 => 0xFF,
-        _ => ((31 * i + 7 * j) % 127 | ((i ^ j) & 1) << 7) as u8,
+        _ => (((31 * i + 7 * j) % 127) | (((i ^ j) & 1) << 7)) as u8,
     };
     let scales = [1.0, -0.0, 1e-38, 0.1, -1.5];
     let grid = ScaleGrid::F32(Matrix::from_fn(8, 90, |i, j| scales[(i + j) % 5]));

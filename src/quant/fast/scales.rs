@@ -36,9 +36,12 @@ pub(super) fn decide_row<S: Convert, T: Lane>(
     decided.clear();
     for (i, peaks) in peaks.chunks(S::LANES).enumerate() {
         let (first, count) = (i * S::LANES, peaks.len());
-        let mut amax = [peaks[0]; MAX_LANES];
-        amax[..count].copy_from_slice(peaks);
-        let found = s.vectorize(Ordinary { plan, amax: &amax, largest: T::LARGEST });
+        let mut found = None;
+        if matches!(scales, ScalesMut::F32(_)) {
+            let mut amax = [peaks[0]; MAX_LANES];
+            amax[..count].copy_from_slice(peaks);
+            found = s.vectorize(Ordinary { plan, amax: &amax, largest: T::LARGEST });
+        }
         if let (ScalesMut::F32(grid), Some([stored, factors, inverses])) = (&mut *scales, found) {
             match grid[at + first..].first_chunk_mut() {
                 Some(grid) if count == MAX_LANES => *grid = stored,
