@@ -295,6 +295,71 @@ fn dequantising_every_code() {
     }
 }
 
+/// bf16 into rows without gaps that begin at any address.
+fn dequantizes_gapless(what: &str, x: ScaledRef<'_>, offsets: &[usize]) -> usize {
+    let expected = x.dequantize_reference::<bf16>();
+    let (rows, cols) = x.shape();
+    let mut out = vec![bf16::ZERO; rows * cols + 32];
+    for isa in available() {
+        for &offset in offsets {
+            out.fill(bf16::from_f32(-7.0));
+            let part = &mut out[offset..offset + rows * cols];
+            x.dequantize_into(MatMut::new(part, rows, cols).unwrap(), isa).unwrap();
+            let differs = part.iter().zip(expected.as_slice()).position(|(a, b)| a.to_bits() != b.to_bits());
+            assert_eq!(differs, None, "{what} on {isa}, {offset} elements from the start");
+            let around = out[..offset].iter().chain(&out[offset + rows * cols..]);
+            assert!(around.copied().all(|v| v == bf16::from_f32(-7.0)), "{what} on {isa}: written beside");
+        }
+    }
+    available().len()
+}
+
+/// Rows enough of a block that its scale is multiplied by all codes beforehand: every code under scales of all kinds, blocks
+/// that end within groups of codes, rows without gaps and with.
+#[test]
+fn dequantising_blocks() {
+    let finite = [1.0, -0.0, 1e-38, 3e-41, 2.5e38, -1.5, 0.1, -2e-40, 3.0];
+    let all = [1.0, f32::INFINITY, 0.5, f32::NAN, -2.0, 1e-38, 7.0, 0.0, -1.0];
+    let formats = Format::ALL.iter().filter(|f| f.spec().bits() <= 8 && **f != Format::E8M0);
+    let mut ran = 0;
+    for &format in formats.clone() {
+        let count = 1 << format.spec().bits();
+        for (scales, tensor, width, cols) in [
+            (finite, 1.0, 128, 1152),
+            (finite, 0.3, 192, 1600),
+            (all, 1.0, 128, 1100),
+            (finite, 1.0, 40, 350),
+        ] {
+            let codes = Codes::Bytes(Matrix::from_fn(21, cols, |i, j| ((37 * i + j) % count) as u8));
+            let grid = ScaleGrid::F32(Matrix::from_fn(1, 9, |_, j| scales[j]));
+            let scales =
+                finegrain::scaled::Scales { granule: Granule::new(128, width).unwrap(), grid, tensor };
+            let x = finegrain::scaled::ScaledMatrix::new(format, codes, Some(scales)).unwrap();
+            let what = format!("{format} in blocks of {width} columns times {tensor}");
+            dequantizes(&what, x.view());
+            ran += dequantizes_gapless(&what, x.view(), &[0, 5]);
+        }
+    }
+    assert_eq!(ran, 4 * formats.count() * available().len());
+}
+
+/// Results that go past the cache, from addresses that are aligned and that are not, with NaN here and there.
+#[test]
+fn dequantising_past_the_cache() {
+    let (rows, cols) = (1000, 11520);
+    let code = |i: usize, j: usize| match (i * cols + j) % 4999 {
+        0 => 0xFF,
+        _ => (((31 * i + 7 * j) % 127) | (((i ^ j) & 1) << 7)) as u8,
+    };
+    let scales = [1.0, -0.0, 1e-38, 0.1, -1.5];
+    let grid = ScaleGrid::F32(Matrix::from_fn(8, 90, |i, j| scales[(i + j) % 5]));
+    let scales = finegrain::scaled::Scales { granule: Granule::BLOCK_128X128, grid, tensor: 1.0 };
+    let codes = Codes::Bytes(Matrix::from_fn(rows, cols, code));
+    let x = finegrain::scaled::ScaledMatrix::new(Format::E4M3, codes, Some(scales)).unwrap();
+    assert_eq!(dequantizes_gapless("large", x.view(), &[0, 1, 2, 16, 31]), available().len());
+    dequantizes("large, rows apart", x.view());
+}
+
 /// Requantising to the transpose equals dequantising, transposing and quantising by the reference.
 #[test]
 fn requantising_to_the_transpose() {

@@ -6,6 +6,7 @@ use bytemuck::Pod;
 use half::bf16;
 use rayon::prelude::*;
 
+use super::look_up::{AHEAD, GROUP, LookUp, Products};
 use super::{CodesRef, ScaledMatrix, ScaledRef};
 use crate::error::{Error, Result};
 use crate::matrix::{MatMut, Matrix};
@@ -14,12 +15,10 @@ use crate::simd::{Bf16Table, Convert, Isa, Put, Stores, Widener, Work};
 /// Columns whose scales are spread out at once: as many as most matrices have, since whole rows follow each other in
 /// memory.
 const COLUMNS: usize = 16384;
-/// How many codes ahead are asked for.
-const AHEAD: usize = 2048;
-/// The most elements of `4 · LANES`.
-const GROUP: usize = 64;
 /// Elements of a task: some hundred microseconds.
 const TASK: usize = 1 << 17;
+/// Rows of a block from which on all codes are multiplied by its scale beforehand.
+const TABULATED: usize = 8;
 /// From this size on, values go past the cache.
 const PAST_CACHE: usize = 1 << 25;
 
@@ -65,11 +64,16 @@ impl Dequantized for bf16 {
 
 /// Values of four registers, stored.
 pub(crate) trait Output: Dequantized {
+    /// Whether a value is a word, which registers look up.
+    const WORDS: bool;
+
     /// Into the first of `out`; `normal` says that none is subnormal.
     fn store<S: Convert>(s: S, to: Put<S>, values: [S::F32; 4], normal: bool, out: &mut [Self]);
 }
 
 impl Output for f32 {
+    const WORDS: bool = false;
+
     #[inline(always)]
     fn store<S: Convert>(s: S, to: Put<S>, values: [S::F32; 4], _: bool, out: &mut [f32]) {
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(out);
@@ -80,6 +84,8 @@ impl Output for f32 {
 }
 
 impl Output for bf16 {
+    const WORDS: bool = true;
+
     #[inline(always)]
     fn store<S: Convert>(s: S, to: Put<S>, [a, b, c, d]: [S::F32; 4], normal: bool, out: &mut [bf16]) {
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(out);
@@ -180,11 +186,15 @@ impl ScaledRef<'_> {
             return;
         }
         let past_cache = (size_of::<T>() + 1) * rows * cols > PAST_CACHE;
-        let height = (TASK / cols).max(1);
+        // As high as blocks where there is work for all threads, since something is made for every block.
+        let share = rows.div_ceil(4 * rayon::current_num_threads());
+        let block = self.scales.map_or(1, |scales| scales.granule.rows());
+        let height = (TASK / cols).max(block.min(share));
         let tasks = out.par_chunks_mut(height * stride).take(rows.div_ceil(height)).enumerate();
         tasks.for_each(|(i, out)| {
             let rows = i * height..((i + 1) * height).min(rows);
-            isa.run(Part { x: self, rows, out, stride, past_cache });
+            let scratch = &mut Scratch::default();
+            isa.run(Part { x: self, rows, cols: 0..cols, out, stride, past_cache, scratch });
         });
     }
 
@@ -198,29 +208,20 @@ impl ScaledRef<'_> {
         out: &mut [f32],
         scratch: &mut Scratch,
     ) {
-        let width = cols.len();
-        part(s, self, rows, cols, out, width, false, scratch);
+        let stride = cols.len();
+        s.vectorize(Part { x: self, rows, cols, out, stride, past_cache: false, scratch });
     }
 }
 
-/// Rows that one task dequantises.
+/// Some rows and columns, into `out` row after row.
 struct Part<'a, T> {
     x: &'a ScaledRef<'a>,
     rows: Range<usize>,
+    cols: Range<usize>,
     out: &'a mut [T],
     stride: usize,
     past_cache: bool,
-}
-
-impl<T: Output> Work for Part<'_, T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Convert>(self, s: S) {
-        let cols = 0..self.x.shape().1;
-        let mut scratch = Scratch::default();
-        part(s, self.x, self.rows, cols, self.out, self.stride, self.past_cache, &mut scratch);
-    }
+    scratch: &'a mut Scratch,
 }
 
 /// How the values of some columns are made.
@@ -246,18 +247,34 @@ impl Care {
     }
 }
 
-/// The scales of some columns in one row of granules, each as often as it has columns, and a group behind them.
+/// What is known of some columns in one row of granules.
 #[derive(Default)]
-pub(crate) struct Scratch(Vec<f32>);
+pub(crate) struct Scratch {
+    /// The scales, each as often as it has columns, and a group behind them.
+    scales: Vec<f32>,
+    /// For each granule, where its rows are worth it.
+    products: Vec<Products>,
+}
+
+/// Codes 0 … 127.
+const CODES: [u8; 2 * GROUP] = {
+    let (mut codes, mut i) = ([0; 2 * GROUP], 0);
+    while i < codes.len() {
+        codes[i] = i as u8;
+        i += 1;
+    }
+    codes
+};
 
 impl Scratch {
     /// Spreads the scales of a row of granules.
     fn spread(&mut self, x: &ScaledRef<'_>, row: usize, columns: Range<usize>) -> Care {
         let (tensor, smallest) = (x.tensor_scale(), x.format.spec().min_subnormal() as f32);
-        self.0.resize(columns.len() + GROUP, 1.0);
-        self.0[columns.len()..].fill(1.0);
+        let spread = &mut self.scales;
+        spread.resize(columns.len() + GROUP, 1.0);
+        spread[columns.len()..].fill(1.0);
         let Some(scales) = x.scales else {
-            self.0.fill(1.0);
+            spread.fill(1.0);
             return Care::of(1.0, tensor, smallest);
         };
         let (width, grid_row) = (scales.granule.cols(), (row + x.row_offset) / scales.granule.rows());
@@ -265,7 +282,7 @@ impl Scratch {
         while column < columns.end {
             let end = (column / width + 1).saturating_mul(width).min(columns.end);
             let scale = scales.grid.at(grid_row, column / width);
-            self.0[column - columns.start..end - columns.start].fill(scale);
+            spread[column - columns.start..end - columns.start].fill(scale);
             care = care.max(Care::of(scale, tensor, smallest));
             column = end;
         }
@@ -273,41 +290,60 @@ impl Scratch {
     }
 }
 
-#[inline(always)]
-#[allow(clippy::too_many_arguments)]
-fn part<S: Convert, T: Output>(
-    s: S,
-    x: &ScaledRef<'_>,
-    rows: Range<usize>,
-    cols: Range<usize>,
-    out: &mut [T],
-    stride: usize,
-    past_cache: bool,
-    scratch: &mut Scratch,
-) {
-    let widener = Widener::new(x.format).expect("element formats are signed and have at most 16 bits");
-    let table = Bf16Table::of(x.format);
-    let stores = Stores::new(s, past_cache);
-    let height = x.scales.map_or(usize::MAX, |s| s.granule.rows());
-    let mut top = rows.start;
-    while top < rows.end {
-        let left_in_granule = height - (top + x.row_offset) % height;
-        let stripe = top..top.saturating_add(left_in_granule).min(rows.end);
-        for left in cols.clone().step_by(COLUMNS) {
-            let columns = left..(left + COLUMNS).min(cols.end);
-            let care = scratch.spread(x, top, columns.clone());
-            let (table, tensor) = (table.as_ref(), x.tensor_scale());
-            let row = Row { s, x, widener, table, tensor, scales: &scratch.0, care };
-            for i in stripe.clone() {
-                let at = (i - rows.start) * stride + left - cols.start;
-                let out = &mut out[at..at + columns.len()];
-                match x.codes {
-                    CodesRef::Bytes(m) => row.groups(&stores, &m.row(i)[columns.clone()], out),
-                    CodesRef::Words(m) => row.groups(&stores, &m.row(i)[columns.clone()], out),
+impl<T: Output> Work for Part<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Convert>(self, s: S) {
+        let Part { x, rows, cols, out, stride, past_cache, scratch } = self;
+        let widener = Widener::new(x.format).expect("element formats are signed and have at most 16 bits");
+        let table = Bf16Table::of(x.format);
+        let stores = Stores::new(s, past_cache);
+        let height = x.scales.map_or(usize::MAX, |s| s.granule.rows());
+        let mut top = rows.start;
+        while top < rows.end {
+            let left_in_granule = height - (top + x.row_offset) % height;
+            let stripe = top..top.saturating_add(left_in_granule).min(rows.end);
+            for left in cols.clone().step_by(COLUMNS) {
+                let columns = left..(left + COLUMNS).min(cols.end);
+                let care = scratch.spread(x, top, columns.clone());
+                let (table, tensor) = (table.as_ref(), x.tensor_scale());
+                let row = Row { s, x, widener, table, tensor, scales: &scratch.scales, care };
+                scratch.products.clear();
+                let tabulated = S::PAIR == 2 && T::WORDS && table.is_some() && care != Care::Singly;
+                let width = row.width(&columns).filter(|_| tabulated && stripe.len() >= TABULATED);
+                if let Some(width) = width {
+                    row.tabulate::<T>(columns.clone(), width, &mut scratch.products);
+                }
+                let place = |i: usize| (i - rows.start) * stride + left - cols.start;
+                // Rows without gaps are one: what goes past the cache is best not interrupted.
+                let gapless = stride == columns.len() && columns.len().is_multiple_of(GROUP);
+                if let (CodesRef::Bytes(m), Some(width)) = (x.codes, width)
+                    && gapless
+                    && m.stride() == stride
+                {
+                    let count = stripe.len() * stride;
+                    let codes = &m.row_range(stripe.start, stripe.end).strided()[..count];
+                    let out = &mut out[place(stripe.start)..][..count];
+                    row.look_up(&stores, &scratch.products, width, codes, out);
+                    continue;
+                }
+                for i in stripe.clone() {
+                    let out = &mut out[place(i)..][..columns.len()];
+                    match x.codes {
+                        CodesRef::Bytes(m) => {
+                            let codes = &m.row(i)[columns.clone()];
+                            match width {
+                                Some(width) => row.look_up(&stores, &scratch.products, width, codes, out),
+                                None => row.groups(&stores, codes, out),
+                            }
+                        }
+                        CodesRef::Words(m) => row.groups(&stores, &m.row(i)[columns.clone()], out),
+                    }
                 }
             }
+            top = stripe.end;
         }
-        top = stripe.end;
     }
 }
 
@@ -390,7 +426,7 @@ impl<S: Convert> Row<'_, S> {
         if self.care == Care::Singly {
             return singly(self.x, codes, self.scales, out);
         }
-        let (group, head) = (4 * S::LANES, stores.to_aligned(out).min(out.len()));
+        let (group, head) = (4 * S::LANES, Stores::<S>::to_aligned(out).min(out.len()));
         let whole = (out.len() - head) / group * group;
         self.rest(0, &codes[..head], &mut out[..head]);
         let put = stores.put(&out[head..]).expect("they are aligned there");
@@ -419,6 +455,13 @@ impl<S: Convert> Row<'_, S> {
         if C::has_specials(s, &self.widener, codes) {
             return singly(self.x, codes, scales, out);
         }
+        self.finite(put, codes, scales, out);
+    }
+
+    /// The same of codes that are finite.
+    #[inline(always)]
+    fn finite<C: Code, T: Output>(self, put: Put<S>, codes: &[C], scales: &[f32], out: &mut [T]) {
+        let s = self.s;
         let mut products = C::values(s, &self.widener, self.table, codes);
         for (i, product) in products.iter_mut().enumerate() {
             *product = s.mul(*product, s.load(&scales[i * S::LANES..]));
@@ -429,6 +472,74 @@ impl<S: Convert> Row<'_, S> {
             }
         }
         T::store(s, put, products, self.care == Care::Normal, out);
+    }
+}
+
+impl<S: Convert> Row<'_, S> {
+    /// How far granules reach over `columns`, up to the next group; `None` if they end within groups.
+    fn width(self, columns: &Range<usize>) -> Option<usize> {
+        let width = self.x.scales.map_or(usize::MAX, |scales| scales.granule.cols());
+        if width >= self.x.shape().1 {
+            return Some(columns.len().next_multiple_of(GROUP));
+        }
+        (width.is_multiple_of(GROUP) && columns.start.is_multiple_of(width)).then_some(width)
+    }
+
+    /// Multiplies all codes by the scale of every granule, `width` columns each.
+    #[inline(always)]
+    fn tabulate<T: Output>(self, columns: Range<usize>, width: usize, products: &mut Vec<Products>) {
+        let s = self.s;
+        for left in (0..columns.len()).step_by(width) {
+            let (mut values, mut table) = ([T::zeroed(); 2 * GROUP], Products([[0; GROUP]; 4]));
+            // Infinities and NaN are looked at when they occur: what they give here is not used.
+            for (codes, values) in CODES.chunks_exact(GROUP).zip(values.chunks_exact_mut(GROUP)) {
+                self.finite(Put::cached(s), codes, &self.scales[left..], values);
+            }
+            let words: &[u8] = bytemuck::cast_slice(&values);
+            for i in 0..2 {
+                let half = &words[2 * GROUP * i..];
+                let [low, high] = s.split_words([s.load_bytes(half), s.load_bytes(&half[GROUP..])]);
+                s.store_bytes(low, &mut table.0[2 * i]);
+                s.store_bytes(high, &mut table.0[2 * i + 1]);
+            }
+            products.push(table);
+        }
+    }
+
+    /// As [`Row::groups`], of one row or of rows of whole groups without gaps, by the products of granules.
+    #[inline(always)]
+    fn look_up<T: Output>(
+        self,
+        stores: &Stores<S>,
+        products: &[Products],
+        width: usize,
+        codes: &[u8],
+        out: &mut [T],
+    ) {
+        let (s, widener, past_cache) = (self.s, &self.widener, stores.past_cache());
+        let cols = self.scales.len() - GROUP;
+        let whole = codes.len() / GROUP * GROUP;
+        let mut at = 0;
+        while at < whole {
+            let column = at % cols;
+            let bytes = bytemuck::cast_slice_mut(&mut out[at..whole]);
+            at += s.vectorize(LookUp {
+                widener,
+                products,
+                width,
+                cols,
+                column,
+                codes: &codes[at..whole],
+                out: bytes,
+                past_cache,
+            });
+            if at < whole {
+                let scales = &self.scales[at % cols..];
+                singly(self.x, &codes[at..at + GROUP], scales, &mut out[at..at + GROUP]);
+                at += GROUP;
+            }
+        }
+        self.rest(whole, &codes[whole..], &mut out[whole..]);
     }
 }
 

@@ -12,6 +12,7 @@ mod dequantize;
 mod granule;
 mod groups;
 pub mod layout;
+mod look_up;
 
 pub use dequantize::Dequantized;
 pub(crate) use dequantize::Scratch as DequantizeScratch;

@@ -88,21 +88,21 @@ pub(super) const LANES: usize = 16;
 impl<const BF16: bool> Avx512<BF16> {
     /// The low and the high bytes of the BF16 numbers of 64 codes.
     #[inline(always)]
-    pub(super) fn bytes(self, tables: &Tables, codes: __m512i) -> (__m512i, __m512i) {
+    pub(super) fn bytes(self, [low, high]: [[__m512i; 2]; 2], sign: __m512i, codes: __m512i) -> [__m512i; 2] {
         assert!(BF16, "VBMI comes with BF16");
         // SAFETY: `self` exists with BF16, so `detect` found VBMI.
         unsafe {
-            let low = _mm512_permutex2var_epi8(tables.low[0], codes, tables.low[1]);
-            let high = _mm512_permutex2var_epi8(tables.high[0], codes, tables.high[1]);
-            // The sign of the code is that of the number: high | codes & 80.
-            (low, _mm512_ternarylogic_epi32::<0xEC>(codes, high, tables.sign))
+            let low = _mm512_permutex2var_epi8(low[0], codes, low[1]);
+            let high = _mm512_permutex2var_epi8(high[0], codes, high[1]);
+            // The sign of the code changes that of the number: high ^ codes & 80.
+            [low, _mm512_ternarylogic_epi32::<0x6C>(codes, high, sign)]
         }
     }
 
     /// Looks 64 codes up and pairs their bytes as said.
     #[inline(always)]
     fn pairs(self, tables: &Tables, codes: __m512i, [first, second]: [__m512i; 2]) -> [__m512; 2] {
-        let (low, high) = self.bytes(tables, codes);
+        let [low, high] = self.bytes([tables.low, tables.high], tables.sign, codes);
         // SAFETY: `bytes` asserts that `self` exists with BF16, so `detect` found VBMI.
         unsafe {
             [
@@ -116,9 +116,9 @@ impl<const BF16: bool> Avx512<BF16> {
 /// The bytes of BF16 numbers, each in two registers.
 #[derive(Clone, Copy)]
 pub(super) struct Tables {
-    low: [__m512i; 2],
-    high: [__m512i; 2],
-    sign: __m512i,
+    pub(super) low: [__m512i; 2],
+    pub(super) high: [__m512i; 2],
+    pub(super) sign: __m512i,
     in_lanes: [__m512i; 2],
     in_order: [__m512i; 2],
 }
@@ -133,11 +133,14 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     type Tables = Tables;
 
     fn vectorize<W: Work>(self, work: W) -> W::Output {
+        // Never inlined: a work inside another keeps its own registers.
+        #[inline(never)]
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,popcnt")]
         #[inline(never)]
         fn plain<W: Work, S: Convert>(s: S, work: W) -> W::Output {
             work.run(s)
         }
+        #[inline(never)]
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vbmi,avx2,fma,popcnt")]
         #[inline(never)]
         fn bf16<W: Work, S: Convert>(s: S, work: W) -> W::Output {

@@ -54,15 +54,29 @@ pub(crate) trait Convert: Simd {
 
     /// The lanes of four registers, all below 2^8, as bytes in order.
     fn pack_bytes(self, x: [Self::U32; 4]) -> Self::U32;
-    /// The lowest bytes of the lanes of four registers, in order.
-    fn low_bytes(self, x: [Self::U32; 4]) -> Self::U32;
-    /// The highest bytes of the lanes of four registers, in order.
-    fn high_bytes(self, x: [Self::U32; 4]) -> Self::U32;
+    /// The lowest bytes of the lanes of four registers, in order, and the highest.
+    #[inline(always)]
+    fn outer_bytes(self, x: [Self::U32; 4]) -> [Self::U32; 2] {
+        packed_outer_bytes(self, x)
+    }
     /// The lanes of two registers, all below 2^16, as words in order.
     fn pack_words(self, x: [Self::U32; 2]) -> Self::U32;
     /// The values of four registers of finite codes, in order, by table. Only where [`Simd::PAIR`] is 2.
     fn look_up(self, _table: &Bf16Table, _codes: Self::U32) -> [Self::F32; 4] {
         unreachable!("tables are looked up where a step takes pairs")
+    }
+    /// The low and the high bytes of the words of two registers, in order. Only where [`Simd::PAIR`] is 2.
+    fn split_words(self, _words: [Self::U32; 2]) -> [Self::U32; 2] {
+        unreachable!("bytes are split to be looked up, where a step takes pairs")
+    }
+    /// The words of a register of codes of a byte each, in order. `table` has those of codes 0 … 127, two times
+    /// [`Convert::split_words`]; bit 7 of a code changes the sign. Only where [`Simd::PAIR`] is 2.
+    fn look_up_words(self, _table: [Self::U32; 4], _codes: Self::U32) -> [Self::U32; 2] {
+        unreachable!("tables are looked up where a step takes pairs")
+    }
+    /// The words of two registers whose places, among both, are the words of `at`. Only where [`Simd::PAIR`] is 2.
+    fn pick_words(self, _words: [Self::U32; 2], _at: Self::U32) -> Self::U32 {
+        unreachable!("words are picked where a step takes pairs")
     }
     /// Two registers of numbers as bf16 in order, rounded to nearest even; none is NaN.
     #[inline(always)]
@@ -104,6 +118,16 @@ pub(crate) trait Convert: Simd {
     fn fence(self);
 }
 
+/// [`Convert::outer_bytes`] by [`Convert::pack_bytes`].
+#[inline(always)]
+pub(super) fn packed_outer_bytes<S: Convert>(s: S, [a, b, c, d]: [S::U32; 4]) -> [S::U32; 2] {
+    let low = s.splat_u32(0xFF);
+    [
+        s.pack_bytes([s.and(a, low), s.and(b, low), s.and(c, low), s.and(d, low)]),
+        s.pack_bytes([s.shr(a, 24), s.shr(b, 24), s.shr(c, 24), s.shr(d, 24)]),
+    ]
+}
+
 /// How results reach memory: through the cache, or past it where they are too large to be read from there. Streamed
 /// results are ordered when this is dropped, which a task does before it ends.
 pub(crate) struct Stores<S: Convert> {
@@ -117,9 +141,15 @@ impl<S: Convert> Stores<S> {
         Stores { s, past_cache }
     }
 
+    /// Whether results go past the cache.
+    #[inline(always)]
+    pub(crate) fn past_cache(&self) -> bool {
+        self.past_cache
+    }
+
     /// How many elements of `to` lie in front of an aligned one.
     #[inline(always)]
-    pub(crate) fn to_aligned<T>(&self, to: &[T]) -> usize {
+    pub(crate) fn to_aligned<T>(to: &[T]) -> usize {
         (to.as_ptr().addr().next_multiple_of(4 * S::LANES) - to.as_ptr().addr()) / size_of::<T>()
     }
 
@@ -158,10 +188,16 @@ pub(crate) struct Put<S: Convert> {
 }
 
 impl<S: Convert> Put<S> {
+    /// Through the cache or past it; whoever writes past it has [`Stores`] and with them their fence.
+    #[inline(always)]
+    pub(crate) fn new(s: S, past_cache: bool) -> Self {
+        Put { s, past_cache }
+    }
+
     /// Through the cache.
     #[inline(always)]
     pub(crate) fn cached(s: S) -> Self {
-        Put { s, past_cache: false }
+        Put::new(s, false)
     }
 
     /// Into the first `4 · LANES` bytes.

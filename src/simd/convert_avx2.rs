@@ -120,17 +120,6 @@ impl Convert for Avx2 {
     }
 
     #[inline(always)]
-    fn low_bytes(self, [a, b, c, d]: [__m256i; 4]) -> __m256i {
-        let low = self.splat_u32(0xFF);
-        self.pack_bytes([self.and(a, low), self.and(b, low), self.and(c, low), self.and(d, low)])
-    }
-
-    #[inline(always)]
-    fn high_bytes(self, [a, b, c, d]: [__m256i; 4]) -> __m256i {
-        self.pack_bytes([self.shr(a, 24), self.shr(b, 24), self.shr(c, 24), self.shr(d, 24)])
-    }
-
-    #[inline(always)]
     fn pack_words(self, [a, b]: [__m256i; 2]) -> __m256i {
         op!(_mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(a, b)))
     }

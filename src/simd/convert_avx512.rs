@@ -2,18 +2,39 @@
 
 use std::arch::x86_64::*;
 
-use super::avx512::{Avx512, LANES, op};
-use super::convert::Convert;
+use super::avx512::{Avx512, LANES, Tables, op};
+use super::convert::{Convert, packed_outer_bytes};
 use super::{Bf16Table, Simd};
 
 /// Bytes of a register, which streaming stores align to.
 const BYTES: usize = 4 * LANES;
 
-/// Where byte `byte` of the lanes of two registers is among their 128 bytes; the first half counts.
-const fn bytes_of_lanes(byte: usize) -> [u8; BYTES] {
+/// Where the lowest bytes of the lanes of two registers are among their 128 bytes, and then the highest.
+const fn outer_bytes_of_lanes() -> [u8; BYTES] {
     let (mut at, mut i) = ([0; BYTES], 0);
     while i < 2 * LANES {
-        at[i] = (4 * i + byte) as u8;
+        at[i] = 4 * i as u8;
+        at[2 * LANES + i] = 4 * i as u8 + 3;
+        i += 1;
+    }
+    at
+}
+
+/// Where byte `byte` of the words of two registers is among their 128 bytes.
+const fn bytes_of_words(byte: usize) -> [u8; BYTES] {
+    let (mut at, mut i) = ([0; BYTES], 0);
+    while i < BYTES {
+        at[i] = (2 * i + byte) as u8;
+        i += 1;
+    }
+    at
+}
+
+/// Where the bytes of words 32 · register … are among 64 low and 64 high bytes.
+const fn words_of_bytes(register: usize) -> [u8; BYTES] {
+    let (mut at, mut i) = ([0; BYTES], 0);
+    while i < BYTES {
+        at[i] = (BYTES * (i % 2) + 2 * LANES * register + i / 2) as u8;
         i += 1;
     }
     at
@@ -32,20 +53,6 @@ const fn bytes_of_values(register: usize) -> [u8; BYTES] {
         i += 1;
     }
     at
-}
-
-impl<const BF16: bool> Avx512<BF16> {
-    /// A byte of each lane of four registers, in order.
-    #[inline(always)]
-    fn gather_bytes(self, [a, b, c, d]: [__m512i; 4], at: &[u8; BYTES]) -> __m512i {
-        assert!(BF16, "VBMI comes with BF16");
-        let at = self.load_bytes(at);
-        // SAFETY: `self` exists with BF16, so `detect` found VBMI.
-        unsafe {
-            let (ab, cd) = (_mm512_permutex2var_epi8(a, at, b), _mm512_permutex2var_epi8(c, at, d));
-            _mm512_inserti64x4::<1>(ab, _mm512_castsi512_si256(cd))
-        }
-    }
 }
 
 impl<const BF16: bool> Convert for Avx512<BF16> {
@@ -156,22 +163,18 @@ impl<const BF16: bool> Convert for Avx512<BF16> {
     }
 
     #[inline(always)]
-    fn low_bytes(self, x: [__m512i; 4]) -> __m512i {
-        if BF16 {
-            return self.gather_bytes(x, const { &bytes_of_lanes(0) });
-        }
-        let low = self.splat_u32(0xFF);
-        let [a, b, c, d] = x;
-        self.pack_bytes([self.and(a, low), self.and(b, low), self.and(c, low), self.and(d, low)])
-    }
-
-    #[inline(always)]
-    fn high_bytes(self, x: [__m512i; 4]) -> __m512i {
-        if BF16 {
-            return self.gather_bytes(x, const { &bytes_of_lanes(3) });
+    fn outer_bytes(self, x: [__m512i; 4]) -> [__m512i; 2] {
+        if !BF16 {
+            return packed_outer_bytes(self, x);
         }
         let [a, b, c, d] = x;
-        self.pack_bytes([self.shr(a, 24), self.shr(b, 24), self.shr(c, 24), self.shr(d, 24)])
+        let at = self.load_bytes(const { &outer_bytes_of_lanes() });
+        // SAFETY: `self` exists with BF16, so `detect` found VBMI.
+        unsafe {
+            let (ab, cd) = (_mm512_permutex2var_epi8(a, at, b), _mm512_permutex2var_epi8(c, at, d));
+            let low = _mm512_inserti64x4::<1>(ab, _mm512_castsi512_si256(cd));
+            [low, _mm512_shuffle_i64x2::<0b11_10_11_10>(ab, cd)]
+        }
     }
 
     #[inline(always)]
@@ -186,7 +189,8 @@ impl<const BF16: bool> Convert for Avx512<BF16> {
     fn look_up(self, table: &Bf16Table, codes: __m512i) -> [__m512; 4] {
         const VALUES: [[u8; BYTES]; 4] =
             [bytes_of_values(0), bytes_of_values(1), bytes_of_values(2), bytes_of_values(3)];
-        let (low, high) = self.bytes(&self.tables(table), codes);
+        let Tables { low, high, sign, .. } = self.tables(table);
+        let [low, high] = self.bytes([low, high], sign, codes);
         let mut values = [self.splat(0.0); 4];
         for i in 0..4 {
             let at = self.load_bytes(&VALUES[i]);
@@ -194,6 +198,30 @@ impl<const BF16: bool> Convert for Avx512<BF16> {
             values[i] = self.float(unsafe { _mm512_maskz_permutex2var_epi8(UPPER_HALVES, low, at, high) });
         }
         values
+    }
+
+    #[inline(always)]
+    fn split_words(self, [a, b]: [__m512i; 2]) -> [__m512i; 2] {
+        assert!(BF16, "VBMI comes with BF16");
+        const AT: [[u8; BYTES]; 2] = [bytes_of_words(0), bytes_of_words(1)];
+        let [low, high] = [self.load_bytes(&AT[0]), self.load_bytes(&AT[1])];
+        // SAFETY: `self` exists with BF16, so `detect` found VBMI.
+        unsafe { [_mm512_permutex2var_epi8(a, low, b), _mm512_permutex2var_epi8(a, high, b)] }
+    }
+
+    #[inline(always)]
+    fn look_up_words(self, table: [__m512i; 4], codes: __m512i) -> [__m512i; 2] {
+        const AT: [[u8; BYTES]; 2] = [words_of_bytes(0), words_of_bytes(1)];
+        let [a, b, c, d] = table;
+        let [low, high] = self.bytes([[a, c], [b, d]], self.splat_u32(0x8080_8080), codes);
+        let [first, second] = [self.load_bytes(&AT[0]), self.load_bytes(&AT[1])];
+        // SAFETY: `bytes` asserts that `self` exists with BF16, so `detect` found VBMI.
+        unsafe { [_mm512_permutex2var_epi8(low, first, high), _mm512_permutex2var_epi8(low, second, high)] }
+    }
+
+    #[inline(always)]
+    fn pick_words(self, [a, b]: [__m512i; 2], at: __m512i) -> __m512i {
+        op!(_mm512_permutex2var_epi16(a, at, b))
     }
 
     #[inline(always)]

@@ -103,16 +103,6 @@ impl Convert for Portable {
     }
 
     #[inline(always)]
-    fn low_bytes(self, x: [[u32; LANES]; 4]) -> [u32; LANES] {
-        self.pack_bytes(x)
-    }
-
-    #[inline(always)]
-    fn high_bytes(self, x: [[u32; LANES]; 4]) -> [u32; LANES] {
-        self.pack_bytes(x.map(|r| r.map(|lane| lane >> 24)))
-    }
-
-    #[inline(always)]
     fn pack_words(self, [a, b]: [[u32; LANES]; 2]) -> [u32; LANES] {
         [a[0] | a[1] << 16, a[2] | a[3] << 16, b[0] | b[1] << 16, b[2] | b[3] << 16]
     }

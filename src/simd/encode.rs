@@ -257,17 +257,18 @@ impl<S: Convert> EncoderOn<S> {
     /// As [`EncoderOn::round`], with anchors of the numbers' signs, and made by a product; signs are set for all at once.
     #[inline(always)]
     pub(crate) fn round_bytes(&self, s: S, x: [S::F32; 4]) -> S::U32 {
-        let (mut codes, mut bits) = ([self.emin; 4], [self.emin; 4]);
+        let mut codes = [self.emin; 4];
         for i in 0..4 {
-            bits[i] = s.bits(x[i]);
             let least = s.bits(s.at_least(x[i], s.float(self.emin)));
             // ±2^E, with the fraction that the anchor has.
             let power = s.blend_bits(self.power, least, self.offset);
             let sum = s.add_product(s.float(power), s.float(self.to_anchor), x[i]);
             codes[i] = s.add_u32(s.bits(sum), s.shr_lanes(power, self.shift));
         }
-        let signs = s.and(s.shr_lanes(s.high_bytes(bits), self.sign_shift), self.sign_bytes);
-        s.blend_bits(self.code_bytes, s.low_bytes(codes), signs)
+        // The sum has the sign of its number in the highest bit, where what is added does not reach.
+        let [low, high] = s.outer_bytes(codes);
+        let signs = s.and(s.shr_lanes(high, self.sign_shift), self.sign_bytes);
+        s.blend_bits(self.code_bytes, low, signs)
     }
 
     /// Codes of four registers of finite numbers, a lane each.

@@ -5,28 +5,10 @@ use super::code::CodeWord;
 use super::granules::{Decided, MAGNITUDE};
 use crate::quant::reference::count;
 use crate::quant::stats::QuantStats;
-use crate::simd::{Convert, EncoderOn, Lane, Mode, Nearest};
+use crate::simd::{Convert, EncoderOn, Lane, Nearest};
 
 /// Below this TileKernels' rounding to E5M6 is not nearest even.
 const TILE_KERNELS_NORMAL: f32 = 1.0 / 16384.0;
-
-/// What a loop of casts is compiled for.
-pub(super) trait Kind {
-    /// Whether payloads are quotients.
-    const DIVIDES: bool;
-    /// How it rounds. If plain, nothing is beyond the largest code and there is no rule but the rounding.
-    type Mode: Mode;
-    const MODE: Self::Mode;
-}
-
-/// The kind by its two facts.
-pub(super) struct Of<const DIVIDES: bool, const PLAIN: bool>;
-
-impl<const DIVIDES: bool, const PLAIN: bool> Kind for Of<DIVIDES, PLAIN> {
-    const DIVIDES: bool = DIVIDES;
-    type Mode = Nearest<PLAIN>;
-    const MODE: Nearest<PLAIN> = Nearest;
-}
 
 /// What a register of elements is divided or multiplied by.
 #[derive(Clone, Copy)]
@@ -34,29 +16,6 @@ pub(super) struct Factor<S: Convert> {
     pub(super) value: S::F32,
     /// fl(1 / value) where they are divided.
     pub(super) inverse: S::F32,
-}
-
-impl<S: Convert> Factor<S> {
-    #[inline(always)]
-    pub(super) fn one(s: S) -> Self {
-        Factor { value: s.splat(1.0), inverse: s.splat(1.0) }
-    }
-
-    /// Where nothing asks for the inverse: in [`Join::Lanes`], where loading it takes longer than the division.
-    #[inline(always)]
-    pub(super) fn alone(value: S::F32) -> Self {
-        Factor { value, inverse: value }
-    }
-
-    #[inline(always)]
-    pub(super) fn of(s: S, granule: &Decided) -> Self {
-        Factor { value: s.splat(granule.factor), inverse: s.splat(granule.inverse) }
-    }
-
-    #[inline(always)]
-    pub(super) fn load(s: S, values: &[f32], inverses: &[f32]) -> Self {
-        Factor { value: s.load(values), inverse: s.load(inverses) }
-    }
 }
 
 /// How four registers of codes are joined.
@@ -68,44 +27,55 @@ pub(super) enum Join {
     Lanes,
 }
 
+/// How many of the elements `x` became zero without being it, by their joined codes.
+#[inline(always)]
+pub(super) fn flushed<S: Convert, C: CodeWord>(
+    s: S,
+    encoder: &EncoderOn<S>,
+    x: [S::F32; 4],
+    joined: [S::U32; 2],
+) -> u64 {
+    let zeros = C::zeros(s, encoder, joined);
+    if zeros == 0 {
+        return 0;
+    }
+    let mut nonzero = 0;
+    for v in x {
+        nonzero += s.count_above(s.and(s.bits(v), s.splat_u32(MAGNITUDE)), s.splat_u32(0));
+    }
+    u64::from(zeros + nonzero - 4 * S::LANES as u32)
+}
+
 impl Plan<'_> {
-    /// Whether casts are plain where none clips.
+    /// Whether casts are plain where none clips: nothing is beyond the largest code and there is no rule but the rounding.
     pub(super) fn is_plain(&self) -> bool {
         self.encoder.is_plain() && !self.positive_zero && !self.tile_kernels
     }
 
-    /// The codes of `x` over or times `factors`; `None` if this takes the reference.
-    ///
-    /// Saturation is counted where `general` says that there may be some. Elements that became zero are counted where there
-    /// are codes of zero at all.
+    /// The codes of `x` over or times `factors` by all rules; `None` if this takes the reference. Saturation is counted
+    /// where `general` says that there may be some.
     #[inline(always)]
     #[allow(clippy::too_many_arguments)]
-    pub(super) fn cast<S: Convert, C: CodeWord, K: Kind>(
+    pub(super) fn cast<S: Convert, C: CodeWord>(
         &self,
         s: S,
         encoder: &EncoderOn<S>,
         x: [S::F32; 4],
-        factors: [Factor<S>; 4],
+        factors: [S::F32; 4],
         join: Join,
         general: bool,
         stats: &mut QuantStats,
     ) -> Option<[S::U32; 2]> {
         // Loops, not closures over arrays: those would not be compiled for the instruction set.
-        let mask = s.splat_u32(MAGNITUDE);
         let mut payloads = x;
         for i in 0..4 {
-            let Factor { value, inverse } = factors[i];
-            payloads[i] = match (K::DIVIDES, K::Mode::PLAIN && join == Join::Row) {
-                (true, true) => s.quotient(x[i], value, inverse),
-                (true, false) => s.div(x[i], value),
-                (false, _) => s.mul(x[i], value),
-            };
-            if !K::Mode::PLAIN && self.positive_zero {
+            payloads[i] = if self.divides { s.div(x[i], factors[i]) } else { s.mul(x[i], factors[i]) };
+            if self.positive_zero {
                 payloads[i] = s.add(payloads[i], s.splat(0.0));
             }
         }
-        if !K::Mode::PLAIN && (general || self.tile_kernels) {
-            let limit = s.splat_u32(self.encoder.limit());
+        if general || self.tile_kernels {
+            let (mask, limit) = (s.splat_u32(MAGNITUDE), s.splat_u32(self.encoder.limit()));
             let mut beyond = 0;
             for payload in payloads {
                 beyond += s.count_above(s.and(s.bits(payload), mask), limit);
@@ -116,18 +86,12 @@ impl Plan<'_> {
             stats.saturated += u64::from(beyond);
             stats.lost += if self.encoder.loses() { u64::from(beyond) } else { 0 };
         }
+        let codes = encoder.round_all(s, payloads, Nearest::<false>);
         let joined = match join {
-            Join::Row => C::round_row(s, encoder, payloads, K::MODE),
-            Join::Lanes => C::in_lanes(s, encoder.round_all(s, payloads, K::MODE)),
+            Join::Row => C::in_row(s, codes),
+            Join::Lanes => C::in_lanes(s, codes),
         };
-        let zeros = C::zeros(s, encoder, joined);
-        if zeros > 0 {
-            let mut nonzero = 0;
-            for v in x {
-                nonzero += s.count_above(s.and(s.bits(v), mask), s.splat_u32(0));
-            }
-            stats.flushed += u64::from(zeros + nonzero - 4 * S::LANES as u32);
-        }
+        stats.flushed += flushed::<S, C>(s, encoder, x, joined);
         Some(joined)
     }
 

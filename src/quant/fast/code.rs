@@ -2,7 +2,7 @@
 
 use bytemuck::Pod;
 
-use crate::simd::{Convert, EncoderOn, Mode, Put};
+use crate::simd::{Convert, EncoderOn, Nearest, Put};
 
 /// An unsigned integer that holds one code.
 pub(crate) trait CodeWord: Pod + Send + Sync {
@@ -11,10 +11,10 @@ pub(crate) trait CodeWord: Pod + Send + Sync {
 
     /// Four registers of codes, one after the other: the first [`CodeWord::REGISTERS`] hold them.
     fn in_row<S: Convert>(s: S, codes: [S::U32; 4]) -> [S::U32; 2];
-    /// The codes of four registers of finite numbers, as [`CodeWord::in_row`] joins them.
+    /// The codes of four registers of numbers that are plain, as [`CodeWord::in_row`] joins them.
     #[inline(always)]
-    fn round_row<S: Convert, M: Mode>(s: S, encoder: &EncoderOn<S>, x: [S::F32; 4], mode: M) -> [S::U32; 2] {
-        Self::in_row(s, encoder.round_all(s, x, mode))
+    fn round_row<S: Convert>(s: S, encoder: &EncoderOn<S>, x: [S::F32; 4]) -> [S::U32; 2] {
+        Self::in_row(s, encoder.round_all(s, x, Nearest::<true>))
     }
 
     /// Lane by lane: the codes of a lane lie one after the other, the first register's first.
@@ -49,12 +49,12 @@ impl CodeWord for u8 {
     }
 
     #[inline(always)]
-    fn round_row<S: Convert, M: Mode>(s: S, encoder: &EncoderOn<S>, x: [S::F32; 4], mode: M) -> [S::U32; 2] {
+    fn round_row<S: Convert>(s: S, encoder: &EncoderOn<S>, x: [S::F32; 4]) -> [S::U32; 2] {
         // With fewer lanes it takes longer to gather bytes than to set signs a register at a time.
-        if M::PLAIN && S::LANES == 16 {
+        if S::LANES == 16 {
             return [encoder.round_bytes(s, x), s.bits(x[0])];
         }
-        Self::in_row(s, encoder.round_all(s, x, mode))
+        Self::in_row(s, encoder.round_all(s, x, Nearest::<true>))
     }
 
     #[inline(always)]

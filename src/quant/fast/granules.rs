@@ -6,7 +6,7 @@ use crate::quant::derive::{Payload, StoredScale};
 use crate::quant::recipe::Recipe;
 use crate::quant::stats::QuantStats;
 use crate::scaled::Granule;
-use crate::simd::{Convert, DIVISORS, Lane};
+use crate::simd::{Convert, DIVISORS, Lane, Work};
 
 /// The most lanes of a register.
 pub(super) const MAX_LANES: usize = 16;
@@ -30,7 +30,6 @@ pub(super) struct Decided {
 
 impl Decided {
     /// Of a granule of which nothing special is to be said.
-    #[inline(always)]
     pub(super) fn plain(plan: &Plan<'_>, factor: f32, inverse: f32) -> Decided {
         Decided { factor, inverse, divides: plan.divides, plain: true, general: false }
     }
@@ -84,61 +83,69 @@ pub(super) fn amax_of<T: Lane>(recipe: &Recipe, elements: MatRef<'_, T>) -> f32 
     recipe.amax(elements.iter_rows().flatten().map(|v| v.to_f32()))
 }
 
-/// The bits of the largest magnitude in each granule of `width` columns over all rows of `x`. `lanes` is scratch.
-#[inline(always)]
-pub(super) fn peaks<S: Convert, T: Lane>(
-    s: S,
-    x: MatRef<'_, T>,
-    width: usize,
-    lanes: &mut Vec<u32>,
-    peaks: &mut Vec<u32>,
-) {
-    peaks.clear();
-    lanes.clear();
-    if width < S::LANES {
-        // One maximum a column.
-        lanes.resize(x.cols(), 0);
+/// Finds the bits of the largest magnitude in each granule of `width` columns over all rows of `x`.
+pub(super) struct Peaks<'a, 'b, T> {
+    pub(super) x: MatRef<'a, T>,
+    pub(super) width: usize,
+    /// Scratch.
+    pub(super) lanes: &'b mut Vec<u32>,
+    pub(super) peaks: &'b mut Vec<u32>,
+}
+
+impl<T: Lane> Work for Peaks<'_, '_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Convert>(self, s: S) {
+        let Peaks { x, width, lanes, peaks } = self;
+        peaks.clear();
+        lanes.clear();
+        if width < S::LANES {
+            // One maximum a column.
+            lanes.resize(x.cols(), 0);
+            for row in x.iter_rows() {
+                let (mut registers, mut columns) =
+                    (row.chunks_exact(S::LANES), lanes.chunks_exact_mut(S::LANES));
+                for (v, peak) in registers.by_ref().zip(columns.by_ref()) {
+                    let larger = raise(s, v, s.load_u32(peak));
+                    s.store_u32(larger, peak);
+                }
+                let rest = registers.remainder().iter().map(|&v| magnitude(v));
+                columns.into_remainder().iter_mut().zip(rest).for_each(|(peak, v)| *peak = v.max(*peak));
+            }
+            peaks.extend(lanes.chunks(width).map(|part| part.iter().copied().fold(0, u32::max)));
+            return;
+        }
+        peaks.resize(x.cols().div_ceil(width), 0);
+        if x.rows() == 1 {
+            let mut parts = x.row(0).chunks(width);
+            for peaks in peaks.chunks_mut(S::LANES) {
+                let mut maxima = [s.splat_u32(0); MAX_LANES];
+                for (part, maximum) in parts.by_ref().take(S::LANES).zip(&mut maxima) {
+                    *maximum = raise(s, part, *maximum);
+                }
+                let maxima = s.largest_of_each(&maxima);
+                if peaks.len() == S::LANES {
+                    s.store_u32(maxima, peaks);
+                } else {
+                    let mut found = [0; MAX_LANES];
+                    s.store_u32(maxima, &mut found);
+                    peaks.copy_from_slice(&found[..peaks.len()]);
+                }
+            }
+            return;
+        }
+        // One register of maxima a granule.
+        lanes.resize(peaks.len() * S::LANES, 0);
         for row in x.iter_rows() {
-            let (mut registers, mut columns) = (row.chunks_exact(S::LANES), lanes.chunks_exact_mut(S::LANES));
-            for (v, peak) in registers.by_ref().zip(columns.by_ref()) {
-                let larger = raise(s, v, s.load_u32(peak));
-                s.store_u32(larger, peak);
-            }
-            let rest = registers.remainder().iter().map(|&v| magnitude(v));
-            columns.into_remainder().iter_mut().zip(rest).for_each(|(peak, v)| *peak = v.max(*peak));
-        }
-        peaks.extend(lanes.chunks(width).map(|part| part.iter().copied().fold(0, u32::max)));
-        return;
-    }
-    peaks.resize(x.cols().div_ceil(width), 0);
-    if x.rows() == 1 {
-        let mut parts = x.row(0).chunks(width);
-        for peaks in peaks.chunks_mut(S::LANES) {
-            let mut maxima = [s.splat_u32(0); MAX_LANES];
-            for (part, maximum) in parts.by_ref().take(S::LANES).zip(&mut maxima) {
-                *maximum = raise(s, part, *maximum);
-            }
-            let maxima = s.largest_of_each(&maxima);
-            if peaks.len() == S::LANES {
-                s.store_u32(maxima, peaks);
-            } else {
-                let mut found = [0; MAX_LANES];
-                s.store_u32(maxima, &mut found);
-                peaks.copy_from_slice(&found[..peaks.len()]);
+            for (part, lanes) in row.chunks(width).zip(lanes.chunks_exact_mut(S::LANES)) {
+                let larger = raise(s, part, s.load_u32(lanes));
+                s.store_u32(larger, lanes);
             }
         }
-        return;
-    }
-    // One register of maxima a granule.
-    lanes.resize(peaks.len() * S::LANES, 0);
-    for row in x.iter_rows() {
-        for (part, lanes) in row.chunks(width).zip(lanes.chunks_exact_mut(S::LANES)) {
-            let larger = raise(s, part, s.load_u32(lanes));
-            s.store_u32(larger, lanes);
+        for (peak, lanes) in peaks.iter_mut().zip(lanes.chunks_exact(S::LANES)) {
+            *peak = s.largest(s.load_u32(lanes));
         }
-    }
-    for (peak, lanes) in peaks.iter_mut().zip(lanes.chunks_exact(S::LANES)) {
-        *peak = s.largest(s.load_u32(lanes));
     }
 }
 

@@ -11,6 +11,7 @@ mod cast;
 mod code;
 mod elements;
 mod granules;
+mod plain;
 mod rows;
 mod scales;
 mod transposed;
@@ -20,7 +21,7 @@ use rayon::prelude::*;
 
 pub(super) use self::code::CodeWord;
 pub(super) use self::elements::CastTask;
-use self::granules::{Decided, MAGNITUDE, ScalesMut, amax_of, decide, peaks};
+use self::granules::{Decided, MAGNITUDE, Peaks, ScalesMut, amax_of, decide};
 use self::rows::RowTask;
 use self::transposed::{COLUMNS, ColumnTask, ROWS, Source};
 use super::derive::{Payload, TensorScale};
@@ -32,7 +33,7 @@ use crate::formats::e5m6::E5m6Rounding;
 use crate::formats::{Format, Overflow, Rounding};
 use crate::matrix::MatRef;
 use crate::scaled::{Codes, Granule, ScaleGrid, ScaledMatrix, ScaledRef};
-use crate::simd::{Convert, Encoder, Isa, Lane, Work};
+use crate::simd::{Encoder, Isa, Lane};
 
 /// Elements of a task: some hundred microseconds, many tasks a thread.
 const TASK: usize = 1 << 17;
@@ -206,30 +207,15 @@ fn parts(out: &mut ScaledMatrix, tensor: TensorScale) -> (&mut Codes, ScalesMut<
     (codes, grid)
 }
 
-/// The largest magnitudes of granules over some rows.
-struct Peaks<'a, T> {
-    x: MatRef<'a, T>,
-    width: usize,
-}
-
-impl<T: Lane> Work for Peaks<'_, T> {
-    type Output = Vec<u32>;
-
-    #[inline(always)]
-    fn run<S: Convert>(self, s: S) -> Vec<u32> {
-        let (mut lanes, mut found) = (Vec::new(), Vec::new());
-        peaks(s, self.x, self.width, &mut lanes, &mut found);
-        found
-    }
-}
-
 /// The largest magnitude in each granule of `width` columns over all rows, which are shared out among threads.
 fn tall_peaks<T: Lane>(x: MatRef<'_, T>, width: usize, isa: Isa) -> Vec<u32> {
     let height = (TASK / x.cols()).max(1);
     let parts = x.rows().div_ceil(height);
     let part = |i: usize| {
         let rows = Granule::span(x.rows(), height, i);
-        isa.run(Peaks { x: x.row_range(rows.start, rows.end), width })
+        let (x, mut lanes, mut peaks) = (x.row_range(rows.start, rows.end), Vec::new(), Vec::new());
+        isa.run(Peaks { x, width, lanes: &mut lanes, peaks: &mut peaks });
+        peaks
     };
     let larger = |mut a: Vec<u32>, b: Vec<u32>| {
         a.iter_mut().zip(b).for_each(|(a, b)| *a = b.max(*a));

@@ -3,13 +3,14 @@
 use std::ops::Range;
 
 use super::Plan;
-use super::cast::{Factor, Join, Kind, Of};
+use super::cast::Join;
 use super::code::CodeWord;
-use super::granules::{Decided, ScalesMut, peaks};
+use super::granules::{Decided, Peaks, ScalesMut};
+use super::plain::{CastRow, Factors};
 use super::scales::decide_row;
 use crate::matrix::MatRef;
 use crate::quant::stats::QuantStats;
-use crate::simd::{Convert, EncoderOn, Lane, Mode, Put, Stores, Work};
+use crate::simd::{Convert, Lane, Put, Stores, Work};
 
 /// Elements that are looked at before they are cast: 256 KiB of f32, a part of the second-level cache, where granules
 /// have several rows.
@@ -78,17 +79,13 @@ impl<T: Lane, C: CodeWord> Work for RowTask<'_, T, C> {
 
     #[inline(always)]
     fn run<S: Convert>(self, s: S) -> QuantStats {
-        if self.plan.divides {
-            self.blocks::<S, Of<true, true>, Of<true, false>>(s)
-        } else {
-            self.blocks::<S, Of<false, true>, Of<false, false>>(s)
-        }
+        self.blocks(s)
     }
 }
 
 impl<T: Lane, C: CodeWord> RowTask<'_, T, C> {
     #[inline(always)]
-    fn blocks<S: Convert, Plain: Kind, General: Kind>(mut self, s: S) -> QuantStats {
+    fn blocks<S: Convert>(mut self, s: S) -> QuantStats {
         let (rows, cols) = self.x.shape();
         let granule = self.plan.granule;
         let (height, width) = (granule.rows().min(rows), granule.cols().min(cols));
@@ -108,7 +105,7 @@ impl<T: Lane, C: CodeWord> RowTask<'_, T, C> {
         let place = Place { first: 0, width, ahead: block + block / 2, general: false };
         for (rows, cols) in blocks {
             self.look(s, width, &rows, &cols, &mut scratch, &mut stats);
-            self.cast::<S, Plain, General>(s, rows, cols, place, &mut scratch, &mut writer, &mut stats);
+            self.cast(s, rows, cols, place, &mut scratch, &mut writer, &mut stats);
         }
         stats.elements = (rows * cols) as u64;
         stats
@@ -131,7 +128,7 @@ impl<T: Lane, C: CodeWord> RowTask<'_, T, C> {
             Granules::Found(scales) => {
                 let at = rows.start / self.plan.granule.rows() * self.x.cols().div_ceil(width) + first;
                 let x = self.x.row_range(rows.start, rows.end).col_range(cols.start, cols.end);
-                peaks(s, x, width, lanes, found);
+                s.vectorize(Peaks { x, width, lanes, peaks: found });
                 decide_row(s, self.plan, x, width, found, scales, at, decided, stats);
             }
             Granules::Given(all) => {
@@ -144,7 +141,7 @@ impl<T: Lane, C: CodeWord> RowTask<'_, T, C> {
     /// Casts some rows and columns whose granules were decided over.
     #[inline(always)]
     #[allow(clippy::too_many_arguments)]
-    fn cast<S: Convert, Plain: Kind, General: Kind>(
+    fn cast<S: Convert>(
         &mut self,
         s: S,
         rows: Range<usize>,
@@ -156,10 +153,9 @@ impl<T: Lane, C: CodeWord> RowTask<'_, T, C> {
     ) {
         let Scratch { decided, spread, .. } = scratch;
         let Writer { stores, piece } = writer;
-        let encoder = self.plan.encoder.on(s);
         let general = decided.iter().any(|d| d.general || !d.plain);
         let plain = self.plan.is_plain() && !general;
-        let splats = place.width.is_multiple_of(4 * S::LANES);
+        let splats = plain && place.width.is_multiple_of(4 * S::LANES);
         for left in cols.clone().step_by(COLUMNS) {
             let columns = left..(left + COLUMNS).min(cols.end);
             let place = Place { first: left - cols.start, general, ..place };
@@ -171,13 +167,12 @@ impl<T: Lane, C: CodeWord> RowTask<'_, T, C> {
                 let out = &mut self.codes[i * self.x.cols() + left..][..x.len()];
                 let put = stores.put(out);
                 let codes = if put.is_some() { &mut *out } else { &mut piece[..x.len()] };
-                let row = Row { plan: self.plan, x, decided, place };
-                let to = On { s, encoder, put: put.unwrap_or(Put::cached(s)) };
+                let past_cache = put.is_some() && stores.past_cache();
+                let row = Row { plan: self.plan, x, decided, spread, place, past_cache };
                 match (plain, splats) {
-                    (true, true) => row.by_granule::<S, C, Plain>(to, codes, stats),
-                    (true, false) => row.by_column::<S, C, Plain>(to, spread, codes, stats),
-                    (false, true) => row.by_granule::<S, C, General>(to, codes, stats),
-                    (false, false) => row.by_column::<S, C, General>(to, spread, codes, stats),
+                    (true, true) => row.plain(s, row.granules(), codes, stats),
+                    (true, false) => row.plain(s, spread.factors(), codes, stats),
+                    (false, _) => row.general(s, codes, stats),
                 }
                 if put.is_none() {
                     stores.copy(&piece[..x.len()], out);
@@ -187,138 +182,85 @@ impl<T: Lane, C: CodeWord> RowTask<'_, T, C> {
     }
 }
 
-/// What encodes and stores in registers. Apart from [`Row`], which is handed to functions that are not inlined: what
-/// they might see would lie in memory.
-#[derive(Clone, Copy)]
-struct On<S: Convert> {
-    s: S,
-    encoder: EncoderOn<S>,
-    put: Put<S>,
-}
-
 /// Elements of a row.
 #[derive(Clone, Copy)]
 struct Row<'a, T> {
     plan: &'a Plan<'a>,
     x: &'a [T],
     decided: &'a [Decided],
+    spread: &'a Spread,
     place: Place,
+    /// Whether codes go past the cache, one register at a time.
+    past_cache: bool,
 }
 
-impl<T: Lane> Row<'_, T> {
-    /// Granules are whole groups: one factor for all of a group.
+impl<'a, T: Lane> Row<'a, T> {
+    /// The factors of granules that are whole groups.
+    fn granules(&self) -> Factors<'a> {
+        let Place { first, width, .. } = self.place;
+        Factors::Granules { decided: &self.decided[first / width..], first: first % width, width }
+    }
+
+    /// Where nothing is to be asked of a granule.
     #[inline(always)]
-    fn by_granule<S: Convert, C: CodeWord, K: Kind>(
+    fn plain<S: Convert, C: CodeWord>(
         &self,
-        on: On<S>,
+        s: S,
+        factors: Factors<'_>,
         codes: &mut [C],
         stats: &mut QuantStats,
     ) {
-        let (s, Place { first, width, .. }) = (on.s, self.place);
-        let whole = self.x.len() / (4 * S::LANES) * (4 * S::LANES);
-        let (mut at, mut end) = (0, width - first % width);
-        for granule in &self.decided[first / width..] {
-            end = end.min(whole);
-            let factors = [Factor::of(s, granule); 4];
-            let groups = self.x[at..end].chunks_exact(4 * S::LANES);
-            for (x, codes) in groups.zip(codes[at..end].chunks_exact_mut(4 * S::LANES)) {
-                self.group::<S, C, K>(on, at, x, factors, !granule.plain, codes, stats);
-                at += 4 * S::LANES;
-            }
-            end = end.saturating_add(width);
-        }
-        if whole < self.x.len() {
-            let granule = &self.decided[(first + whole) / width];
-            let factors = [Factor::of(s, granule); 4];
-            self.rest::<S, C, K>(on, whole, factors, !granule.plain, &mut codes[whole..], stats);
+        let (group, Place { ahead, .. }) = (4 * S::LANES, self.place);
+        let whole = self.x.len() / group * group;
+        let (encoder, divides) = (&self.plan.encoder, self.plan.divides);
+        let (x, rest) = self.x.split_at(whole);
+        let (codes, last) = codes.split_at_mut(whole);
+        let past_cache = self.past_cache;
+        stats.flushed += s.vectorize(CastRow { encoder, divides, x, factors, ahead, codes, past_cache });
+        if !rest.is_empty() {
+            let (mut x, mut codes) = ([T::default(); GROUP], [C::of(0); GROUP]);
+            x[..rest.len()].copy_from_slice(rest);
+            let (x, codes, factors) = (&x[..group], &mut codes[..group], factors.after(whole));
+            stats.flushed +=
+                s.vectorize(CastRow { encoder, divides, x, factors, ahead, codes, past_cache: false });
+            last.copy_from_slice(&codes[..last.len()]);
         }
     }
 
-    /// By the factors that were spread over the columns.
+    /// By all rules, group by group.
     #[inline(always)]
-    fn by_column<S: Convert, C: CodeWord, K: Kind>(
-        &self,
-        on: On<S>,
-        spread: &Spread,
-        codes: &mut [C],
-        stats: &mut QuantStats,
-    ) {
-        for (g, &rough) in spread.rough.iter().enumerate() {
-            let at = g * 4 * S::LANES;
-            let mut factors = [Factor::one(on.s); 4];
-            for (i, factor) in factors.iter_mut().enumerate() {
-                let at = at + i * S::LANES;
-                *factor = Factor::load(on.s, &spread.factors[at..], &spread.inverses[at..]);
+    fn general<S: Convert, C: CodeWord>(&self, s: S, codes: &mut [C], stats: &mut QuantStats) {
+        let (encoder, group) = (self.plan.encoder.on(s), 4 * S::LANES);
+        let put = Put::new(s, self.past_cache);
+        for (g, &rough) in self.spread.rough.iter().enumerate() {
+            let at = g * group;
+            let (x, codes) = (&self.x[at..], &mut codes[at..]);
+            let (mut padded, mut joined) = ([T::default(); GROUP], None);
+            let elements = if x.len() < group {
+                padded[..x.len()].copy_from_slice(x);
+                &padded[..group]
+            } else {
+                &x[..group]
+            };
+            if !rough {
+                let (mut values, mut factors) = ([s.splat(0.0); 4], [s.splat(1.0); 4]);
+                for i in 0..4 {
+                    values[i] = T::load(s, &elements[i * S::LANES..]);
+                    factors[i] = s.load(&self.spread.factors[at + i * S::LANES..]);
+                }
+                let general = self.place.general;
+                joined = self.plan.cast::<S, C>(s, &encoder, values, factors, Join::Row, general, stats);
             }
-            match self.x.get(at..at + 4 * S::LANES) {
-                Some(x) => self.group::<S, C, K>(on, at, x, factors, rough, &mut codes[at..], stats),
-                None => self.rest::<S, C, K>(on, at, factors, rough, &mut codes[at..], stats),
+            match joined {
+                Some(joined) if x.len() >= group => C::put(put, joined, codes),
+                Some(joined) => {
+                    let mut last = [C::of(0); GROUP];
+                    C::put(Put::cached(s), joined, &mut last);
+                    codes.copy_from_slice(&last[..codes.len()]);
+                }
+                None => self.singly(at, &x[..x.len().min(group)], codes, stats),
             }
         }
-    }
-
-    /// The group of elements `x` at `at`, into the first of `codes`.
-    #[inline(always)]
-    #[allow(clippy::too_many_arguments)]
-    fn group<S: Convert, C: CodeWord, K: Kind>(
-        &self,
-        on: On<S>,
-        at: usize,
-        x: &[T],
-        factors: [Factor<S>; 4],
-        rough: bool,
-        codes: &mut [C],
-        stats: &mut QuantStats,
-    ) {
-        match self.joined::<S, C, K>(on, x, factors, rough, stats) {
-            Some(joined) => C::put(on.put, joined, codes),
-            None => self.singly(at, x, codes, stats),
-        }
-    }
-
-    /// The last elements, from `at` on, into as many `codes`.
-    #[inline(always)]
-    fn rest<S: Convert, C: CodeWord, K: Kind>(
-        &self,
-        on: On<S>,
-        at: usize,
-        factors: [Factor<S>; 4],
-        rough: bool,
-        codes: &mut [C],
-        stats: &mut QuantStats,
-    ) {
-        let (x, mut padded, mut group) = (&self.x[at..], [T::default(); GROUP], [C::of(0); GROUP]);
-        padded[..x.len()].copy_from_slice(x);
-        match self.joined::<S, C, K>(on, &padded[..4 * S::LANES], factors, rough, stats) {
-            Some(joined) => {
-                C::put(Put::cached(on.s), joined, &mut group);
-                codes.copy_from_slice(&group[..codes.len()]);
-            }
-            None => self.singly(at, x, codes, stats),
-        }
-    }
-
-    /// The codes of a group; `None` if something in it is infinite or NaN.
-    #[inline(always)]
-    fn joined<S: Convert, C: CodeWord, K: Kind>(
-        &self,
-        on: On<S>,
-        x: &[T],
-        factors: [Factor<S>; 4],
-        rough: bool,
-        stats: &mut QuantStats,
-    ) -> Option<[S::U32; 2]> {
-        // No call in the plain loop: what it keeps in registers would have to be loaded again for every group.
-        if rough && !K::Mode::PLAIN {
-            return None;
-        }
-        let (s, Place { ahead, general, .. }) = (on.s, self.place);
-        let mut values = [s.splat(0.0); 4];
-        for i in 0..4 {
-            values[i] = T::load(s, &x[i * S::LANES..]);
-            s.prefetch(&x[i * S::LANES..], ahead);
-        }
-        self.plan.cast::<S, C, K>(s, &on.encoder, values, factors, Join::Row, general, stats)
     }
 
     /// The same as the reference does it.
@@ -333,6 +275,10 @@ impl<T: Lane> Row<'_, T> {
 }
 
 impl Spread {
+    fn factors(&self) -> Factors<'_> {
+        Factors::Columns { values: &self.factors, inverses: &self.inverses }
+    }
+
     /// For some columns, counted from the first granule.
     #[inline(always)]
     fn fill(&mut self, decided: &[Decided], columns: Range<usize>, width: usize, group: usize) {

@@ -8,7 +8,7 @@ use super::granules::{Decided, MAGNITUDE, MAX_LANES, ScalesMut, decide};
 use crate::matrix::MatRef;
 use crate::quant::recipe::{MultiplierForm, PayloadForm, PowerOfTwo, ScaleForm, Scaling};
 use crate::quant::stats::QuantStats;
-use crate::simd::{Convert, Lane};
+use crate::simd::{Convert, Lane, Work};
 
 /// 2^−60 and 2^60: amounts whose scales, factors and payloads are normal numbers.
 const ORDINARY: [f32; 2] = [f32::from_bits(67 << 23), f32::from_bits(187 << 23)];
@@ -36,19 +36,13 @@ pub(super) fn decide_row<S: Convert, T: Lane>(
     decided.clear();
     for (i, peaks) in peaks.chunks(S::LANES).enumerate() {
         let (first, count) = (i * S::LANES, peaks.len());
-        let amax = if count == S::LANES {
-            s.load_u32(peaks)
-        } else {
-            let mut padded = [peaks[0]; MAX_LANES];
-            padded[..count].copy_from_slice(peaks);
-            s.load_u32(&padded)
-        };
-        let found = ordinary::<S, T>(s, plan, amax);
-        if let (ScalesMut::F32(grid), Some((scale, factor))) = (&mut *scales, found) {
-            let [mut stored, mut factors, mut inverses] = [[0.0; MAX_LANES]; 3];
-            s.store(scale, &mut stored);
-            s.store(factor, &mut factors);
-            s.store(s.div(s.splat(1.0), factor), &mut inverses);
+        let mut found = None;
+        if matches!(scales, ScalesMut::F32(_)) {
+            let mut amax = [peaks[0]; MAX_LANES];
+            amax[..count].copy_from_slice(peaks);
+            found = s.vectorize(Ordinary { plan, amax: &amax, largest: T::LARGEST });
+        }
+        if let (ScalesMut::F32(grid), Some([stored, factors, inverses])) = (&mut *scales, found) {
             match grid[at + first..].first_chunk_mut() {
                 Some(grid) if count == MAX_LANES => *grid = stored,
                 _ => grid[at + first..at + first + count].copy_from_slice(&stored[..count]),
@@ -66,14 +60,35 @@ pub(super) fn decide_row<S: Convert, T: Lane>(
     }
 }
 
-/// Scales and factors of a register of amax by its bits; `None` where this takes the definition, or where a payload
-/// lies beyond the largest code.
+/// Scales, factors and their inverses of a register of amax by its bits; `None` where this takes the definition, or where a
+/// payload lies beyond the largest code.
+struct Ordinary<'a> {
+    plan: &'a Plan<'a>,
+    amax: &'a [u32; MAX_LANES],
+    /// The bits of the largest finite element.
+    largest: u32,
+}
+
+impl Work for Ordinary<'_> {
+    type Output = Option<[[f32; MAX_LANES]; 3]>;
+
+    #[inline(always)]
+    fn run<S: Convert>(self, s: S) -> Self::Output {
+        let (scale, factor) = ordinary(s, self.plan, s.load_u32(self.amax), self.largest)?;
+        let mut found = [[0.0; MAX_LANES]; 3];
+        s.store(scale, &mut found[0]);
+        s.store(factor, &mut found[1]);
+        s.store(s.div(s.splat(1.0), factor), &mut found[2]);
+        Some(found)
+    }
+}
+
 #[inline(always)]
-fn ordinary<S: Convert, T: Lane>(s: S, plan: &Plan<'_>, amax: S::U32) -> Option<(S::F32, S::F32)> {
+fn ordinary<S: Convert>(s: S, plan: &Plan<'_>, amax: S::U32, largest: u32) -> Option<(S::F32, S::F32)> {
     let recipe = plan.recipe;
     // Infinities of narrow floats are loaded as numbers beyond the largest.
     let low = s.splat_u32(ORDINARY[0].max(recipe.amax.floor).to_bits());
-    let high = s.splat_u32(ORDINARY[1].to_bits().min(T::LARGEST));
+    let high = s.splat_u32(ORDINARY[1].to_bits().min(largest));
     if s.count_above(low, amax) + s.count_above(amax, high) > 0 {
         return None;
     }

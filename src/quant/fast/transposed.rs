@@ -1,15 +1,16 @@
 //! Codes of the transposed matrix, written tile by tile: the elements are never transposed themselves.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::Plan;
-use super::cast::{Factor, Join, Kind, Of};
+use super::cast::{Join, flushed};
 use super::code::CodeWord;
-use super::granules::{Decided, ScalesMut, decide, peaks};
+use super::granules::{Decided, Peaks, ScalesMut, decide};
 use crate::matrix::MatRef;
 use crate::quant::stats::QuantStats;
 use crate::scaled::{DequantizeScratch, ScaledRef};
-use crate::simd::{Convert, Lane, Stores, Work};
+use crate::simd::{Convert, Lane, Nearest, Stores, Work};
 
 /// Columns of a tile.
 pub(super) const COLUMNS: usize = 128;
@@ -152,17 +153,13 @@ impl<X: Source, C: CodeWord> Work for ColumnTask<'_, X, C> {
 
     #[inline(always)]
     fn run<S: Convert>(self, s: S) -> QuantStats {
-        if self.plan.divides {
-            self.tiles::<S, Of<true, true>, Of<true, false>>(s)
-        } else {
-            self.tiles::<S, Of<false, true>, Of<false, false>>(s)
-        }
+        self.tiles(s)
     }
 }
 
 impl<X: Source, C: CodeWord> ColumnTask<'_, X, C> {
     #[inline(always)]
-    fn tiles<S: Convert, Plain: Kind, General: Kind>(mut self, s: S) -> QuantStats {
+    fn tiles<S: Convert>(mut self, s: S) -> QuantStats {
         let (plan, columns) = (self.plan, self.columns.clone());
         let (rows, cols) = self.x.shape();
         let granule = (plan.granule.rows().min(rows), plan.granule.cols().min(cols));
@@ -190,7 +187,8 @@ impl<X: Source, C: CodeWord> ColumnTask<'_, X, C> {
                     decided.clear();
                     for first in (0..shape.0).step_by(granule.0) {
                         let part = x.row_range(first, (first + granule.0).min(shape.0));
-                        peaks(s, part, granule.1, &mut lanes, &mut found);
+                        let (lanes, peaks) = (&mut lanes, &mut found);
+                        s.vectorize(Peaks { x: part, width: granule.1, lanes, peaks });
                         for (g, &peak) in found.iter().enumerate() {
                             let (scale, one) = decide(plan, part, (granule.1, g), peak, &mut stats);
                             scales.set(g * grid_rows + (top + first) / granule.0, scale);
@@ -225,13 +223,14 @@ impl<X: Source, C: CodeWord> ColumnTask<'_, X, C> {
             }
             let tile = Tile { factors: &factors, ..tile };
             if tile.plain && plan.is_plain() && !tile.general {
-                fill::<S, _, C, Plain>(s, plan, &tile, &mut dwords, &mut stats);
+                let to = (&mut dwords[..], PhantomData);
+                stats.flushed += s.vectorize(FillPlain::<_, C> { plan, tile: &tile, to });
             } else if tile.plain {
-                fill::<S, _, C, General>(s, plan, &tile, &mut dwords, &mut stats);
+                fill::<S, _, C>(s, plan, &tile, &mut dwords, &mut stats);
             } else {
                 fill_singly::<_, C>(plan, &tile, &mut dwords, &mut stats);
             }
-            transpose(s, &dwords, bytemuck::cast_slice_mut(&mut finished));
+            s.vectorize(Transpose { dwords: &dwords, out: bytemuck::cast_slice_mut(&mut finished) });
             let columns = finished.chunks_exact(padded_height).zip(self.codes.chunks_exact_mut(rows));
             for (from, to) in columns {
                 stores.copy(&from[..span.len()], &mut to[span.clone()]);
@@ -257,9 +256,65 @@ fn gather<'a, S: Convert, T: Lane>(s: S, x: MatRef<'_, T>, packed: &'a mut Vec<T
     MatRef::new(packed, rows, cols).expect("whole rows were copied")
 }
 
-/// The codes of a tile: [`COLUMNS`] dwords a row, each of a column's successive codes.
+/// Four rows of a tile from `top` on, with their factors.
 #[inline(always)]
-fn fill<S: Convert, T: Lane, C: CodeWord, K: Kind>(
+fn four_rows<'a, T: Lane>(tile: &'a Tile<'_, T>, top: usize) -> [(&'a [T], &'a [f32]); 4] {
+    let row = |i| (tile.x.row(i), tile.factors(i));
+    [row(top), row(top + 1), row(top + 2), row(top + 3)]
+}
+
+/// Loads columns from `j` on of four rows, and their factors.
+#[inline(always)]
+fn load_rows<S: Convert, T: Lane>(s: S, rows: [(&[T], &[f32]); 4], j: usize) -> [[S::F32; 4]; 2] {
+    let (mut x, mut factors) = ([s.splat(0.0); 4], [s.splat(1.0); 4]);
+    for r in 0..4 {
+        let (row, row_factors) = rows[r];
+        x[r] = T::load(s, &row[j..]);
+        factors[r] = s.load(&row_factors[j..]);
+    }
+    [x, factors]
+}
+
+/// Fills a tile where nothing is to be asked of an element: a work of its own, as in [`super::plain`]. Returns how many
+/// elements became zero.
+struct FillPlain<'a, T, C> {
+    plan: &'a Plan<'a>,
+    tile: &'a Tile<'a, T>,
+    /// [`COLUMNS`] dwords a row, each of a column's successive codes.
+    to: (&'a mut [u32], PhantomData<C>),
+}
+
+impl<T: Lane, C: CodeWord> Work for FillPlain<'_, T, C> {
+    type Output = u64;
+
+    #[inline(always)]
+    fn run<S: Convert>(self, s: S) -> u64 {
+        let FillPlain { plan, tile, to: (dwords, _) } = self;
+        let (encoder, divides) = (plan.encoder.on(s), plan.divides);
+        let mut count = 0;
+        for (group, out) in dwords.chunks_exact_mut(C::REGISTERS * COLUMNS).enumerate() {
+            let rows = four_rows(tile, 4 * group);
+            for j in (0..COLUMNS).step_by(S::LANES) {
+                let [x, factors] = load_rows(s, rows, j);
+                let mut payloads = x;
+                for r in 0..4 {
+                    // To load inverses would take longer than the division.
+                    payloads[r] = if divides { s.div(x[r], factors[r]) } else { s.mul(x[r], factors[r]) };
+                }
+                let joined = C::in_lanes(s, encoder.round_all(s, payloads, Nearest::<true>));
+                for (row, register) in out.chunks_exact_mut(COLUMNS).zip(joined) {
+                    s.store_u32(register, &mut row[j..]);
+                }
+                count += flushed::<S, C>(s, &encoder, x, joined);
+            }
+        }
+        count
+    }
+}
+
+/// The codes of a tile by all rules.
+#[inline(always)]
+fn fill<S: Convert, T: Lane, C: CodeWord>(
     s: S,
     plan: &Plan<'_>,
     tile: &Tile<'_, T>,
@@ -268,15 +323,10 @@ fn fill<S: Convert, T: Lane, C: CodeWord, K: Kind>(
 ) {
     let encoder = plan.encoder.on(s);
     for (group, out) in dwords.chunks_exact_mut(C::REGISTERS * COLUMNS).enumerate() {
-        let rows = [0, 1, 2, 3].map(|r| (tile.x.row(4 * group + r), tile.factors(4 * group + r)));
+        let rows = four_rows(tile, 4 * group);
         for j in (0..COLUMNS).step_by(S::LANES) {
-            let (mut x, mut factors) = ([s.splat(0.0); 4], [Factor::one(s); 4]);
-            for r in 0..4 {
-                let (row, row_factors) = rows[r];
-                x[r] = T::load(s, &row[j..]);
-                factors[r] = Factor::alone(s.load(&row_factors[j..]));
-            }
-            match plan.cast::<S, C, K>(s, &encoder, x, factors, Join::Lanes, tile.general, stats) {
+            let [x, factors] = load_rows(s, rows, j);
+            match plan.cast::<S, C>(s, &encoder, x, factors, Join::Lanes, tile.general, stats) {
                 Some(joined) => {
                     for (row, register) in out.chunks_exact_mut(COLUMNS).zip(joined) {
                         s.store_u32(register, &mut row[j..]);
@@ -339,16 +389,25 @@ fn pad<'a, T: Lane>(x: MatRef<'_, T>, padded: &'a mut [T]) -> MatRef<'a, T> {
 }
 
 /// Transposes rows of [`COLUMNS`] dwords.
-#[inline(always)]
-fn transpose<S: Convert>(s: S, dwords: &[u32], out: &mut [u8]) {
-    let rows = dwords.len() / COLUMNS;
-    let mut registers = [s.splat_u32(0); 16];
-    for left in (0..COLUMNS).step_by(S::LANES) {
-        for top in (0..rows).step_by(S::LANES) {
-            let from = bytemuck::cast_slice(&dwords[top * COLUMNS + left..]);
-            s.load_transposed(from, 4 * COLUMNS, &mut registers);
-            for (j, &register) in registers[..S::LANES].iter().enumerate() {
-                s.store_bytes(register, &mut out[4 * ((left + j) * rows + top)..]);
+struct Transpose<'a> {
+    dwords: &'a [u32],
+    out: &'a mut [u8],
+}
+
+impl Work for Transpose<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Convert>(self, s: S) {
+        let rows = self.dwords.len() / COLUMNS;
+        let mut registers = [s.splat_u32(0); 16];
+        for left in (0..COLUMNS).step_by(S::LANES) {
+            for top in (0..rows).step_by(S::LANES) {
+                let from = bytemuck::cast_slice(&self.dwords[top * COLUMNS + left..]);
+                s.load_transposed(from, 4 * COLUMNS, &mut registers);
+                for (j, &register) in registers[..S::LANES].iter().enumerate() {
+                    s.store_bytes(register, &mut self.out[4 * ((left + j) * rows + top)..]);
+                }
             }
         }
     }
