@@ -38,8 +38,9 @@ impl Simd for Avx2 {
     type Tables = ();
 
     fn vectorize<W: Work>(self, work: W) -> W::Output {
-        #[target_feature(enable = "avx2,fma,popcnt")]
+        // Never inlined: a work inside another keeps its own registers.
         #[inline(never)]
+        #[target_feature(enable = "avx2,fma,popcnt")]
         fn inner<W: Work>(s: Avx2, work: W) -> W::Output {
             work.run(s)
         }
@@ -259,15 +260,5 @@ impl Simd for Avx2 {
     fn prefetch<T>(self, x: &[T], at: usize) {
         // SAFETY: as in `op`; a prefetch reads nothing, whatever the address.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(x.as_ptr().wrapping_add(at).cast()) }
-    }
-
-    #[inline(always)]
-    fn hide<T>(self, x: &[T]) -> &[T] {
-        let mut start = x.as_ptr();
-        // SAFETY: nothing runs, so that `start` stays what it is, of as many elements.
-        unsafe {
-            std::arch::asm!("/* {0} */", inout(reg) start, options(nostack, preserves_flags));
-            std::slice::from_raw_parts(start, x.len())
-        }
     }
 }

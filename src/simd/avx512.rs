@@ -136,13 +136,11 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         // Never inlined: a work inside another keeps its own registers.
         #[inline(never)]
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,popcnt")]
-        #[inline(never)]
         fn plain<W: Work, S: Convert>(s: S, work: W) -> W::Output {
             work.run(s)
         }
         #[inline(never)]
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vbmi,avx2,fma,popcnt")]
-        #[inline(never)]
         fn bf16<W: Work, S: Convert>(s: S, work: W) -> W::Output {
             work.run(s)
         }
@@ -386,15 +384,5 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     fn prefetch<T>(self, x: &[T], at: usize) {
         // SAFETY: as in `op`; a prefetch reads nothing, whatever the address.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(x.as_ptr().wrapping_add(at).cast()) }
-    }
-
-    #[inline(always)]
-    fn hide<T>(self, x: &[T]) -> &[T] {
-        let mut start = x.as_ptr();
-        // SAFETY: nothing runs, so that `start` stays what it is, of as many elements.
-        unsafe {
-            std::arch::asm!("/* {0} */", inout(reg) start, options(nostack, preserves_flags));
-            std::slice::from_raw_parts(start, x.len())
-        }
     }
 }

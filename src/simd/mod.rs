@@ -144,8 +144,6 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// Asks for the cache line of the element `at` places from the start of `x`, soon to be read; it may lie beyond the
     /// end.
     fn prefetch<T>(self, x: &[T], at: usize);
-    /// `x`, without the compiler's knowing: no load from it moves to before this.
-    fn hide<T>(self, x: &[T]) -> &[T];
 }
 
 /// An algorithm that runs on any instruction set. Implementations mark `run` `#[inline(always)]`.

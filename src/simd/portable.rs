@@ -194,9 +194,4 @@ impl Simd for Portable {
 
     #[inline(always)]
     fn prefetch<T>(self, _: &[T], _: usize) {}
-
-    #[inline(always)]
-    fn hide<T>(self, x: &[T]) -> &[T] {
-        x
-    }
 }

@@ -1,8 +1,10 @@
 //! Few rows: A is packed once, and each weight is read once, in order, and decoded on its way to the sums.
 
+use rayon::prelude::*;
+
 use super::super::buffer::Buffer;
 use super::plan::Plan;
-use super::spans::{self, Rule};
+use super::spans::{self, Rule, Span};
 use super::stream::Squares;
 use super::tile::STEPS;
 use super::{B, Multiply, PackRows, Place, quads};
@@ -11,7 +13,8 @@ use crate::simd::{Decoder, Isa, Simd, Work};
 /// All of A, packed.
 #[derive(Default)]
 pub(super) struct Rows {
-    /// For each span and row, [`Plan::span_lanes`] elements a step; element i has interval i, modulo the span's.
+    /// For each span and tile of [`Plan::tiles`], [`Plan::span_lanes`] elements a row and step; element i has interval i, modulo
+    /// the span's.
     spans: Buffer,
     /// For each interval of the spans, those of all rows.
     span_scales: Vec<f32>,
@@ -23,46 +26,56 @@ impl Rows {
     pub(super) fn pack(plan: &Plan<'_>, isa: Isa) -> Rows {
         let mut packed = Rows::default();
         isa.run(PackRows { plan, rows: 0..plan.problem.m(), blocks: &plan.blocks, packed: &mut packed.rest });
-        isa.run(PackSpans { plan, packed: &mut packed });
+        packed.pack_spans(plan, isa);
         packed
+    }
+
+    /// Packs the spans, some at once.
+    fn pack_spans(&mut self, plan: &Plan<'_>, isa: Isa) {
+        if plan.spans.is_empty() {
+            return;
+        }
+        let (rows, size) = (plan.problem.m(), plan.span_len());
+        self.spans.reserve(plan.spans.len() * size);
+        self.span_scales.resize(plan.spans.iter().map(|span| span.intervals).sum::<usize>() * rows, 1.0);
+        let mut scales = &mut self.span_scales[..];
+        let mut works = Vec::with_capacity(plan.spans.len());
+        for (span, out) in plan.spans.iter().zip(self.spans.as_mut_slice().chunks_exact_mut(size)) {
+            let of_span;
+            (of_span, scales) = scales.split_at_mut(span.intervals * rows);
+            works.push(PackSpan { plan, span, out, scales: of_span });
+        }
+        works.into_par_iter().for_each(|work| isa.run(work));
     }
 }
 
-/// Packs A for the spans.
-struct PackSpans<'p> {
+/// Packs A for a span.
+struct PackSpan<'p> {
     plan: &'p Plan<'p>,
-    packed: &'p mut Rows,
+    span: &'p Span,
+    out: &'p mut [u32],
+    scales: &'p mut [f32],
 }
 
-impl Work for PackSpans<'_> {
+impl Work for PackSpan<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let (plan, interval) = (self.plan, self.plan.problem.interval());
-        let Rows { spans, span_scales, .. } = self.packed;
-        if plan.spans.is_empty() {
-            return;
-        }
-        let (lanes, steps) = (plan.span_lanes::<S>(), interval.div_ceil(S::PAIR));
-        let rows = plan.problem.m();
-        let size = rows * steps * lanes;
-        spans.reserve(plan.spans.len() * size);
-        span_scales.resize(plan.spans.iter().map(|span| span.intervals).sum::<usize>() * rows, 1.0);
-        let mut scales = span_scales.chunks_exact_mut(rows);
+        let PackSpan { plan, span, out, scales } = self;
+        let (rows, interval, lanes) = (plan.problem.m(), plan.problem.interval(), plan.span_lanes);
+        let steps = interval.div_ceil(S::PAIR);
         let mut unpacked = vec![0; rows * STEPS + super::Source::EXCESS];
-        for (span, out) in plan.spans.iter().zip(spans.as_mut_slice().chunks_exact_mut(size)) {
-            for (i, scales) in scales.by_ref().take(span.intervals).enumerate() {
-                let k = span.k + i * interval;
-                plan.problem.a().scales_at(0..plan.problem.m(), k, scales);
-                plan.a.pack_rows(s, 0..rows, std::iter::once(k..k + interval), &mut unpacked);
-                for tile in plan.tiles() {
-                    let out = &mut out[tile.start * steps * lanes..][..tile.len() * steps * lanes];
-                    for (m, row) in tile.clone().enumerate() {
-                        for lane in (i..lanes).step_by(span.intervals) {
-                            let steps = out[m * lanes + lane..].iter_mut().step_by(tile.len() * lanes);
-                            unpacked[row * STEPS..].iter().zip(steps).for_each(|(x, out)| *out = *x);
-                        }
+        for (i, scales) in scales.chunks_exact_mut(rows).enumerate() {
+            let k = span.k + i * interval;
+            plan.problem.a().scales_at(0..rows, k, scales);
+            plan.a.pack_rows(s, 0..rows, std::iter::once(k..k + interval), &mut unpacked);
+            for tile in plan.tiles() {
+                let out = &mut out[tile.start * steps * lanes..][..tile.len() * steps * lanes];
+                for (m, row) in tile.clone().enumerate() {
+                    for lane in (i..lanes).step_by(span.intervals) {
+                        let steps = out[m * lanes + lane..].iter_mut().step_by(tile.len() * lanes);
+                        unpacked[row * STEPS..].iter().zip(steps).for_each(|(x, out)| *out = *x);
                     }
                 }
             }
@@ -97,7 +110,7 @@ impl Multiply<'_, '_> {
     fn sum_spans<S: Simd>(&mut self, s: S, a: &Rows, panel: usize) {
         let (plan, problem, interval) = (self.plan, self.plan.problem, self.plan.problem.interval());
         let rows = problem.m();
-        let size = rows * interval.div_ceil(S::PAIR) * plan.span_lanes::<S>();
+        let size = plan.span_len();
         let cols = self.panel_cols(panel);
         let super::Scratch { acc, partial, decoded, span_scales, .. } = &mut *self.scratch;
         // The next in the order below, and the codes of those.

@@ -42,6 +42,10 @@ pub(super) struct Plan<'p> {
     pub(super) spans: Vec<Span>,
     /// Whether spans are of four intervals, for [`quads`].
     pub(super) quads: bool,
+    /// Packed elements of A for a step of a span.
+    pub(super) span_lanes: usize,
+    /// Elements of K a step.
+    pair: usize,
     /// The rest of K.
     pub(super) segments: Vec<Segment>,
     pub(super) blocks: Vec<Block>,
@@ -124,6 +128,8 @@ impl<'p> Plan<'p> {
             blocks: blocks(&segments, spans.is_empty(), problem.is_bare_chain()),
             spans,
             quads,
+            span_lanes: side_by_side,
+            pair,
             segments,
             streams_b,
             ahead: AHEAD / width,
@@ -134,9 +140,9 @@ impl<'p> Plan<'p> {
 }
 
 impl Plan<'_> {
-    /// Packed elements of A for a step of a span.
-    pub(super) fn span_lanes<S: Simd>(&self) -> usize {
-        if self.quads { quads::INTERVALS } else { S::LANES }
+    /// Packed elements of A for a span.
+    pub(super) fn span_len(&self) -> usize {
+        self.problem.m() * self.problem.interval().div_ceil(self.pair) * self.span_lanes
     }
 
     /// Rows whose packed spans lie together, a step of each after the other.

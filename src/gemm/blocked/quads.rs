@@ -53,8 +53,8 @@ fn panel_len<S: Simd>(steps: usize) -> usize {
 
 /// Adds LANES columns of a span to the promoted sums of `rows` rows.
 ///
-/// `a` holds, for each of the [`tiles`], four elements a step of each row, step after step. `acc` has a register a row, `width` elements apart. `next` are the codes
-/// that are multiplied next, decoded meanwhile.
+/// `a` holds, for each of the [`tiles`], four elements of each row a step, step after step. `acc` has a register a row,
+/// `width` elements apart. `next` are the codes that are multiplied next, decoded meanwhile.
 #[inline(always)]
 #[allow(clippy::too_many_arguments, reason = "the operands of a product")]
 pub(super) fn multiply<S: Simd, D: Decode>(
@@ -182,6 +182,8 @@ struct Operands<'x, D> {
     a: &'x [u32],
     panel: &'x [u32],
     acc: (&'x mut [f32], usize),
+    /// Steps of a register of codes, as a number that the compiler does not know: it would unroll the loop and do all loads
+    /// of several steps first, for which there are no registers.
     each: usize,
     /// The codes that are decoded to `next`; `ahead` bytes further are those that come then.
     bundles: [Strings<'x>; BUNDLES],
@@ -258,14 +260,14 @@ impl<D: Decode, const MR: usize, const NB: usize> Work for Sum<'_, '_, D, MR, NB
         let next = &mut *operands.next;
         let (lanes, row_len) = (BUNDLES * S::LANES, panel.len() / (BUNDLES * S::LANES) * INTERVALS);
         let a = &operands.a[first * row_len..][..MR * row_len];
+        // Copies: what is behind a reference would be read again after each store.
         let mut bundles = [(tile, operands.bundles[tile % BUNDLES]); NB];
         if NB == 2 {
             bundles[NB - 1] = (tile + tiles, operands.bundles[(tile + tiles) % BUNDLES]);
         }
-        let ahead = operands.ahead;
+        let (ahead, each_unknown) = (operands.ahead, operands.each);
         let tables = decoder.tables(s);
         let (each, steps) = (D::CODES / S::PAIR, 4 * D::CODES / S::PAIR);
-        let most = operands.each;
         let mut sums = [[s.splat(0.0); BUNDLES]; MR];
         let mut registers = [s.splat_u32(0); 4];
         let pieces = panel.chunks_exact(steps * lanes).zip(a.chunks_exact(steps * MR * INTERVALS));
@@ -279,23 +281,17 @@ impl<D: Decode, const MR: usize, const NB: usize> Work for Sum<'_, '_, D, MR, NB
                     }
                     let values = &values[$j * each * lanes..][..each * lanes];
                     let rows = &rows[$j * each * MR * INTERVALS..][..each * MR * INTERVALS];
-                    let each_step = values.chunks_exact(lanes).zip(rows.chunks_exact(MR * INTERVALS));
-                    for (values, rows) in each_step.take(most) {
-                        one::<S, MR>(s, values, rows, &mut sums);
+                    let by_step = values.chunks_exact(lanes).zip(rows.chunks_exact(MR * INTERVALS));
+                    for (values, rows) in by_step.take(each_unknown) {
+                        step::<S, MR>(s, values, rows, &mut sums);
                     }
                     if NB > 0 {
                         // Which of the bundles, and of its registers.
                         let (b, j) = (bundles[$j * NB / 4].0, $j * NB % 4);
                         decode(s, decoder, &tables, registers[j], &mut next[j * each * lanes..], b);
                         if NB == 2 {
-                            decode(
-                                s,
-                                decoder,
-                                &tables,
-                                registers[j + 1],
-                                &mut next[(j + 1) * each * lanes..],
-                                b,
-                            );
+                            let next = &mut next[(j + 1) * each * lanes..];
+                            decode(s, decoder, &tables, registers[j + 1], next, b);
                         }
                     }
                 };
@@ -315,9 +311,9 @@ impl<D: Decode, const MR: usize, const NB: usize> Work for Sum<'_, '_, D, MR, NB
 
 /// A step of a microtile.
 #[inline(always)]
-fn one<S: Simd, const MR: usize>(s: S, values: &[u32], rows: &[u32], sums: &mut Tile<S, MR>) {
-    let b0 = s.float(s.load_u32(&values[0 * S::LANES..]));
-    let b1 = s.float(s.load_u32(&values[1 * S::LANES..]));
+fn step<S: Simd, const MR: usize>(s: S, values: &[u32], rows: &[u32], sums: &mut Tile<S, MR>) {
+    let b0 = s.float(s.load_u32(values));
+    let b1 = s.float(s.load_u32(&values[S::LANES..]));
     let b2 = s.float(s.load_u32(&values[2 * S::LANES..]));
     let b3 = s.float(s.load_u32(&values[3 * S::LANES..]));
     // Literal indices and no loop: the sums would live in memory.
