@@ -50,9 +50,9 @@ fn ragged_shapes() {
 fn intervals_side_by_side() {
     let mut random = Random(12);
     let mut ran = 0;
-    for round in 0..80 {
+    for round in 0..120 {
         let mut pick = |from: &[usize]| from[random.below(from.len() as u64) as usize];
-        let (m, n) = (pick(&[1, 2, 3, 4, 5, 7, 8, 13, 18, 31]), pick(&[1, 15, 16, 17, 40, 65, 130]));
+        let (m, n) = (pick(&[1, 2, 3, 4, 5, 7, 8, 10, 13, 18, 24, 31]), pick(&[1, 15, 16, 17, 40, 65, 130]));
         let (intervals, rest) = (pick(&[4, 7, 8, 12, 16, 21, 28, 31, 45]), pick(&[0, 0, 1, 17, 64]));
         let (fa, fb) = (FORMATS[pick(&[0, 1, 2])], FORMATS[pick(&[0, 0, 1, 2])]);
         let interval = pick(&[8, 16, 32, 64, 128, 128]);
@@ -63,7 +63,7 @@ fn intervals_side_by_side() {
         let problem = GemmProblem::nt(a.view(), b.view()).unwrap().with_accumulation(accumulation).unwrap();
         ran += conforms(&format!("{m}×{n}×{k} {fa}×{fb} every {interval}"), &problem);
     }
-    assert!(ran >= 80, "{ran}");
+    assert!(ran >= 120, "{ran}");
 }
 
 /// Blocks of D beyond one task, and intervals beyond one packed block.
