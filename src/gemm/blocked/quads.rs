@@ -96,16 +96,16 @@ fn product<S: Simd, D: Decode>(
     let Decoded { now, next: after, ready } = decoded;
     if !*ready {
         let (tables, panel) = (decoder.tables(s), &mut now.as_mut_slice()[..len]);
-        for (b, strings) in codes.bundles::<S>().iter().enumerate() {
+        for b in 0..BUNDLES {
+            let strings = codes.bundle::<S>(b);
             for (i, panel) in panel.chunks_exact_mut(len / pieces).enumerate() {
-                let registers = load(s, strings, codes.next, i);
+                let registers = load(s, &strings, codes.next, i);
                 for (&codes, panel) in registers.iter().zip(panel.chunks_exact_mut(len / pieces / 4)) {
                     decode(s, decoder, &tables, codes, panel, b);
                 }
             }
         }
     }
-    let ahead = next.unwrap_or(codes);
     let mut operands = Operands {
         decoder,
         rule,
@@ -114,8 +114,7 @@ fn product<S: Simd, D: Decode>(
         panel: &now.as_slice()[..len],
         acc,
         each: D::CODES / S::PAIR,
-        bundles: ahead.bundles::<S>(),
-        ahead: ahead.next,
+        codes: next.unwrap_or(codes),
         next: &mut after.as_mut_slice()[..len],
     };
     let tiles = tiles(rows).len();
@@ -185,9 +184,8 @@ struct Operands<'x, D> {
     /// Steps of a register of codes, as a number that the compiler does not know: it would unroll the loop and do all loads
     /// of several steps first, for which there are no registers.
     each: usize,
-    /// The codes that are decoded to `next`; `ahead` bytes further are those that come then.
-    bundles: [Strings<'x>; BUNDLES],
-    ahead: usize,
+    /// The codes that are decoded to `next`.
+    codes: Codes<'x>,
     next: &'x mut [u32],
 }
 
@@ -260,12 +258,12 @@ impl<D: Decode, const MR: usize, const NB: usize> Work for Sum<'_, '_, D, MR, NB
         let next = &mut *operands.next;
         let (lanes, row_len) = (BUNDLES * S::LANES, panel.len() / (BUNDLES * S::LANES) * INTERVALS);
         let a = &operands.a[first * row_len..][..MR * row_len];
-        // Copies: what is behind a reference would be read again after each store.
-        let mut bundles = [(tile, operands.bundles[tile % BUNDLES]); NB];
+        let codes = operands.codes;
+        let mut bundles = [(tile, codes.bundle::<S>(tile)); NB];
         if NB == 2 {
-            bundles[NB - 1] = (tile + tiles, operands.bundles[(tile + tiles) % BUNDLES]);
+            bundles[NB - 1] = (tile + tiles, codes.bundle::<S>(tile + tiles));
         }
-        let (ahead, each_unknown) = (operands.ahead, operands.each);
+        let each_unknown = operands.each;
         let tables = decoder.tables(s);
         let (each, steps) = (D::CODES / S::PAIR, 4 * D::CODES / S::PAIR);
         let mut sums = [[s.splat(0.0); BUNDLES]; MR];
@@ -277,7 +275,7 @@ impl<D: Decode, const MR: usize, const NB: usize> Work for Sum<'_, '_, D, MR, NB
             macro_rules! quarter {
                 ($j:literal) => {
                     if $j * NB % 4 == 0 && NB > 0 {
-                        registers = load(s, &bundles[$j * NB / 4].1, ahead, i);
+                        registers = load(s, &bundles[$j * NB / 4].1, codes.next, i);
                     }
                     let values = &values[$j * each * lanes..][..each * lanes];
                     let rows = &rows[$j * each * MR * INTERVALS..][..each * MR * INTERVALS];
@@ -336,19 +334,12 @@ fn step<S: Simd, const MR: usize>(s: S, values: &[u32], rows: &[u32], sums: &mut
 impl<'a> Codes<'a> {
     /// Four intervals of the rows b, 4 + b, … Rows beyond the last are the last again: what becomes of them is not stored.
     #[inline(always)]
-    fn bundles<S: Simd>(&self) -> [Strings<'a>; BUNDLES] {
+    fn bundle<S: Simd>(&self, b: usize) -> Strings<'a> {
         let row = |row: usize| row.min(self.rows - 1) * self.stride;
-        let bundle = |b: usize| {
-            let mut offsets = [0; 4];
-            for (g, offset) in offsets.iter_mut().take(S::LANES / 4).enumerate() {
-                *offset = row(4 * g + b) - row(b);
-            }
-            Strings::new(
-                self.data,
-                row(b),
-                Layout::new(offsets, self.interval, self.interval / Strings::PIECE),
-            )
-        };
-        [bundle(0), bundle(1), bundle(2), bundle(3)]
+        let mut offsets = [0; 4];
+        for (g, offset) in offsets.iter_mut().take(S::LANES / 4).enumerate() {
+            *offset = row(4 * g + b) - row(b);
+        }
+        Strings::new(self.data, row(b), Layout::new(offsets, self.interval, self.interval / Strings::PIECE))
     }
 }
