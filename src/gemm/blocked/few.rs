@@ -65,12 +65,13 @@ impl Work for PackSpan<'_> {
         let PackSpan { plan, span, out, scales } = self;
         let (rows, interval, lanes) = (plan.problem.m(), plan.problem.interval(), plan.span_lanes);
         let steps = interval.div_ceil(S::PAIR);
+        let tiles = plan.tiles();
         let mut unpacked = vec![0; rows * STEPS + super::Source::EXCESS];
         for (i, scales) in scales.chunks_exact_mut(rows).enumerate() {
             let k = span.k + i * interval;
             plan.problem.a().scales_at(0..rows, k, scales);
             plan.a.pack_rows(s, 0..rows, std::iter::once(k..k + interval), &mut unpacked);
-            for tile in plan.tiles() {
+            for tile in &tiles {
                 let out = &mut out[tile.start * steps * lanes..][..tile.len() * steps * lanes];
                 for (m, row) in tile.clone().enumerate() {
                     for lane in (i..lanes).step_by(span.intervals) {

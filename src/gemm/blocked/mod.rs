@@ -11,8 +11,8 @@
 //! side by side in a register (`spans`, `quads`); where a chain is not promoted, and for what is left of K, its lanes are
 //! columns as elsewhere (`stream`).
 //!
-//! Kernels are compiled into their caller, one for each instruction set; only in debug builds are they functions, since there the
-//! frame of all of them together would not fit a thread's stack.
+//! Kernels are compiled into their caller, one for each instruction set, but for the microtiles of `quads`, which need all
+//! registers. In debug builds all are functions, since there the frame of all of them together would not fit a thread's stack.
 //!
 //! Scratch is at most about 5 MiB a thread, and 8 MiB where few rows are packed at once, whatever M, N and K.
 

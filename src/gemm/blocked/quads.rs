@@ -68,29 +68,6 @@ pub(super) fn multiply<S: Simd, D: Decode>(
     decoded: &mut Decoded,
     acc: (&mut [f32], usize),
 ) {
-    // The usual number, known to the compiler.
-    if codes.interval == 128 {
-        let known = |codes| Codes { interval: 128, ..codes };
-        product(s, decoder, rows, rule, a, known(codes), next.map(known), decoded, acc);
-    } else {
-        product(s, decoder, rows, rule, a, codes, next, decoded, acc);
-    }
-}
-
-/// [`multiply`].
-#[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "the operands of a product")]
-fn product<S: Simd, D: Decode>(
-    s: S,
-    decoder: &D,
-    rows: usize,
-    rule: Rule<'_>,
-    a: &[u32],
-    codes: Codes<'_>,
-    next: Option<Codes<'_>>,
-    decoded: &mut Decoded,
-    acc: (&mut [f32], usize),
-) {
     let pieces = codes.interval / Strings::PIECE;
     let len = panel_len::<S>(pieces * piece_steps::<S, D>());
     let Decoded { now, next: after, ready } = decoded;

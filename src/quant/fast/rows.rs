@@ -78,14 +78,7 @@ impl<T: Lane, C: CodeWord> Work for RowTask<'_, T, C> {
     type Output = QuantStats;
 
     #[inline(always)]
-    fn run<S: Convert>(self, s: S) -> QuantStats {
-        self.blocks(s)
-    }
-}
-
-impl<T: Lane, C: CodeWord> RowTask<'_, T, C> {
-    #[inline(always)]
-    fn blocks<S: Convert>(mut self, s: S) -> QuantStats {
+    fn run<S: Convert>(mut self, s: S) -> QuantStats {
         let (rows, cols) = self.x.shape();
         let granule = self.plan.granule;
         let (height, width) = (granule.rows().min(rows), granule.cols().min(cols));
@@ -110,7 +103,9 @@ impl<T: Lane, C: CodeWord> RowTask<'_, T, C> {
         stats.elements = (rows * cols) as u64;
         stats
     }
+}
 
+impl<T: Lane, C: CodeWord> RowTask<'_, T, C> {
     /// Decides over the granules of some rows and columns.
     #[inline(always)]
     fn look<S: Convert>(
