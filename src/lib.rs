@@ -57,6 +57,8 @@
 pub mod accuracy;
 pub mod backends;
 pub mod checkpoint;
+#[cfg(feature = "cli")]
+pub mod cli;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod error;

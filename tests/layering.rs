@@ -14,6 +14,7 @@ const LEVELS: &[&[&str]] = &[
     &["accuracy"],
     &["train", "checkpoint"],
     &["vectors"],
+    &["cli"],
 ];
 
 /// The only modules that may contain `unsafe`.

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use finegrain::checkpoint::write_atomically;
-use finegrain::{Error, Result};
+use crate::checkpoint::write_atomically;
+use crate::{Error, Result};
 use plotters::element::{Drawable, DynElement, IntoDynElement, PointCollection};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};

@@ -2,16 +2,16 @@
 
 use std::path::PathBuf;
 
+use crate::checkpoint::{Tensor, TensorFile};
+use crate::quant::{ElementCast, NanAmax, Recipe, RecipeDiff, Role, ScaleFormat, diff_recipes};
 use clap::Subcommand;
-use finegrain::checkpoint::{Tensor, TensorFile};
-use finegrain::quant::{ElementCast, NanAmax, Recipe, RecipeDiff, Role, ScaleFormat, diff_recipes};
 use regex::Regex;
 use serde::Serialize;
 
-use crate::output::{Table, percent, print, print_json};
-use crate::progress::Progress;
-use crate::values::RoleWord;
-use crate::{Failure, Outcome};
+use crate::cli::output::{Table, percent, print, print_json};
+use crate::cli::progress::Progress;
+use crate::cli::values::RoleWord;
+use crate::cli::{Failure, Outcome};
 
 const EXAMPLE: &str = "\
 Examples:
@@ -95,7 +95,7 @@ fn diff(args: &DiffArgs, json: bool) -> Outcome {
     let names: Vec<&String> = file.names().iter().filter(usable).collect();
     if names.is_empty() {
         let message = "no float tensor with two dimensions and such a name: nothing to compare";
-        return Err(Failure::Failed(finegrain::Error::file(&args.file, message).to_string()));
+        return Err(Failure::Failed(crate::Error::file(&args.file, message).to_string()));
     }
     let bytes = |name: &&&String| file.info(name).map_or(0, |i| i.bytes() as u64);
     let progress = Progress::bytes(names.iter().map(|n| bytes(&n)).sum());
@@ -116,7 +116,7 @@ fn diff(args: &DiffArgs, json: bool) -> Outcome {
     let titles = ["<tensor", "codes", "differ", "%", "scales", "differ", "%", "<of which (codes, scales)"];
     let mut table = Table::new(&titles);
     for TensorDiff { tensor, diff } in diffs {
-        let why = |c: &finegrain::quant::CauseDifferences| {
+        let why = |c: &crate::quant::CauseDifferences| {
             format!("{} ({}, {})", c.cause.describe(), c.differences.codes, c.differences.scales)
         };
         let changed = diff.causes.iter().filter(|c| c.differences != Default::default());

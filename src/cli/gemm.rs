@@ -4,15 +4,15 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Instant;
 
+use crate::checkpoint::{Dtype, Tensor, TensorFile, refuse_same_file, write_tensors};
+use crate::gemm::{Accumulation, Arithmetic, Execution, GemmProblem, GroupedProblem, Model, Promotion};
+use crate::matrix::Matrix;
 use clap::ValueEnum;
-use finegrain::checkpoint::{Dtype, Tensor, TensorFile, refuse_same_file, write_tensors};
-use finegrain::gemm::{Accumulation, Arithmetic, Execution, GemmProblem, GroupedProblem, Model, Promotion};
-use finegrain::matrix::Matrix;
 
-use crate::Outcome;
-use crate::operand::{Operand, OperandArgs};
-use crate::output::{print, print_json};
-use crate::progress::Progress;
+use crate::cli::Outcome;
+use crate::cli::operand::{Operand, OperandArgs};
+use crate::cli::output::{print, print_json};
+use crate::cli::progress::Progress;
 
 const EXAMPLE: &str = "\
 IN holds a [M, K] and b [N, K] as F8_*, BF16 or F16, or as U8/U16 codes with --format-a and
@@ -115,7 +115,7 @@ pub(crate) fn run(args: Args, json: bool) -> Outcome {
     let (a, b) = args.operands.read(&file)?;
     let c = read_addend(&file)?;
     let groups = read_groups(&file, args.grouped)?;
-    let blame_file = |e: finegrain::Error| finegrain::Error::file(&args.r#in, e);
+    let blame_file = |e: crate::Error| crate::Error::file(&args.r#in, e);
     let problem = problem(&args, &a, &b, c.as_ref(), groups.as_deref()).map_err(blame_file)?;
     let (accumulation, work) = match &problem {
         Problem::Dense(p) => (p.accumulation(), multiply_adds(p)),
@@ -166,7 +166,7 @@ fn multiply_adds(p: &GemmProblem<'_>) -> u64 {
     p.m() as u64 * p.n() as u64 * p.k() as u64
 }
 
-fn read_addend(file: &TensorFile) -> finegrain::Result<Option<Matrix<f32>>> {
+fn read_addend(file: &TensorFile) -> crate::Result<Option<Matrix<f32>>> {
     if !file.contains("c") {
         return Ok(None);
     }
@@ -178,10 +178,7 @@ fn read_addend(file: &TensorFile) -> finegrain::Result<Option<Matrix<f32>>> {
 }
 
 /// The tensor `groups`, which a grouped problem must have.
-pub(crate) fn read_groups(
-    file: &TensorFile,
-    grouped: Option<Grouped>,
-) -> finegrain::Result<Option<Vec<i32>>> {
+pub(crate) fn read_groups(file: &TensorFile, grouped: Option<Grouped>) -> crate::Result<Option<Vec<i32>>> {
     if grouped.is_none() && !file.contains("groups") {
         return Ok(None);
     }
@@ -194,7 +191,7 @@ fn problem<'a>(
     b: &'a Operand,
     c: Option<&'a Matrix<f32>>,
     groups: Option<&[i32]>,
-) -> finegrain::Result<Problem<'a>> {
+) -> crate::Result<Problem<'a>> {
     let arithmetic = match args.promote {
         None => Arithmetic::Fitting(args.accumulate),
         Some(Interval::Never) => Accumulation::new(args.accumulate).into(),
@@ -233,15 +230,14 @@ fn problem<'a>(
 }
 
 /// Sizes of groups: I32 in the file, none negative.
-pub(crate) fn sizes(groups: &[i32]) -> finegrain::Result<Vec<usize>> {
+pub(crate) fn sizes(groups: &[i32]) -> crate::Result<Vec<usize>> {
     let size = |(i, &g): (usize, &i32)| {
-        usize::try_from(g)
-            .map_err(|_| finegrain::Error::Invalid(format!("groups[{i}] is {g}, expected a size")))
+        usize::try_from(g).map_err(|_| crate::Error::Invalid(format!("groups[{i}] is {g}, expected a size")))
     };
     groups.iter().enumerate().map(size).collect()
 }
 
-fn multiply(problem: &Problem<'_>, out: Out, execution: &Execution<'_>) -> finegrain::Result<Tensor> {
+fn multiply(problem: &Problem<'_>, out: Out, execution: &Execution<'_>) -> crate::Result<Tensor> {
     let (d, shape) = match (problem, out) {
         (Problem::Dense(p), Out::F32) => return Ok(Tensor::from_f32(&p.run_with(execution)?)),
         (Problem::Dense(p), Out::Bf16) => return Ok(Tensor::from_bf16(&p.run_bf16_with(execution)?)),

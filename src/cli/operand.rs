@@ -1,12 +1,12 @@
 //! An operand of a GEMM as a file holds it: codes, scales, and how many matrices are stacked.
 
-use finegrain::checkpoint::{Dtype, Tensor, TensorFile};
-use finegrain::formats::Format;
-use finegrain::matrix::Matrix;
-use finegrain::scaled::{Codes, CodesRef, Granule, ScaleGrid, ScaleGridRef, ScaledRef, ScalesRef};
-use finegrain::{Error, Result};
+use crate::checkpoint::{Dtype, Tensor, TensorFile};
+use crate::formats::Format;
+use crate::matrix::Matrix;
+use crate::scaled::{Codes, CodesRef, Granule, ScaleGrid, ScaleGridRef, ScaledRef, ScalesRef};
+use crate::{Error, Result};
 
-use crate::values;
+use crate::cli::values;
 
 // A comment for clap would replace the text of the subcommand: what the shapes and dtypes of a and b do not say.
 #[derive(clap::Args)]

@@ -2,18 +2,18 @@
 
 use std::path::PathBuf;
 
-use finegrain::checkpoint::{
+use crate::checkpoint::{
     QuantizedLayout, SCALE_SUFFIX, TENSOR_SCALE_SUFFIX, Tensor, TensorFile, TensorWriter, quantize_tensor,
     refuse_same_file,
 };
-use finegrain::quant::{QuantStats, Recipe};
+use crate::quant::{QuantStats, Recipe};
 use regex::Regex;
 use serde::Serialize;
 
-use crate::Outcome;
-use crate::output::{Table, print_report, printable, shape};
-use crate::progress::Progress;
-use crate::values::{self, RoleWord};
+use crate::cli::Outcome;
+use crate::cli::output::{Table, print_report, printable, shape};
+use crate::cli::progress::Progress;
+use crate::cli::values::{self, RoleWord};
 
 const EXAMPLE: &str = "\
 Tensor T becomes T (codes) and T_scale_inv (the factors that dequantise), with NVFP4 also T_scale_tensor. \
@@ -74,7 +74,7 @@ pub(crate) fn run(args: Args, json: bool) -> Outcome {
 }
 
 /// Whether a tensor is to be quantised. Scales of tensors that are codes already stay what they are.
-fn chosen(args: &Args, file: &TensorFile, name: &str) -> finegrain::Result<bool> {
+fn chosen(args: &Args, file: &TensorFile, name: &str) -> crate::Result<bool> {
     let info = file.info(name)?;
     let is_scale = [SCALE_SUFFIX, TENSOR_SCALE_SUFFIX]
         .iter()
@@ -84,7 +84,7 @@ fn chosen(args: &Args, file: &TensorFile, name: &str) -> finegrain::Result<bool>
     Ok(usable && matches && !is_scale)
 }
 
-fn quantize_file(args: &Args, file: &TensorFile) -> finegrain::Result<Report> {
+fn quantize_file(args: &Args, file: &TensorFile) -> crate::Result<Report> {
     let mut plan = Vec::new();
     let mut layouts = Vec::new();
     let mut bytes = 0;
@@ -106,7 +106,7 @@ fn quantize_file(args: &Args, file: &TensorFile) -> finegrain::Result<Report> {
     if layouts.iter().all(Option::is_none) {
         let count = layouts.len();
         let which = args.tensor.as_ref().map_or(String::new(), |r| format!(" and a name that matches '{r}'"));
-        return Err(finegrain::Error::file(
+        return Err(crate::Error::file(
             &args.r#in,
             format!("none of {count} tensors is a float with two dimensions{which}: nothing to quantise"),
         ));

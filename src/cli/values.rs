@@ -1,24 +1,24 @@
 //! Values of arguments: words into the library's types.
 
+use crate::formats::{Format, Overflow, Rounding};
+use crate::quant::Recipe;
+use crate::quant::Role;
+use crate::scaled::Granule;
 use clap::ValueEnum;
-use finegrain::formats::{Format, Overflow, Rounding};
-use finegrain::quant::Recipe;
-use finegrain::quant::Role;
-use finegrain::scaled::Granule;
 use regex::Regex;
 
 /// A format by name.
-pub(crate) fn format(name: &str) -> finegrain::Result<Format> {
+pub(crate) fn format(name: &str) -> crate::Result<Format> {
     Format::by_name(name)
 }
 
 /// A recipe by name.
-pub(crate) fn recipe(name: &str) -> finegrain::Result<&'static Recipe> {
+pub(crate) fn recipe(name: &str) -> crate::Result<&'static Recipe> {
     Recipe::by_name(name)
 }
 
 /// A granule as RxC, `tensor` or `row`.
-pub(crate) fn granule(text: &str) -> finegrain::Result<Granule> {
+pub(crate) fn granule(text: &str) -> crate::Result<Granule> {
     text.parse()
 }
 

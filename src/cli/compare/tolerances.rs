@@ -1,15 +1,15 @@
 //! Tolerances for a kernel test of a layer, and how much of them and of the rigorous bound the results use.
 
-use finegrain::accuracy::{
+use crate::accuracy::{
     BoundCheck, ComparisonRow, Linear, OutputFormat, Scheme, Tolerance, Tolerances, bound, product_rms,
     tolerance,
 };
-use finegrain::gemm::Execution;
-use finegrain::matrix::Matrix;
+use crate::gemm::Execution;
+use crate::matrix::Matrix;
 use serde::Serialize;
 
 use super::report::short;
-use crate::output::Table;
+use crate::cli::output::Table;
 
 /// The tolerances of one GEMM. `atol` is for its operands as they are: multiplied by their [`product_rms`].
 #[derive(Serialize)]
@@ -35,7 +35,7 @@ pub(super) fn measure(
     linear: &Linear,
     rows: &[ComparisonRow],
     execution: &Execution<'_>,
-) -> finegrain::Result<Vec<ToleranceLine>> {
+) -> crate::Result<Vec<ToleranceLine>> {
     let mut lines = Vec::new();
     for &pass in linear.passes() {
         let exact = linear.exact(pass)?;

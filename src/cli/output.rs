@@ -1,8 +1,9 @@
 //! What is printed: aligned tables, JSON, errors.
 
 use std::io::{ErrorKind, Write};
+use std::process::ExitCode;
 
-use crate::{Failure, Outcome};
+use crate::cli::{Failure, Outcome};
 
 /// Text in which names from a file cannot move the cursor or fake a second line: control characters are escaped.
 pub(crate) fn printable(text: &str) -> String {
@@ -16,6 +17,13 @@ pub(crate) fn printable(text: &str) -> String {
 pub(crate) fn error(message: &str) {
     // A closed stderr is no reason to panic.
     let _ = writeln!(std::io::stderr(), "error: {}", printable(message));
+}
+
+/// Prints what clap says: help on stdout, a refusal on stderr.
+pub(crate) fn usage(refused: &clap::Error) -> ExitCode {
+    // Nowhere to report a failure to.
+    let _ = refused.print();
+    ExitCode::from(u8::try_from(refused.exit_code()).unwrap_or(2))
 }
 
 /// Writes to stdout. A reader that has gone away has what it wanted.
@@ -113,7 +121,7 @@ pub(crate) fn percent(part: u64, all: u64) -> String {
 }
 
 fn exact_log2(x: f64) -> Option<i32> {
-    use finegrain::formats::Unpacked;
+    use crate::formats::Unpacked;
     match Unpacked::from_f64(x) {
         Unpacked::Finite { significand, exponent, .. } if significand.is_power_of_two() => {
             Some(exponent + significand.trailing_zeros() as i32)

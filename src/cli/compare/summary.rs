@@ -1,6 +1,6 @@
 //! One line for each combination, over all layers.
 
-use finegrain::accuracy::{ComparisonRow, PassReport};
+use crate::accuracy::{ComparisonRow, PassReport};
 use serde::Serialize;
 
 use super::Layer;

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
+use crate::vectors::{Check, FILES, NanRule, check, generate};
 use clap::Subcommand;
-use finegrain::vectors::{Check, FILES, NanRule, check, generate};
 
-use crate::output::{Table, print, print_json};
-use crate::{Failure, Outcome};
+use crate::cli::output::{Table, print, print_json};
+use crate::cli::{Failure, Outcome};
 
 const EXAMPLE: &str = "\
 DIR gets one safetensors file for each kind of operation and index.json, which says of every

@@ -1,10 +1,10 @@
 //! The comparison as text.
 
-use finegrain::accuracy::{ComparisonRow, Outcome as Combination, Pass, Stage, TILE, TileError};
+use crate::accuracy::{ComparisonRow, Outcome as Combination, Pass, Stage, TILE, TileError};
 
 use super::summary::{largest, summary};
 use super::{BudgetLine, Layer, tolerances};
-use crate::output::Table;
+use crate::cli::output::Table;
 
 const COLUMNS: &[&str] = &[
     "<recipe",
@@ -188,7 +188,7 @@ fn cells(row: &ComparisonRow) -> Vec<String> {
     cells.push(y.map_or("-".to_owned(), |m| format!("{:.1e}", m.calc_diff)));
     cells.push(short(100.0 * largest(row, |r| r.accumulation.relative_frobenius)));
     cells.push(short(100.0 * largest(row, |r| r.total.bias)));
-    let stats: finegrain::quant::QuantStats = row.passes().iter().map(|(_, r)| r.stats).sum();
+    let stats: crate::quant::QuantStats = row.passes().iter().map(|(_, r)| r.stats).sum();
     cells.push(short(stats.percent_of_elements(stats.flushed)));
     cells.push(short(stats.percent_of_elements(stats.saturated)));
     cells

@@ -9,20 +9,20 @@ mod tolerances;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use finegrain::accuracy::{
+use crate::accuracy::{
     Budget, ComparisonRow, Linear, Outcome as Combination, OutputFormat, Pass, Scheme, compare, sample,
 };
-use finegrain::checkpoint::{TensorFile, write_atomically};
-use finegrain::gemm::{Arithmetic, Execution};
-use finegrain::matrix::Matrix;
+use crate::checkpoint::{TensorFile, write_atomically};
+use crate::gemm::{Arithmetic, Execution};
+use crate::matrix::Matrix;
 use regex::Regex;
 use serde::Serialize;
 
 use self::summary::summary;
-use crate::output::{print, print_json};
-use crate::plot;
-use crate::progress::Progress;
-use crate::{Failure, Outcome};
+use crate::cli::output::{print, print_json};
+use crate::cli::plot;
+use crate::cli::progress::Progress;
+use crate::cli::{Failure, Outcome};
 
 const EXAMPLE: &str = "\
 Y = x w^T, and with dy also dX = dy w and dW = dy^T x, each quantised by every recipe and
@@ -182,7 +182,7 @@ fn is_page(path: Option<&Path>) -> bool {
 }
 
 /// A page of everything; or a picture of the sweeps, of one layer (a marker for each pass), or of several (the summary).
-fn draw(path: &Path, layers: &[Layer], sweep: bool) -> finegrain::Result<()> {
+fn draw(path: &Path, layers: &[Layer], sweep: bool) -> crate::Result<()> {
     if plot::Kind::of(path)? == plot::Kind::Html {
         let page = page::render(layers);
         return write_atomically(path, |out| out.write_all(page.as_bytes()));
@@ -215,7 +215,7 @@ fn budgets(
     linear: &Linear,
     rows: &[ComparisonRow],
     execution: &Execution<'_>,
-) -> finegrain::Result<Vec<BudgetLine>> {
+) -> crate::Result<Vec<BudgetLine>> {
     let mut best: Vec<&ComparisonRow> = Vec::new();
     for row in rows.iter().filter(|r| !r.passes().is_empty()) {
         if best.iter().all(|b| b.scheme != row.scheme) {
@@ -241,8 +241,8 @@ fn budgets(
 fn or_default<T: Copy>(
     given: &[T],
     default: &[&str],
-    parse: impl Fn(&str) -> finegrain::Result<T>,
-) -> finegrain::Result<Vec<T>> {
+    parse: impl Fn(&str) -> crate::Result<T>,
+) -> crate::Result<Vec<T>> {
     if given.is_empty() { default.iter().map(|name| parse(name)).collect() } else { Ok(given.to_vec()) }
 }
 
@@ -267,7 +267,7 @@ fn layers(args: &Args) -> Result<Vec<(String, Linear)>, Failure> {
             found.sort_unstable();
             if found.is_empty() {
                 let message = format!("no layer matches '{regex}': a layer L has tensors L.x and L.w");
-                return Err(finegrain::Error::file(path, message).into());
+                return Err(crate::Error::file(path, message).into());
             }
             let read = |name: &str| {
                 let dy = format!("{name}.dy");
@@ -281,8 +281,8 @@ fn layers(args: &Args) -> Result<Vec<(String, Linear)>, Failure> {
     }
 }
 
-fn read_layer(file: &TensorFile, x: &str, w: &str, dy: Option<&str>) -> finegrain::Result<Linear> {
-    let read = |name: &str| -> finegrain::Result<Matrix<f32>> {
+fn read_layer(file: &TensorFile, x: &str, w: &str, dy: Option<&str>) -> crate::Result<Linear> {
+    let read = |name: &str| -> crate::Result<Matrix<f32>> {
         let info = file.info(name)?;
         if info.shape.len() < 2 {
             return Err(file.blame(name, format!("shape {:?}, expected a matrix", info.shape)));

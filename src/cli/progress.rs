@@ -41,7 +41,7 @@ impl Progress {
 
     /// What is being worked on.
     pub(crate) fn on(&self, tensor: &str) {
-        self.0.set_message(crate::output::printable(tensor));
+        self.0.set_message(crate::cli::output::printable(tensor));
     }
 }
 

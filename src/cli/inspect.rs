@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use finegrain::checkpoint::{self, Inspection, TensorFile};
+use crate::checkpoint::{self, Inspection, TensorFile};
 use serde::Serialize;
 
-use crate::Outcome;
-use crate::output::{Table, measured, percent, print, print_json, printable, shape};
-use crate::progress::Progress;
+use crate::cli::Outcome;
+use crate::cli::output::{Table, measured, percent, print, print_json, printable, shape};
+use crate::cli::progress::Progress;
 
 const EXAMPLE: &str = "\
 Findings are printed and do not change the exit code: a file that can be read is inspected, exit 0.
@@ -34,7 +34,7 @@ struct Report<'a> {
 pub(crate) fn run(args: Args, json: bool) -> Outcome {
     if args.path.is_dir() {
         let message = "is a folder; inspect reads single files";
-        return Err(finegrain::Error::file(&args.path, message).into());
+        return Err(crate::Error::file(&args.path, message).into());
     }
     let file = TensorFile::open(&args.path)?;
     let mut bytes = 0;

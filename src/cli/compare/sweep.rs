@@ -1,12 +1,12 @@
 //! Error against the bits that a tensor core keeps, and against the promotion interval.
 
-use finegrain::accuracy::{Linear, Pass, Scheme, Series, Sweep, sweep};
-use finegrain::gemm::{Accumulation, Arithmetic, Execution, Model, TensorCore};
+use crate::accuracy::{Linear, Pass, Scheme, Series, Sweep, sweep};
+use crate::gemm::{Accumulation, Arithmetic, Execution, Model, TensorCore};
 use serde::Serialize;
 
 use super::report::short;
-use crate::output::Table;
-use crate::plot::Chart;
+use crate::cli::output::Table;
+use crate::cli::plot::Chart;
 
 /// The sweep of a layer's Fprop.
 #[derive(Serialize)]
@@ -29,7 +29,7 @@ pub(super) fn measure(
     arithmetics: &[Arithmetic],
     execution: &Execution<'_>,
     asked_for: bool,
-) -> finegrain::Result<Option<LayerSweep>> {
+) -> crate::Result<Option<LayerSweep>> {
     let core_of = |a: &Arithmetic| match a {
         Arithmetic::Fitting(Model::TensorCore(core)) => Some((*core, Accumulation::F32.interval())),
         Arithmetic::Fixed(fixed) => match fixed.model() {

@@ -3,23 +3,23 @@
 use std::num::NonZeroUsize;
 use std::time::Instant;
 
-use clap::ValueEnum;
-use finegrain::formats::Format;
-use finegrain::gemm::{
+use crate::formats::Format;
+use crate::gemm::{
     Accumulation, Arithmetic, BlockScales, Blocked, Emulated, Execution, GemmBackend, GemmProblem,
     GroupedProblem, Model, Output, Reference,
 };
-use finegrain::matrix::Matrix;
-use finegrain::quant::{Quantized, Quantizer, Recipe, Role};
-use finegrain::scaled::{ScaledMatrix, ScaledRef};
-use finegrain::simd::Isa;
+use crate::matrix::Matrix;
+use crate::quant::{Quantized, Quantizer, Recipe, Role};
+use crate::scaled::{ScaledMatrix, ScaledRef};
+use crate::simd::Isa;
+use clap::ValueEnum;
 use half::bf16;
 use serde::Serialize;
 
-use crate::bench_elements::{ElementOp, Elements, Timed};
-use crate::output::{print, print_json};
-use crate::values::RoleWord;
-use crate::{Failure, Outcome, values};
+use crate::cli::bench_elements::{ElementOp, Elements, Timed};
+use crate::cli::output::{print, print_json};
+use crate::cli::values::RoleWord;
+use crate::cli::{Failure, Outcome, values};
 
 const EXAMPLE: &str = "\
 A product is checked against the reference before the clock starts: all of it, or rows at
@@ -309,7 +309,7 @@ impl Args {
     }
 
     /// The recipe asked for, or one with the block scales that the model applies.
-    fn recipe(&self) -> finegrain::Result<&'static Recipe> {
+    fn recipe(&self) -> crate::Result<&'static Recipe> {
         let model = match self.arithmetic() {
             Arithmetic::Fitting(model) => model,
             Arithmetic::Fixed(accumulation) => accumulation.model(),

@@ -2,16 +2,16 @@
 
 use std::time::Instant;
 
-use finegrain::formats::{Format, Overflow, Rounding, TensorRounding};
-use finegrain::matrix::Matrix;
-use finegrain::quant::{CastStats, Caster, Element, Quantizer, Recipe, Role};
-use finegrain::scaled::Dequantized;
-use finegrain::simd::Isa;
+use crate::formats::{Format, Overflow, Rounding, TensorRounding};
+use crate::matrix::Matrix;
+use crate::quant::{CastStats, Caster, Element, Quantizer, Recipe, Role};
+use crate::scaled::Dequantized;
+use crate::simd::Isa;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use crate::Failure;
-use crate::bench::{bytes, sample};
+use crate::cli::Failure;
+use crate::cli::bench::{bytes, sample};
 
 /// What is measured.
 pub(crate) struct Elements {
@@ -100,7 +100,7 @@ impl Elements {
     fn cast<T: Element, C: Copy + Default + PartialEq>(
         &self,
         x: &[T],
-        cast: fn(&Caster, &[T], &mut [C]) -> finegrain::Result<CastStats>,
+        cast: fn(&Caster, &[T], &mut [C]) -> crate::Result<CastStats>,
     ) -> Result<Timed, Failure> {
         let nearest = TensorRounding::Fixed(Rounding::NearestEven);
         let caster = Caster::new(self.to, nearest, Overflow::Saturate).on(self.isa)?;

@@ -2,16 +2,16 @@
 
 use std::path::PathBuf;
 
-use finegrain::checkpoint::{
+use crate::checkpoint::{
     CastOptions, CastRounding, CastStats, Tensor, TensorFile, TensorWriter, cast_tensor, refuse_same_file,
 };
-use finegrain::formats::{Format, TensorRounding};
+use crate::formats::{Format, TensorRounding};
 use serde::Serialize;
 
-use crate::output::{Table, measured, print_report, printable, shape};
-use crate::progress::Progress;
-use crate::values::{self, OverflowMode, Round};
-use crate::{Failure, Outcome};
+use crate::cli::output::{Table, measured, print_report, printable, shape};
+use crate::cli::progress::Progress;
+use crate::cli::values::{self, OverflowMode, Round};
+use crate::cli::{Failure, Outcome};
 
 const EXAMPLE: &str = "\
 Codes land under the tensor's name in the F8_* dtype of the format, else one code a byte as U8 (6 and 4 bits) \
@@ -93,12 +93,12 @@ fn options(args: &Args) -> Result<CastOptions, Failure> {
         None if args.round == Round::Tilekernels => CastRounding::TileKernels,
         None => CastRounding::Tensor(TensorRounding::Stochastic { seed: args.seed.unwrap_or(0) }),
     };
-    let usage = |e: finegrain::Error| Failure::Usage(e.to_string());
+    let usage = |e: crate::Error| Failure::Usage(e.to_string());
     let options = CastOptions::new(args.to, rounding, args.overflow.into()).map_err(usage)?;
     if args.packed { options.packed().map_err(usage) } else { Ok(options) }
 }
 
-fn cast_file(args: &Args, options: &CastOptions, file: &TensorFile) -> finegrain::Result<Report> {
+fn cast_file(args: &Args, options: &CastOptions, file: &TensorFile) -> crate::Result<Report> {
     // The whole plan stands before the first element is cast: a shape that cannot be packed fails at once.
     let mut plan = Vec::new();
     let mut bytes = 0;

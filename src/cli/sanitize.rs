@@ -2,21 +2,21 @@
 
 use std::path::{Path, PathBuf};
 
-use finegrain::backends;
-use finegrain::checkpoint::{Dtype, Tensor, TensorFile, write_tensors};
-use finegrain::gemm::Arithmetic;
-use finegrain::gemm::sanitize::{
+use crate::backends;
+use crate::checkpoint::{Dtype, Tensor, TensorFile, write_tensors};
+use crate::gemm::Arithmetic;
+use crate::gemm::sanitize::{
     GroupedOperands, Groups, LayoutRules, Leak, OnBackend, Poison, Rule, Violation, sanitize,
 };
-use finegrain::matrix::Matrix;
-use finegrain::scaled::layout::ScaleLayout;
-use finegrain::scaled::{Codes, ScaleGrid, ScaledMatrix, ScaledRef};
+use crate::matrix::Matrix;
+use crate::scaled::layout::ScaleLayout;
+use crate::scaled::{Codes, ScaleGrid, ScaledMatrix, ScaledRef};
 use serde::Serialize;
 
-use crate::gemm::{Grouped, read_groups, sizes};
-use crate::operand::OperandArgs;
-use crate::output::{Table, print, print_json};
-use crate::{Failure, Outcome};
+use crate::cli::gemm::{Grouped, read_groups, sizes};
+use crate::cli::operand::OperandArgs;
+use crate::cli::output::{Table, print, print_json};
+use crate::cli::{Failure, Outcome};
 
 const EXAMPLE: &str = "\
 IN is a grouped problem as `finegrain gemm` reads it: a, b, groups and scales. Its layout is held to
@@ -92,7 +92,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
     let rules = LayoutRules { align: args.align, power_of_two: args.ue8m0 };
     let mut violations = operands.violations(rules);
     violations.retain(|v| !args.allow.contains(&v.rule));
-    let blame = |e: finegrain::Error| finegrain::Error::file(&args.r#in, e);
+    let blame = |e: crate::Error| crate::Error::file(&args.r#in, e);
     let unusable = operands.problem().err().map(|e| e.to_string());
     let runs = match (&args.poison, &args.results) {
         (Some(folder), _) => {
@@ -130,7 +130,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
     }
 }
 
-fn operands(args: &Args, file: &TensorFile) -> finegrain::Result<GroupedOperands> {
+fn operands(args: &Args, file: &TensorFile) -> crate::Result<GroupedOperands> {
     let (a, b) = args.operands.read(file)?;
     let groups = read_groups(file, Some(args.grouped))?.unwrap_or_default();
     let owned = |all: Vec<ScaledRef<'_>>| all.iter().map(ScaledRef::to_matrix).collect::<Vec<_>>();
@@ -142,17 +142,17 @@ fn operands(args: &Args, file: &TensorFile) -> finegrain::Result<GroupedOperands
             (owned(a.k_groups(&sizes)?), owned(b.k_groups(&sizes)?), Groups::K)
         }
     };
-    GroupedOperands::new(a, b, groups).map_err(|e| finegrain::Error::file(&args.r#in, e))
+    GroupedOperands::new(a, b, groups).map_err(|e| crate::Error::file(&args.r#in, e))
 }
 
-fn on_backends(args: &Args, operands: &GroupedOperands) -> finegrain::Result<Vec<Run>> {
+fn on_backends(args: &Args, operands: &GroupedOperands) -> crate::Result<Vec<Run>> {
     let problem = operands.problem()?.with_arithmetic(&args.accumulate)?;
     let named: Vec<_> = args.backend.iter().map(|n| backends::by_name(n)).collect::<Result<_, _>>()?;
-    let able = |backend: &&dyn finegrain::gemm::GemmBackend| {
+    let able = |backend: &&dyn crate::gemm::GemmBackend| {
         problem.parts().iter().all(|p| backend.supports(p.problem()).is_ok())
     };
     let all = if named.is_empty() { backends::ALL.iter().copied().filter(able).collect() } else { named };
-    let run = |backend: &dyn finegrain::gemm::GemmBackend| {
+    let run = |backend: &dyn crate::gemm::GemmBackend| {
         let leaks = sanitize(operands, &OnBackend { backend, arithmetic: args.accumulate })?;
         let kernel = format!("{} {}", backend.name(), problem.accumulation());
         Ok(Run { kernel, poisons: Poison::ALL.len(), leaks })
@@ -170,12 +170,12 @@ fn file_name(poison: Option<Poison>) -> &'static str {
     }
 }
 
-fn write_poisoned(folder: &Path, file: &TensorFile, operands: &GroupedOperands) -> finegrain::Result<()> {
+fn write_poisoned(folder: &Path, file: &TensorFile, operands: &GroupedOperands) -> crate::Result<()> {
     if *operands.groups() == Groups::K {
         let message = "k-grouped problems have no padding to poison";
-        return Err(finegrain::Error::Unsupported(message.to_owned()));
+        return Err(crate::Error::Unsupported(message.to_owned()));
     }
-    std::fs::create_dir_all(folder).map_err(|e| finegrain::Error::file(folder, e))?;
+    std::fs::create_dir_all(folder).map_err(|e| crate::Error::file(folder, e))?;
     for poison in [None].into_iter().chain(Poison::ALL.map(Some)) {
         let padded = operands.with_padding(poison);
         let mut tensors = Vec::new();
@@ -225,9 +225,9 @@ fn scales(all: &[ScaledMatrix]) -> Vec<u8> {
 }
 
 /// What a kernel made of the files of --poison.
-fn results(folder: &Path, operands: &GroupedOperands) -> finegrain::Result<Run> {
+fn results(folder: &Path, operands: &GroupedOperands) -> crate::Result<Run> {
     let rows = operands.valid_rows().len();
-    let read = |poison| -> finegrain::Result<Matrix<f32>> {
+    let read = |poison| -> crate::Result<Matrix<f32>> {
         let file = TensorFile::open(folder.join(file_name(poison)))?;
         let d = file.read("d")?;
         let cols = d.shape().last().copied().unwrap_or(0);

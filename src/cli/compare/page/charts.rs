@@ -2,11 +2,11 @@
 
 use std::fmt::Write;
 
-use finegrain::accuracy::{TILE, TileError};
+use crate::accuracy::{TILE, TileError};
 
 use super::super::report::{digits, short};
 use super::{COLOURS, Escaped, key, numbers};
-use crate::plot::Chart;
+use crate::cli::plot::Chart;
 
 /// Pixels of a tile before the picture is scaled to its place.
 const CELL: usize = 10;

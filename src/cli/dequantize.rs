@@ -2,20 +2,20 @@
 
 use std::path::PathBuf;
 
-use clap::ValueEnum;
-use finegrain::checkpoint::{
+use crate::checkpoint::{
     Dtype, SCALE_SUFFIX, TENSOR_SCALE_SUFFIX, Tensor, TensorFile, TensorWriter, dequantize_tensor,
     refuse_same_file,
 };
-use finegrain::formats::Format;
-use finegrain::scaled::Granule;
+use crate::formats::Format;
+use crate::scaled::Granule;
+use clap::ValueEnum;
 use half::bf16;
 use serde::Serialize;
 
-use crate::Outcome;
-use crate::output::{Table, measured, print_report, printable, shape};
-use crate::progress::Progress;
-use crate::values;
+use crate::cli::Outcome;
+use crate::cli::output::{Table, measured, print_report, printable, shape};
+use crate::cli::progress::Progress;
+use crate::cli::values;
 
 const EXAMPLE: &str = "\
 Every F8 tensor T becomes a float: with T_scale_inv beside it times its scales (and T_scale_tensor), alone as it \
@@ -61,7 +61,7 @@ impl Target {
         }
     }
 
-    fn tensor(self, shape: &[usize], values: &[f32]) -> finegrain::Result<Tensor> {
+    fn tensor(self, shape: &[usize], values: &[f32]) -> crate::Result<Tensor> {
         let data = match self {
             Target::Bf16 => values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),
             Target::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
@@ -114,7 +114,7 @@ pub(crate) fn run(args: Args, json: bool) -> Outcome {
 }
 
 /// The format of a tensor of codes; `None` for what is no codes.
-fn codes(args: &Args, file: &TensorFile, name: &str) -> finegrain::Result<Option<Format>> {
+fn codes(args: &Args, file: &TensorFile, name: &str) -> crate::Result<Option<Format>> {
     let dtype = file.info(name)?.dtype;
     match dtype {
         Dtype::F8_E4M3 | Dtype::F8_E5M2 | Dtype::F8_E4M3FNUZ | Dtype::F8_E5M2FNUZ => {
@@ -129,7 +129,7 @@ fn codes(args: &Args, file: &TensorFile, name: &str) -> finegrain::Result<Option
     }
 }
 
-fn fate(args: &Args, file: &TensorFile, name: &str) -> finegrain::Result<Fate> {
+fn fate(args: &Args, file: &TensorFile, name: &str) -> crate::Result<Fate> {
     for suffix in [SCALE_SUFFIX, TENSOR_SCALE_SUFFIX] {
         if let Some(of) = name.strip_suffix(suffix).filter(|of| file.contains(of))
             && codes(args, file, of)?.is_some()
@@ -140,7 +140,7 @@ fn fate(args: &Args, file: &TensorFile, name: &str) -> finegrain::Result<Fate> {
     Ok(codes(args, file, name)?.map_or(Fate::Copied, Fate::Dequantized))
 }
 
-fn dequantize_file(args: &Args, file: &TensorFile) -> finegrain::Result<Report> {
+fn dequantize_file(args: &Args, file: &TensorFile) -> crate::Result<Report> {
     let mut plan = Vec::new();
     let mut bytes = 0;
     for name in file.names() {
@@ -198,7 +198,7 @@ fn values_of(
     file: &TensorFile,
     name: &str,
     format: Format,
-) -> finegrain::Result<(Vec<f32>, Option<Granule>)> {
+) -> crate::Result<(Vec<f32>, Option<Granule>)> {
     let codes = file.read(name)?;
     let scale_name = format!("{name}{SCALE_SUFFIX}");
     if !file.contains(&scale_name) {

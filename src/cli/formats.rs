@@ -1,11 +1,11 @@
 //! `finegrain formats`: the number formats, and the codes of one.
 
-use finegrain::formats::{Format, FormatSpec, Specials, Unpacked};
+use crate::formats::{Format, FormatSpec, Specials, Unpacked};
 use serde::Serialize;
 
-use crate::Outcome;
-use crate::output::{Table, number, print, print_json};
-use crate::values;
+use crate::cli::Outcome;
+use crate::cli::output::{Table, number, print, print_json};
+use crate::cli::values;
 
 /// Columns of the code table: 256 codes in 64 lines.
 const CODE_COLUMNS: usize = 4;

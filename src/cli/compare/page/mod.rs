@@ -7,7 +7,7 @@ mod charts;
 
 use std::fmt::{Display, Write};
 
-use finegrain::accuracy::{ComparisonRow, Pass, Scheme, Stage, TileError};
+use crate::accuracy::{ComparisonRow, Pass, Scheme, Stage, TileError};
 
 use self::charts::{heat_map, line_chart};
 use super::report::{STAGES, digits, share, tile_name};

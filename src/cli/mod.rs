@@ -1,4 +1,5 @@
-//! The command line. One file per subcommand; all arithmetic is the library's.
+//! The command line as a function, so that other packages can carry it. One file per subcommand; all arithmetic is the
+//! library's, through its public API.
 #![forbid(unsafe_code)]
 
 mod bench;
@@ -19,6 +20,7 @@ mod sanitize;
 mod values;
 mod vectors;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -59,8 +61,8 @@ enum Failure {
     Failed(String),
 }
 
-impl From<finegrain::Error> for Failure {
-    fn from(e: finegrain::Error) -> Self {
+impl From<crate::Error> for Failure {
+    fn from(e: crate::Error) -> Self {
         Failure::Failed(e.to_string())
     }
 }
@@ -68,8 +70,17 @@ impl From<finegrain::Error> for Failure {
 /// What a subcommand gives: nothing, its output has been printed.
 type Outcome = Result<(), Failure>;
 
-fn main() -> ExitCode {
-    let Cli { command, json } = Cli::parse();
+/// Runs the command line `args`, the program's name first, and gives its exit status: 0 done, 1 failed (one line on
+/// stderr), 2 wrong usage, 3 findings.
+///
+/// ```
+/// assert_eq!(finegrain::cli::run(["finegrain", "formats", "e4m3"]), std::process::ExitCode::SUCCESS);
+/// ```
+pub fn run<A: Into<OsString> + Clone>(args: impl IntoIterator<Item = A>) -> ExitCode {
+    let Cli { command, json } = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(refused) => return output::usage(&refused),
+    };
     let outcome = match command {
         Command::Formats(args) => formats::run(args, json),
         Command::Cast(args) => cast::run(args, json),
@@ -86,7 +97,8 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Usage(message)) => {
-            Cli::command().error(clap::error::ErrorKind::ArgumentConflict, output::printable(&message)).exit()
+            let kind = clap::error::ErrorKind::ArgumentConflict;
+            output::usage(&Cli::command().error(kind, output::printable(&message)))
         }
         Err(Failure::Failed(message)) => {
             output::error(&message);
