@@ -36,6 +36,10 @@ pub enum Error {
     #[error("{0}")]
     Invalid(String),
 
+    /// The work was asked to stop before it was done.
+    #[error("cancelled")]
+    Cancelled,
+
     /// Something is wrong with a file or with one tensor of it.
     #[error("{}{}: {message}", path.display(), tensor.as_ref().map(|t| format!(": tensor '{t}'")).unwrap_or_default())]
     File {

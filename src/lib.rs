@@ -65,6 +65,7 @@ pub mod error;
 pub mod formats;
 pub mod gemm;
 pub mod matrix;
+pub mod parallel;
 pub mod quant;
 pub mod scaled;
 pub mod simd;

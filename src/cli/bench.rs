@@ -87,7 +87,7 @@ pub(crate) struct Args {
     threads: Option<NonZeroUsize>,
 
     /// Instruction set: scalar, avx2, avx512, avx512-bf16 [default: the fastest here, or FINEGRAIN_ISA]
-    #[arg(long, value_name = "NAME", value_parser = Isa::by_name)]
+    #[arg(long, value_name = "NAME", value_parser = str::parse::<Isa>)]
     isa: Option<Isa>,
 
     /// Least time to measure, in seconds
@@ -280,8 +280,8 @@ fn measure(args: &Args, isa: Isa) -> Result<Measured, Failure> {
         seconds_max: work.times[work.times.len() - 1],
         gflops: 2.0 * work.macs as f64 / median / 1e9,
         gbytes_per_s: rate(median),
-        peak_gflops: work.isa.peak_flops() / 1e9,
-        peak_gbytes_per_s: work.isa.read_bandwidth() / 1e9,
+        peak_gflops: crate::simd::peak_flops(work.isa) / 1e9,
+        peak_gbytes_per_s: crate::simd::read_bandwidth(work.isa) / 1e9,
         copy_gbytes_per_s: middle(&work.copies).map(rate),
     })
 }

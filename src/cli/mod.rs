@@ -67,6 +67,12 @@ impl From<crate::Error> for Failure {
     }
 }
 
+impl From<crate::simd::IsaError> for Failure {
+    fn from(e: crate::simd::IsaError) -> Self {
+        crate::Error::from(e).into()
+    }
+}
+
 /// What a subcommand gives: nothing, its output has been printed.
 type Outcome = Result<(), Failure>;
 

@@ -116,7 +116,7 @@ impl Caster {
     fn encoder(&self) -> Option<Encoder> {
         match self.rounding {
             TensorRounding::Fixed(rounding) if !self.reference => {
-                Encoder::new(self.format, rounding, self.overflow)
+                crate::simd::encoder(self.format, rounding, self.overflow)
             }
             _ => None,
         }

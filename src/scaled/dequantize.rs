@@ -136,7 +136,7 @@ impl ScaledRef<'_> {
     pub fn dequantize(&self) -> Matrix<f32> {
         let (rows, cols) = self.shape();
         let mut out = Matrix::filled(rows, cols, 0.0);
-        match Isa::active().and_then(|isa| self.dequantize_into(out.view_mut(), isa)) {
+        match Isa::active().map_err(Error::from).and_then(|isa| self.dequantize_into(out.view_mut(), isa)) {
             Ok(()) => out,
             Err(_) => self.dequantize_reference(),
         }
@@ -296,8 +296,9 @@ impl<T: Output> Work for Part<'_, T> {
     #[inline(always)]
     fn run<S: Convert>(self, s: S) {
         let Part { x, rows, cols, out, stride, past_cache, scratch } = self;
-        let widener = Widener::new(x.format).expect("element formats are signed and have at most 16 bits");
-        let table = Bf16Table::of(x.format);
+        let widener =
+            crate::simd::widener(x.format).expect("element formats are signed and have at most 16 bits");
+        let table = crate::simd::bf16_table(x.format);
         let stores = Stores::new(s, past_cache);
         let height = x.scales.map_or(usize::MAX, |s| s.granule.rows());
         let mut top = rows.start;

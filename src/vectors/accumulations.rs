@@ -54,7 +54,7 @@ pub(super) fn vectors() -> Result<Vectors> {
 
 /// The kinds of scales that a model takes.
 fn operands(model: Model, fa: Format, fb: Format) -> Result<Vec<(&'static str, ScaledMatrix, ScaledMatrix)>> {
-    let pair = |kind, seed, scales: &dyn Fn(usize, u64, bool) -> Option<Scales>| {
+    let pair = |kind, seed, scales: &dyn Fn(usize, u64, bool) -> Option<Scales>| -> Result<_> {
         let a = ScaledMatrix::new(fa, codes(fa, M, K, seed), scales(M, seed, true))?;
         let b = ScaledMatrix::new(fb, codes(fb, N, K, seed + 1), scales(N, seed + 1, false))?;
         Ok((kind, a, b))

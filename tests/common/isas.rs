@@ -6,7 +6,7 @@ use finegrain::simd::Isa;
 /// instruction set a failure; without it the absent are named.
 pub fn available() -> Vec<Isa> {
     if let Ok(name) = std::env::var("FINEGRAIN_REQUIRE_ISA") {
-        Isa::by_name(&name).unwrap().checked().unwrap();
+        name.parse::<Isa>().unwrap().checked().unwrap();
     }
     if std::env::var_os("FINEGRAIN_ISA").is_some() {
         return vec![Isa::active().unwrap()];

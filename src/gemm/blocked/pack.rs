@@ -32,7 +32,7 @@ pub(super) struct Source<'a> {
 impl<'a> Source<'a> {
     /// `None` where the format has no decoder.
     pub(super) fn new(x: &ScaledRef<'a>) -> Option<Source<'a>> {
-        let decoder = Decoder::new(x.format())?;
+        let decoder = crate::simd::decoder(x.format())?;
         let (rows, k) = x.shape();
         let (data, stride, code_bytes) = match x.codes() {
             CodesRef::Bytes(m) => (m.strided(), m.stride(), 1),

@@ -2,7 +2,6 @@
 
 use super::code::CodeWord;
 use super::granules::MAGNITUDE;
-use crate::formats::Rounding;
 use crate::quant::cast::{CastStats, Caster};
 use crate::simd::{Any, Convert, Encoder, EncoderOn, Lane, Mode, Nearest, Put, Stores, Work};
 
@@ -25,7 +24,7 @@ impl<T: Lane, C: CodeWord> Work for CastTask<'_, T, C> {
 
     #[inline(always)]
     fn run<S: Convert>(self, s: S) -> CastStats {
-        if self.encoder.rounding() == Rounding::NearestEven {
+        if self.encoder.rounding == crate::simd::FixedRounding::NearestEven {
             self.pieces(s, Nearest::<false>)
         } else {
             self.pieces(s, Any)

@@ -78,7 +78,7 @@ fn encoder(recipe: &Recipe) -> Option<Encoder> {
         ElementCast::E5m6(_) if recipe.element == Format::E5M6 => Overflow::Saturate,
         ElementCast::E5m6(_) => return None,
     };
-    Encoder::new(recipe.element, Rounding::NearestEven, overflow)
+    crate::simd::encoder(recipe.element, Rounding::NearestEven, overflow)
 }
 
 /// The format of the scales as stored.

@@ -1,7 +1,6 @@
 //! From f32 to codes: rounding in registers.
 
 use super::Convert;
-use crate::formats::{Format, FormatSpec, Overflow, Rounding, Unpacked};
 
 /// All but the sign.
 const MAGNITUDE: u32 = 0x7FFF_FFFF;
@@ -9,43 +8,60 @@ const EXPONENT: u32 = 0x7F80_0000;
 /// Fraction bits of an f32.
 const FRACTION_BITS: u32 = 23;
 
-/// Rounds finite f32 to a signed format and encodes them: [`FormatSpec::round`] and [`FormatSpec::encode`] of a lane.
+/// Rounds finite f32 to a signed format and encodes them: the format's rounding and code of a lane.
 ///
 /// With E = max(⌊log2 |x|⌋, emin) the format's step at x is q = 2^(E − m). The f32 addition |x| + 2^23·q has its last bit
 /// at q, so it rounds to nearest even as the format does, subnormal or not; its fraction counts the steps n, and the
 /// code is n + (E − emin)·2^m. A code has few bits, so −emin·2^m is added to n beforehand, modulo its width: a multiple
 /// of two, which leaves ties as they are. What other roundings decide differently is one step more or less.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Encoder {
+pub struct Encoder {
     /// Bits of the largest finite value.
-    largest: u32,
+    pub largest: u32,
     /// Bits of the largest magnitudes that do not overflow, of positive and of negative numbers.
-    limits: [u32; 2],
+    pub limits: [u32; 2],
     /// Whether overflow gives `special` and not the largest value, of positive and of negative numbers.
-    to_special: [bool; 2],
+    pub to_special: [bool; 2],
     /// The code beyond the range without its sign; with the sign bit where no sign is to be added.
-    special: u32,
+    pub special: u32,
     /// Bits of 2^emin.
-    emin: u32,
+    pub emin: u32,
     /// Fraction bits of f32 less those of the format.
-    shift: u32,
+    pub shift: u32,
     /// Bits of a code.
-    bits: u32,
-    negative_zero: bool,
-    rounding: Rounding,
+    pub bits: u32,
+    /// Whether the format has −0.
+    pub negative_zero: bool,
+    /// How numbers between two of the format's are rounded.
+    pub rounding: FixedRounding,
+}
+
+/// The roundings that need no random bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FixedRounding {
+    /// To the nearest value, ties to the one with an even last bit.
+    NearestEven,
+    /// To the neighbour of smaller magnitude.
+    TowardZero,
+    /// Toward +∞.
+    Up,
+    /// Toward −∞.
+    Down,
+    /// To the nearest value, ties to the one of larger magnitude.
+    NearestAway,
 }
 
 /// A register of rounded numbers.
 #[derive(Clone, Copy)]
-pub(crate) struct Rounded<S: Convert> {
+pub struct Rounded<S: Convert> {
     /// The codes.
-    pub(crate) codes: S::U32,
+    pub codes: S::U32,
     /// Magnitudes of the values, saturated.
-    pub(crate) values: S::F32,
+    pub values: S::F32,
 }
 
 /// What a loop is compiled for.
-pub(crate) trait Mode: Copy {
+pub trait Mode: Copy {
     /// Whether it rounds to nearest even, which needs no correction.
     const NEAREST_EVEN: bool;
     /// Whether the format has −0 and nothing passes its range, so that codes are rounded magnitudes with signs.
@@ -54,11 +70,11 @@ pub(crate) trait Mode: Copy {
 
 /// Nearest even; where `PLAIN`, of an [`Encoder::is_plain`] and numbers up to [`Encoder::limit`].
 #[derive(Clone, Copy)]
-pub(crate) struct Nearest<const PLAIN: bool>;
+pub struct Nearest<const PLAIN: bool>;
 
 /// Any of the deterministic roundings.
 #[derive(Clone, Copy)]
-pub(crate) struct Any;
+pub struct Any;
 
 impl<const PLAIN: bool> Mode for Nearest<PLAIN> {
     const NEAREST_EVEN: bool = true;
@@ -71,75 +87,34 @@ impl Mode for Any {
 }
 
 impl Encoder {
-    /// The encoder of a format; `None` for stochastic roundings and for formats that it does not know: those without
-    /// sign, of more than 16 bits or with the exponent range of f32.
-    pub(crate) fn new(format: Format, rounding: Rounding, overflow: Overflow) -> Option<Encoder> {
-        let spec = format.spec();
-        let known = spec.signed() && spec.bits() <= 16 && spec.exponent_bits < 8;
-        // Whether a number beyond the range is rounded away from zero, of positive and of negative numbers.
-        let away = match rounding {
-            Rounding::NearestEven | Rounding::NearestAway => [true; 2],
-            Rounding::TowardZero => [false; 2],
-            Rounding::Up => [true, false],
-            Rounding::Down => [false, true],
-            Rounding::Stochastic { .. } | Rounding::StochasticCoarse { .. } => return None,
-        };
-        if !known {
-            return None;
-        }
-        let special = match overflow {
-            Overflow::NonSaturating if spec.has_infinity() => {
-                spec.encode(Unpacked::Infinite { negative: false })
-            }
-            Overflow::NonSaturating => spec.nan_code(),
-            Overflow::Saturate => None,
-        };
-        Some(Encoder {
-            largest: (spec.max_finite() as f32).to_bits(),
-            limits: away.map(|away| limit(spec, rounding, away)),
-            to_special: away.map(|away| away && special.is_some()),
-            special: special.unwrap_or(0) as u32,
-            emin: ((spec.emin() + 127) as u32) << FRACTION_BITS,
-            shift: FRACTION_BITS - spec.mantissa_bits,
-            bits: spec.bits(),
-            negative_zero: spec.has_negative_zero(),
-            rounding,
-        })
-    }
-
     /// Bits of the largest magnitude that rounding to nearest does not take beyond the range.
-    pub(crate) fn limit(&self) -> u32 {
+    pub fn limit(&self) -> u32 {
         self.limits[0]
     }
 
     /// Whether finite numbers beyond the range become infinite or NaN, all or some.
-    pub(crate) fn loses(&self) -> bool {
+    pub fn loses(&self) -> bool {
         self.to_special[0] || self.to_special[1]
     }
 
     /// Whether it saturates and the format has −0.
-    pub(crate) fn is_plain(&self) -> bool {
+    pub fn is_plain(&self) -> bool {
         self.negative_zero && !self.loses()
     }
 
-    /// The rounding.
-    pub(crate) fn rounding(&self) -> Rounding {
-        self.rounding
-    }
-
     /// The largest finite value.
-    pub(crate) fn largest(&self) -> f64 {
+    pub fn largest(&self) -> f64 {
         f64::from(f32::from_bits(self.largest))
     }
 
     /// The bits of a code that are zero in a code of zero.
-    pub(crate) fn zero_mask(&self) -> u32 {
+    pub fn zero_mask(&self) -> u32 {
         u32::MAX >> (32 - self.bits + u32::from(self.negative_zero))
     }
 
     /// The encoder with its constants in registers, made once before a loop.
     #[inline(always)]
-    pub(crate) fn on<S: Convert>(&self, s: S) -> EncoderOn<S> {
+    pub fn on<S: Convert>(&self, s: S) -> EncoderOn<S> {
         let magnitude_of_code = u32::MAX >> (33 - self.bits);
         let offset = (self.emin >> self.shift).wrapping_neg() & magnitude_of_code;
         EncoderOn {
@@ -180,30 +155,30 @@ impl Encoder {
         let negative = s.sar(bits, 31);
         let by_sign = |plus, minus| s.xor(plus, s.and(negative, s.xor(plus, minus)));
         match self.rounding {
-            Rounding::TowardZero => toward_zero,
-            Rounding::Up => by_sign(away, toward_zero),
-            Rounding::Down => by_sign(toward_zero, away),
-            Rounding::NearestAway => {
+            FixedRounding::TowardZero => toward_zero,
+            FixedRounding::Up => by_sign(away, toward_zero),
+            FixedRounding::Down => by_sign(toward_zero, away),
+            FixedRounding::NearestAway => {
                 // A tie that went down lost half a step exactly.
                 let half_step =
                     s.sub_u32(exponent, s.splat_u32((FRACTION_BITS - self.shift + 1) << FRACTION_BITS));
                 let lost = s.bits(s.sub(s.float(clamped), nearest));
                 s.select_above(s.add_u32(lost, one), half_step, one, zero)
             }
-            _ => zero,
+            FixedRounding::NearestEven => zero,
         }
     }
 
     /// The limits of the lanes' signs.
     #[inline(always)]
-    pub(crate) fn lane_limits<S: Convert>(&self, s: S, bits: S::U32) -> S::U32 {
+    pub fn lane_limits<S: Convert>(&self, s: S, bits: S::U32) -> S::U32 {
         let [plus, minus] = self.limits;
         s.xor(s.splat_u32(plus), s.and(s.sar(bits, 31), s.splat_u32(plus ^ minus)))
     }
 
     /// All ones in lanes of a sign that saturates beyond the range.
     #[inline(always)]
-    pub(crate) fn lane_saturates<S: Convert>(&self, s: S, bits: S::U32) -> S::U32 {
+    pub fn lane_saturates<S: Convert>(&self, s: S, bits: S::U32) -> S::U32 {
         let [plus, minus] = self.to_special;
         let ones = |special: bool| if special { 0 } else { u32::MAX };
         s.xor(s.splat_u32(ones(plus)), s.and(s.sar(bits, 31), s.splat_u32(ones(plus) ^ ones(minus))))
@@ -225,7 +200,7 @@ impl Encoder {
 
 /// An [`Encoder`] in the registers of an instruction set.
 #[derive(Clone, Copy)]
-pub(crate) struct EncoderOn<S: Convert> {
+pub struct EncoderOn<S: Convert> {
     encoder: Encoder,
     magnitude: S::U32,
     exponent: S::U32,
@@ -246,9 +221,9 @@ pub(crate) struct EncoderOn<S: Convert> {
     sign_shift: S::U32,
     shift: S::U32,
     /// The bits of a code that are zero in a code of zero.
-    pub(crate) zero_mask: u32,
+    pub zero_mask: u32,
     /// The same of four codes of a byte each.
-    pub(crate) zero_bytes: S::U32,
+    pub zero_bytes: S::U32,
 }
 
 impl<S: Convert> EncoderOn<S> {
@@ -256,7 +231,7 @@ impl<S: Convert> EncoderOn<S> {
     ///
     /// As [`EncoderOn::round`], with anchors of the numbers' signs, and made by a product; signs are set for all at once.
     #[inline(always)]
-    pub(crate) fn round_bytes(&self, s: S, x: [S::F32; 4]) -> S::U32 {
+    pub fn round_bytes(&self, s: S, x: [S::F32; 4]) -> S::U32 {
         let mut codes = [self.emin; 4];
         for i in 0..4 {
             let least = s.bits(s.at_least(x[i], s.float(self.emin)));
@@ -273,7 +248,7 @@ impl<S: Convert> EncoderOn<S> {
 
     /// Codes of four registers of finite numbers, a lane each.
     #[inline(always)]
-    pub(crate) fn round_all<M: Mode>(&self, s: S, x: [S::F32; 4], mode: M) -> [S::U32; 4] {
+    pub fn round_all<M: Mode>(&self, s: S, x: [S::F32; 4], mode: M) -> [S::U32; 4] {
         let mut codes = [self.emin; 4];
         for i in 0..4 {
             codes[i] = self.round(s, x[i], mode).codes;
@@ -283,7 +258,7 @@ impl<S: Convert> EncoderOn<S> {
 
     /// Rounds finite numbers.
     #[inline(always)]
-    pub(crate) fn round<M: Mode>(&self, s: S, x: S::F32, _: M) -> Rounded<S> {
+    pub fn round<M: Mode>(&self, s: S, x: S::F32, _: M) -> Rounded<S> {
         let encoder = &self.encoder;
         let bits = s.bits(x);
         let magnitude = s.and(bits, self.magnitude);
@@ -318,42 +293,5 @@ impl<S: Convert> EncoderOn<S> {
         };
         let codes = if encoder.loses() { encoder.beyond(s, bits, magnitude, signed) } else { signed };
         Rounded { codes, values }
-    }
-}
-
-/// Bits of the largest magnitude that stays within the range. On the format's grid continued beyond its range the next
-/// value is one step above the largest.
-fn limit(spec: &FormatSpec, rounding: Rounding, away: bool) -> u32 {
-    let largest = spec.max_finite() as f32;
-    let step = Unpacked::power_of_two(spec.emax() - spec.mantissa_bits as i32).to_f32();
-    let below = |x: f32| x.to_bits() - 1;
-    match rounding {
-        Rounding::NearestEven if spec.max_code() & 1 == 0 => (largest + step / 2.0).to_bits(),
-        Rounding::NearestEven | Rounding::NearestAway => below(largest + step / 2.0),
-        _ if away => largest.to_bits(),
-        _ => below(largest + step),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The limits of the specification: E4M3 keeps 464, E5M2 less than 61440.
-    #[test]
-    fn limits_are_those_of_the_formats() {
-        let limit = |format| Encoder::new(format, Rounding::NearestEven, Overflow::Saturate).unwrap().limit();
-        assert_eq!(f32::from_bits(limit(Format::E4M3)), 464.0);
-        assert_eq!(f32::from_bits(limit(Format::E5M2)), 61440f32.next_down());
-        assert_eq!(f32::from_bits(limit(Format::E2M1)), 7f32.next_down());
-    }
-
-    #[test]
-    fn what_is_unknown_is_said() {
-        let new = |format, rounding| Encoder::new(format, rounding, Overflow::Saturate).is_some();
-        assert!(!new(Format::E8M0, Rounding::NearestEven));
-        assert!(!new(Format::Bf16, Rounding::NearestEven));
-        assert!(!new(Format::E4M3, Rounding::Stochastic { random: 0, bits: 32 }));
-        assert!(new(Format::F16, Rounding::Down));
     }
 }

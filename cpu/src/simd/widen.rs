@@ -2,8 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::{Convert, Simd};
-use crate::formats::{Format, Specials};
+use super::{CodeSpec, Convert, Simd, Specials};
 
 /// Decodes any signed format of at most 16 bits, one code a lane.
 ///
@@ -11,7 +10,7 @@ use crate::formats::{Format, Specials};
 /// whose exponent field it then is: the value times 2^(bias − 127), subnormals included, and one exact product
 /// restores it. Specials come out as if they were numbers: callers look for them first.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Widener {
+pub struct Widener {
     /// Moves the sign to bit 31.
     align: u32,
     /// Moves the lowest exponent bit to bit 23.
@@ -25,21 +24,22 @@ pub(crate) struct Widener {
 }
 
 impl Widener {
-    /// The decoder of a format; `None` for unsigned formats and those of more than 16 bits.
-    pub(crate) const fn new(format: Format) -> Option<Widener> {
-        let spec = format.spec();
-        if !spec.signed() || spec.bits() > 16 {
-            return None;
-        }
+    /// The decoder of a format.
+    ///
+    /// # Panics
+    /// If it has more than 16 bits.
+    pub const fn new(spec: CodeSpec) -> Widener {
+        assert!(spec.bits() <= 16, "a code is at most 16 bits");
         let exponent = 0x7F80_0000 & (0x7F80_0000 >> (8 - spec.exponent_bits));
         let fraction = (0x7F_FFFF << (23 - spec.mantissa_bits)) & 0x7F_FFFF;
-        let magnitude = (spec.code_mask() & !spec.sign_mask()) as u32;
+        let code_mask = u32::MAX >> (32 - spec.bits());
         let (largest_finite, magnitude, flip) = match spec.specials {
             // 80 and nothing else becomes FF.
-            Specials::Fnuz => (spec.code_mask() as u32 - 1, spec.code_mask() as u32, magnitude),
-            _ => (spec.max_code() as u32, magnitude, 0),
+            Specials::Fnuz => (code_mask - 1, code_mask, spec.magnitude()),
+            Specials::Above(largest) => (largest, spec.magnitude(), 0),
+            Specials::None => (spec.magnitude(), spec.magnitude(), 0),
         };
-        Some(Widener {
+        Widener {
             align: 32 - spec.bits(),
             shift: 8 - spec.exponent_bits,
             mask: 0x8000_0000 | exponent | fraction,
@@ -47,26 +47,26 @@ impl Widener {
             largest_finite,
             magnitude,
             flip,
-        })
+        }
     }
 
     /// The values of finite codes.
     #[inline(always)]
-    pub(crate) fn values<S: Convert>(&self, s: S, codes: S::U32) -> S::F32 {
+    pub fn values<S: Convert>(&self, s: S, codes: S::U32) -> S::F32 {
         let fields = s.and(s.sar(s.shl(codes, self.align), self.shift), s.splat_u32(self.mask));
         s.mul(s.float(fields), s.splat(self.factor))
     }
 
     /// Whether some lane is an infinity or NaN.
     #[inline(always)]
-    pub(crate) fn has_specials<S: Convert>(&self, s: S, codes: S::U32) -> bool {
+    pub fn has_specials<S: Convert>(&self, s: S, codes: S::U32) -> bool {
         let magnitude = s.and(s.xor(codes, s.splat_u32(self.flip)), s.splat_u32(self.magnitude));
         s.count_above(magnitude, s.splat_u32(self.largest_finite)) > 0
     }
 
     /// Whether some byte, of a format of at most 8 bits, is an infinity or NaN.
     #[inline(always)]
-    pub(crate) fn bytes_have_specials<S: Convert>(&self, s: S, codes: S::U32) -> bool {
+    pub fn bytes_have_specials<S: Convert>(&self, s: S, codes: S::U32) -> bool {
         if self.flip != 0 {
             // Flipped, the one special code is FF; as i8, with the sign flipped too, it is the largest.
             let flipped = s.xor(codes, s.splat_u32(0x0101_0101 * (self.flip ^ 0x80)));
@@ -78,7 +78,7 @@ impl Widener {
 }
 
 /// What a matrix to be quantised or cast holds.
-pub(crate) trait Lane: Copy + Default + Send + Sync {
+pub trait Lane: Copy + Default + Send + Sync {
     /// The bits of the largest finite magnitude as f32; what loads above it is an infinity or NaN.
     const LARGEST: u32;
 
@@ -118,7 +118,12 @@ impl Lane for bf16 {
 }
 
 /// Infinities and NaN of F16 load as 65536 and more.
-const F16: Widener = Widener::new(Format::F16).unwrap();
+const F16: Widener = Widener::new(CodeSpec {
+    exponent_bits: 5,
+    mantissa_bits: 10,
+    bias: 15,
+    specials: Specials::Above(0x7BFF),
+});
 
 impl Lane for f16 {
     const LARGEST: u32 = 65504f32.to_bits();

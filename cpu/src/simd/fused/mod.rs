@@ -21,7 +21,7 @@ use super::{avx2::Avx2, avx512::Avx512};
 ///
 /// The two differ where a product is negative and no multiple of the unit. Callers make every negative product a
 /// little larger in magnitude, so that biased sums fall short by exactly one unit for each of them.
-pub(crate) trait Fused: Simd {
+pub trait Fused: Simd {
     /// Which form sums of truncated products have.
     const BIASED: bool;
 
@@ -73,7 +73,7 @@ pub(crate) trait Fused: Simd {
 }
 
 /// An algorithm that runs on any instruction set. Implementations mark `run` `#[inline(always)]`.
-pub(crate) trait FusedWork {
+pub trait FusedWork {
     /// What it returns.
     type Output;
     /// Runs it; `COUNTS` says whether [`Fused::count_ones`] is an instruction.
@@ -83,7 +83,7 @@ pub(crate) trait FusedWork {
 impl Isa {
     /// The instruction set with [`Fused`] that runs where this one is asked for: dot products of BF16 serve nothing
     /// here.
-    pub(crate) fn fused(self) -> Isa {
+    pub fn fused(self) -> Isa {
         if self == Isa::Avx512Bf16 { Isa::Avx512 } else { self }
     }
 
@@ -91,7 +91,7 @@ impl Isa {
     ///
     /// # Panics
     /// If the CPU lacks it: callers hold one from [`Isa::active`] or [`Isa::checked`].
-    pub(crate) fn run_fused<W: FusedWork>(self, work: W) -> W::Output {
+    pub fn run_fused<W: FusedWork>(self, work: W) -> W::Output {
         #[cfg(target_arch = "x86_64")]
         const ABSENT: &str = "an instruction set is checked before it is used";
         match self {

@@ -8,16 +8,17 @@
 //! `FINEGRAIN_ISA` forces an instruction set by name; one that the CPU lacks is an error, never a silent fallback.
 //!
 //! ```
-//! use finegrain::simd::Isa;
+//! use finegrain_cpu::simd::Isa;
 //! assert!(Isa::Scalar.is_available());
 //! println!("this run uses {}", Isa::active()?);
-//! # Ok::<(), finegrain::Error>(())
+//! # Ok::<(), finegrain_cpu::simd::IsaError>(())
 //! ```
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod code_spec;
 mod convert;
 #[cfg(target_arch = "x86_64")]
 mod convert_avx2;
@@ -34,20 +35,19 @@ mod widen;
 
 use std::sync::OnceLock;
 
-pub(crate) use convert::{Convert, DIVISORS, Put, Stores};
-pub(crate) use decode::{Bf16Table, Decode, Decoder};
-pub(crate) use encode::{Any, Encoder, EncoderOn, Mode, Nearest};
-pub(crate) use fused::{Fused, FusedWork};
-pub(crate) use strings::{Layout, Strings};
-pub(crate) use widen::{Lane, Widener};
-
-use crate::error::{Error, Result};
+pub use code_spec::{CodeSpec, Specials};
+pub use convert::{Convert, DIVISORS, Put, Stores};
+pub use decode::{Bf16Table, Decode, Decoder};
+pub use encode::{Any, Encoder, EncoderOn, FixedRounding, Mode, Nearest};
+pub use fused::{Fused, FusedWork};
+pub use strings::{Layout, Strings};
+pub use widen::{Lane, Widener};
 
 /// Registers of [`Simd::LANES`] lanes and what is done with them.
 ///
 /// The functions are `#[inline(always)]` down to the intrinsics, since code runs with an instruction set only inside
 /// [`Isa::run`]: whatever it calls must be inlined there too.
-pub(crate) trait Simd: Copy + Send + Sync {
+pub trait Simd: Copy + Send + Sync {
     /// 32-bit lanes of a register.
     const LANES: usize;
     /// Registers of the instruction set.
@@ -147,7 +147,7 @@ pub(crate) trait Simd: Copy + Send + Sync {
 }
 
 /// An algorithm that runs on any instruction set. Implementations mark `run` `#[inline(always)]`.
-pub(crate) trait Work {
+pub trait Work {
     /// What it returns.
     type Output;
     /// Runs it.
@@ -182,17 +182,6 @@ impl Isa {
         }
     }
 
-    /// Looks an instruction set up.
-    ///
-    /// # Errors
-    /// [`Error::Unknown`] with the list of names.
-    pub fn by_name(name: &str) -> Result<Isa> {
-        let found = Isa::ALL.iter().find(|isa| isa.name() == name);
-        found
-            .copied()
-            .ok_or_else(|| Error::unknown("instruction set", name, Isa::ALL.iter().map(|i| i.name())))
-    }
-
     /// Whether this CPU has it.
     pub fn is_available(self) -> bool {
         match self {
@@ -211,36 +200,30 @@ impl Isa {
     /// The instruction set itself, if this CPU has it.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] if it has not.
-    pub fn checked(self) -> Result<Isa> {
-        if self.is_available() {
-            return Ok(self);
-        }
-        let has: Vec<&str> = Isa::ALL.iter().filter(|i| i.is_available()).map(|i| i.name()).collect();
-        Err(Error::Unsupported(format!("this CPU lacks instruction set {self}; it has {}", has.join(", "))))
+    /// [`IsaError::Absent`] if it has not.
+    pub fn checked(self) -> Result<Isa, IsaError> {
+        if self.is_available() { Ok(self) } else { Err(IsaError::Absent(self)) }
     }
 
     /// What runs unless a caller says otherwise: `FINEGRAIN_ISA` where set, else the fastest that the CPU has. Read
     /// once.
     ///
     /// # Errors
-    /// [`Error::Unknown`] or [`Error::Unsupported`] if `FINEGRAIN_ISA` names one that does not exist or that the CPU
-    /// lacks.
-    pub fn active() -> Result<Isa> {
-        static ACTIVE: OnceLock<std::result::Result<Isa, String>> = OnceLock::new();
+    /// [`IsaError::Forced`] if `FINEGRAIN_ISA` names one that does not exist or that the CPU lacks.
+    pub fn active() -> Result<Isa, IsaError> {
+        static ACTIVE: OnceLock<Result<Isa, IsaError>> = OnceLock::new();
         let choose = || match std::env::var("FINEGRAIN_ISA") {
-            Ok(name) => Isa::by_name(&name).and_then(Isa::checked),
+            Ok(name) => name.parse::<Isa>().and_then(Isa::checked).map_err(|e| IsaError::Forced(Box::new(e))),
             Err(_) => Ok(Isa::ALL.iter().copied().rfind(|i| i.is_available()).unwrap_or(Isa::Scalar)),
         };
-        let active = ACTIVE.get_or_init(|| choose().map_err(|e| format!("FINEGRAIN_ISA: {e}")));
-        active.clone().map_err(Error::Unsupported)
+        ACTIVE.get_or_init(choose).clone()
     }
 
     /// Runs an algorithm on this instruction set: the one dispatch point.
     ///
     /// # Panics
     /// If the CPU lacks it: callers hold one from [`Isa::active`] or [`Isa::checked`].
-    pub(crate) fn run<W: Work>(self, work: W) -> W::Output {
+    pub fn run<W: Work>(self, work: W) -> W::Output {
         #[cfg(target_arch = "x86_64")]
         const ABSENT: &str = "an instruction set is checked before it is used";
         match self {
@@ -254,6 +237,45 @@ impl Isa {
             #[cfg(not(target_arch = "x86_64"))]
             _ => portable::Portable.vectorize(work),
         }
+    }
+}
+
+/// Why there is no instruction set to run on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IsaError {
+    /// No instruction set has this name.
+    Unknown(String),
+    /// This CPU lacks it.
+    Absent(Isa),
+    /// `FINEGRAIN_ISA` asks for one that is one of the above.
+    Forced(Box<IsaError>),
+}
+
+impl std::fmt::Display for IsaError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names =
+            |isas: &mut dyn Iterator<Item = &Isa>| isas.map(|isa| isa.name()).collect::<Vec<_>>().join(", ");
+        match self {
+            IsaError::Unknown(name) => {
+                write!(f, "unknown instruction set '{name}'; known: {}", names(&mut Isa::ALL.iter()))
+            }
+            IsaError::Absent(isa) => {
+                let has = names(&mut Isa::ALL.iter().filter(|isa| isa.is_available()));
+                write!(f, "this CPU lacks instruction set {isa}; it has {has}")
+            }
+            IsaError::Forced(why) => write!(f, "FINEGRAIN_ISA: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for IsaError {}
+
+impl std::str::FromStr for Isa {
+    type Err = IsaError;
+
+    fn from_str(name: &str) -> Result<Isa, IsaError> {
+        let found = Isa::ALL.iter().find(|isa| isa.name() == name);
+        found.copied().ok_or_else(|| IsaError::Unknown(name.to_owned()))
     }
 }
 

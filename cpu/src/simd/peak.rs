@@ -1,9 +1,6 @@
 //! What the machine can do at best, measured: the yardstick of benchmarks.
 
 use std::hint::black_box;
-use std::time::Instant;
-
-use rayon::prelude::*;
 
 use super::{Isa, Simd, Work};
 
@@ -62,28 +59,14 @@ impl Work for Loads<'_> {
 }
 
 impl Isa {
-    /// The most floating-point operations a second (a multiply-add is two) that the threads of the current pool reach
-    /// with the instruction of the GEMM's inner loop: the best of several runs of about 10 ms.
-    pub fn peak_flops(self) -> f64 {
-        let threads = rayon::current_num_threads();
-        let thread = |_| self.run(Steps { rounds: 1 << 21 }) * 2;
-        best_rate(|| (0..threads).into_par_iter().with_max_len(1).map(thread).sum())
+    /// Floating-point operations (a multiply-add is two) of `rounds` rounds of a loop of nothing but the instruction of
+    /// the GEMM's inner loop, which it runs.
+    pub fn run_steps(self, rounds: usize) -> u64 {
+        self.run(Steps { rounds }) * 2
     }
 
-    /// The most bytes a second that the threads of the current pool read from memory: the best of several passes over
-    /// 64 MiB a thread.
-    pub fn read_bandwidth(self) -> f64 {
-        let buffers: Vec<Vec<u8>> =
-            (0..rayon::current_num_threads()).map(|i| vec![i as u8 | 1; 1 << 26]).collect();
-        best_rate(|| buffers.par_iter().map(|data| self.run(Loads { data: black_box(data) })).sum())
+    /// Bytes of `data` that a loop of nothing but loads reads, which it runs.
+    pub fn run_loads(self, data: &[u8]) -> u64 {
+        self.run(Loads { data: black_box(data) })
     }
-}
-
-/// Units of work a second, the best of several runs.
-fn best_rate(work: impl Fn() -> u64) -> f64 {
-    let rate = |_| {
-        let start = Instant::now();
-        work() as f64 / start.elapsed().as_secs_f64()
-    };
-    (0..8).map(rate).fold(0.0, f64::max)
 }

@@ -5,11 +5,11 @@ use bytemuck::Pod;
 use super::{Bf16Table, Simd};
 
 /// The divisors of [`Convert::quotient`], 2^−76 to 2^100: with them nothing over- or underflows that a code depends on.
-pub(crate) const DIVISORS: [f32; 2] = [f32::from_bits(51 << 23), f32::from_bits(227 << 23)];
+pub const DIVISORS: [f32; 2] = [f32::from_bits(51 << 23), f32::from_bits(227 << 23)];
 
 /// Operations on registers for conversions. Comparisons and maxima read lanes as i32; the bits of magnitudes of floats
 /// are ordered so.
-pub(crate) trait Convert: Simd {
+pub trait Convert: Simd {
     /// fl(a − b).
     fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// fl(a / b).
@@ -130,39 +130,40 @@ pub(super) fn packed_outer_bytes<S: Convert>(s: S, [a, b, c, d]: [S::U32; 4]) ->
 
 /// How results reach memory: through the cache, or past it where they are too large to be read from there. Streamed
 /// results are ordered when this is dropped, which a task does before it ends.
-pub(crate) struct Stores<S: Convert> {
+pub struct Stores<S: Convert> {
     s: S,
     past_cache: bool,
 }
 
 impl<S: Convert> Stores<S> {
+    /// Stores past the cache or not.
     #[inline(always)]
-    pub(crate) fn new(s: S, past_cache: bool) -> Self {
+    pub fn new(s: S, past_cache: bool) -> Self {
         Stores { s, past_cache }
     }
 
     /// Whether results go past the cache.
     #[inline(always)]
-    pub(crate) fn past_cache(&self) -> bool {
+    pub fn past_cache(&self) -> bool {
         self.past_cache
     }
 
     /// How many elements of `to` lie in front of an aligned one.
     #[inline(always)]
-    pub(crate) fn to_aligned<T>(to: &[T]) -> usize {
+    pub fn to_aligned<T>(to: &[T]) -> usize {
         (to.as_ptr().addr().next_multiple_of(4 * S::LANES) - to.as_ptr().addr()) / size_of::<T>()
     }
 
     /// How to write there one register at a time; `None` where that cannot go past the cache.
     #[inline(always)]
-    pub(crate) fn put<T: Pod>(&self, to: &[T]) -> Option<Put<S>> {
+    pub fn put<T: Pod>(&self, to: &[T]) -> Option<Put<S>> {
         let aligned = to.as_ptr().addr().is_multiple_of(4 * S::LANES);
         (!self.past_cache || aligned).then_some(Put { s: self.s, past_cache: self.past_cache })
     }
 
     /// Copies a finished piece to where it belongs.
     #[inline(always)]
-    pub(crate) fn copy<T: Pod>(&self, from: &[T], to: &mut [T]) {
+    pub fn copy<T: Pod>(&self, from: &[T], to: &mut [T]) {
         if self.past_cache {
             self.s.stream(bytemuck::cast_slice(from), bytemuck::cast_slice_mut(to));
         } else {
@@ -182,7 +183,7 @@ impl<S: Convert> Drop for Stores<S> {
 
 /// Writes registers of results.
 #[derive(Clone, Copy)]
-pub(crate) struct Put<S: Convert> {
+pub struct Put<S: Convert> {
     s: S,
     past_cache: bool,
 }
@@ -190,19 +191,19 @@ pub(crate) struct Put<S: Convert> {
 impl<S: Convert> Put<S> {
     /// Through the cache or past it; whoever writes past it has [`Stores`] and with them their fence.
     #[inline(always)]
-    pub(crate) fn new(s: S, past_cache: bool) -> Self {
+    pub fn new(s: S, past_cache: bool) -> Self {
         Put { s, past_cache }
     }
 
     /// Through the cache.
     #[inline(always)]
-    pub(crate) fn cached(s: S) -> Self {
+    pub fn cached(s: S) -> Self {
         Put::new(s, false)
     }
 
     /// Into the first `4 · LANES` bytes.
     #[inline(always)]
-    pub(crate) fn bytes(self, x: S::U32, to: &mut [u8]) {
+    pub fn bytes(self, x: S::U32, to: &mut [u8]) {
         if self.past_cache { self.s.stream_bytes(x, to) } else { self.s.store_bytes(x, to) }
     }
 }

@@ -1,12 +1,12 @@
 //! From codes to packed panels: any signed format of at most 8 bits, and BF16, in registers.
 
 use super::Simd;
-use crate::formats::{Format, Specials};
+use super::{CodeSpec, Specials};
 
 /// How the codes of a format become operands of the GEMM's step.
 #[derive(Clone, Copy, Debug)]
 #[allow(clippy::large_enum_variant, reason = "there are two of it a problem")]
-pub(crate) enum Decoder {
+pub enum Decoder {
     /// A byte a code.
     Bytes(ByteCodes),
     /// BF16 as it is.
@@ -14,20 +14,18 @@ pub(crate) enum Decoder {
 }
 
 impl Decoder {
-    /// The decoder of a format; `None` for formats that it does not know: those whose NaN is the code of −0, and those
-    /// of more than 8 bits but BF16.
-    pub(crate) fn new(format: Format) -> Option<Decoder> {
-        if format == Format::Bf16 {
-            return Some(Decoder::Words(WordCodes));
-        }
-        let spec = format.spec();
-        let known = spec.signed() && spec.has_negative_zero();
-        format.table().filter(|_| known).map(|table| Decoder::Bytes(ByteCodes::new(format, table)))
+    /// The decoder of codes of at most 8 bits with values `table`; `None` for formats that it does not know: those whose
+    /// NaN is the code of −0.
+    pub fn bytes(spec: CodeSpec, table: &'static [f32]) -> Option<Decoder> {
+        (spec.specials != Specials::Fnuz).then(|| Decoder::Bytes(ByteCodes::new(spec, table)))
     }
+
+    /// The decoder of BF16.
+    pub const BF16: Decoder = Decoder::Words(WordCodes);
 }
 
 /// Decodes registers of codes.
-pub(crate) trait Decode: Copy {
+pub trait Decode: Copy {
     /// Codes in one 32-bit lane.
     const CODES: usize;
 
@@ -51,7 +49,7 @@ pub(crate) trait Decode: Copy {
 
 /// BF16.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct WordCodes;
+pub struct WordCodes;
 
 impl Decode for WordCodes {
     const CODES: usize = 2;
@@ -94,7 +92,7 @@ impl Decode for WordCodes {
 /// times 2^(bias − 127), subnormals included, and one exact product restores it. Infinities and NaN are found by a
 /// comparison and looked up in the format's table.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct ByteCodes {
+pub struct ByteCodes {
     pairs: Bf16Table,
     /// Moves the sign of the code in the low byte to bit 31, less the byte's own place.
     align: u32,
@@ -113,7 +111,7 @@ pub(crate) struct ByteCodes {
 /// registers what memory holds.
 #[derive(Clone, Copy, Debug)]
 #[repr(align(64))]
-pub(crate) struct Bf16Table {
+pub struct Bf16Table {
     pub(super) low: [u8; 128],
     pub(super) high: [u8; 128],
     pub(super) sign: [u8; 64],
@@ -124,12 +122,8 @@ pub(crate) struct Bf16Table {
 }
 
 impl Bf16Table {
-    /// That of a format of at most 8 bits.
-    pub(crate) fn of(format: Format) -> Option<Bf16Table> {
-        format.table().map(Self::new)
-    }
-
-    fn new(values: &[f32]) -> Bf16Table {
+    /// That of a format of at most 8 bits, whose codes have these values: a power of two of them.
+    pub fn new(values: &[f32]) -> Bf16Table {
         let mut table = Bf16Table {
             low: [0; 128],
             high: [0; 128],
@@ -158,11 +152,11 @@ fn pair_bytes(stride: usize, first: usize) -> [u8; 64] {
 }
 
 impl ByteCodes {
-    fn new(format: Format, table: &'static [f32]) -> ByteCodes {
-        let spec = format.spec();
+    fn new(spec: CodeSpec, table: &'static [f32]) -> ByteCodes {
         let largest_finite = match spec.specials {
             Specials::None => i8::MAX,
-            _ => spec.max_code() as i8,
+            Specials::Above(largest) => largest as i8,
+            Specials::Fnuz => unreachable!("Decoder::bytes refuses it"),
         };
         let fields = 0x7F80_0000 & (0x7F80_0000 >> (8 - spec.exponent_bits))
             | (0x7F_FFFF << (23 - spec.mantissa_bits)) & 0x7F_FFFF;
@@ -172,7 +166,7 @@ impl ByteCodes {
             shift: 8 - spec.exponent_bits,
             mask: 0x8000_0000 | fields,
             factor: f32::from_bits(((254 - spec.bias) as u32) << 23),
-            magnitude: 0x0101_0101 * (spec.code_mask() & !spec.sign_mask()) as u32,
+            magnitude: 0x0101_0101 * spec.magnitude(),
             largest_finite,
             table,
         }

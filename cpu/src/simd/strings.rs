@@ -8,7 +8,7 @@ const PLACES: usize = 4;
 /// String 4g + l begins `offsets[g] + l · between` bytes after the first: at every place there are four, the same distance
 /// apart. A string is `pieces` pieces, of which a register takes one.
 #[derive(Clone, Copy)]
-pub(crate) struct Layout {
+pub struct Layout {
     offsets: [usize; PLACES],
     between: usize,
     pieces: usize,
@@ -20,7 +20,7 @@ impl Layout {
     /// # Panics
     /// If the strings reach beyond any slice.
     #[inline(always)]
-    pub(crate) fn new(offsets: [usize; PLACES], between: usize, pieces: usize) -> Layout {
+    pub fn new(offsets: [usize; PLACES], between: usize, pieces: usize) -> Layout {
         let last = offsets.iter().fold(0, |last, &offset| last.max(offset));
         // None of the terms is so large that the sum overflows.
         let most = isize::MAX as usize / 4;
@@ -31,7 +31,7 @@ impl Layout {
 
 /// Strings in a slice.
 #[derive(Clone, Copy)]
-pub(crate) struct Strings<'a> {
+pub struct Strings<'a> {
     data: &'a [u8],
     start: usize,
     layout: Layout,
@@ -39,14 +39,14 @@ pub(crate) struct Strings<'a> {
 
 impl<'a> Strings<'a> {
     /// Bytes of a piece.
-    pub(crate) const PIECE: usize = 16;
+    pub const PIECE: usize = 16;
 
     /// The strings of which the first begins at byte `start`.
     ///
     /// # Panics
     /// If one does not end within `data`.
     #[inline(always)]
-    pub(crate) fn new(data: &'a [u8], start: usize, layout: Layout) -> Strings<'a> {
+    pub fn new(data: &'a [u8], start: usize, layout: Layout) -> Strings<'a> {
         assert!(
             layout.extent <= data.len() && start <= data.len() - layout.extent,
             "a string ends beyond the data"
@@ -56,12 +56,12 @@ impl<'a> Strings<'a> {
 
     /// Where the strings 4g, 4g + 1, … begin.
     #[inline(always)]
-    pub(crate) fn place(&self, g: usize) -> usize {
+    pub fn place(&self, g: usize) -> usize {
         self.start + self.layout.offsets[g]
     }
 
     /// What the strings lie in.
-    pub(crate) fn data(&self) -> &'a [u8] {
+    pub fn data(&self) -> &'a [u8] {
         self.data
     }
 
