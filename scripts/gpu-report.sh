@@ -44,7 +44,7 @@ export CARGO_TERM_COLOR=never FINEGRAIN_REQUIRE_NVRTC=1
     rustc --version
     echo "finegrain $(git describe --always --dirty 2>/dev/null || echo 'without git')"
     section "tests"
-    run cargo test --release --features cuda --test 'cuda_*' -- --nocapture || failed=1
+    run cargo test --release --features cuda --test cuda -- --nocapture || failed=1
     section "times"
     run cargo bench --features cuda --bench cuda || failed=1
     section "result"

@@ -6,7 +6,7 @@ use finegrain::gemm::{Accumulation, GemmProblem, GroupedProblem};
 use finegrain::matrix::Matrix;
 use finegrain::scaled::{Codes, Granule, ScaleGrid, ScaledMatrix, ScaledRef};
 
-use crate::operands::{e8m0, nvfp4, scaled, unscaled};
+use crate::common::operands::{e8m0, nvfp4, scaled, unscaled};
 use crate::{Folder, f32s, fails, finegrain, json, stdout, tensor};
 
 /// The tensors `name`, `name_scale_inv` and `name_scale_tensor` of stacked matrices.

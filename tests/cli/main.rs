@@ -1,14 +1,13 @@
 //! The command line from outside: the built binary, its files, exit codes and messages.
-#![cfg(feature = "cli")]
 
 mod bench;
 mod cast;
+#[path = "../common/mod.rs"]
+mod common;
 mod compare;
 mod files;
 mod gemm;
 mod inspect;
-#[path = "../common/operands.rs"]
-mod operands;
 mod page;
 mod quantize;
 mod sanitize;

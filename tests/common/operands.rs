@@ -78,3 +78,12 @@ pub fn of_values(format: Format, rows: usize, cols: usize, values: &[f32]) -> Sc
     let codes = if wide { Codes::Words(codes) } else { Codes::Bytes(codes.map(|&c| c as u8)) };
     ScaledMatrix::new(format, codes, None).unwrap()
 }
+
+/// Values of both signs over many binades, some tiles of them zero.
+pub fn sample(rows: usize, cols: usize, seed: u64) -> Matrix<f32> {
+    let mut random = Random(seed | 1);
+    Matrix::from_fn(rows, cols, |i, j| {
+        let value = (random.below(1 << 20) as f32 - 524_288.0) * (random.below(24) as f32 - 30.0).exp2();
+        if (i + j / 128).is_multiple_of(11) { 0.0 } else { value }
+    })
+}

@@ -3,7 +3,7 @@
 //! E = ta·tb·Σₖ a·sa·b·sb + c is the value of the operands as they are stored, in real numbers; D is what the
 //! [contract](crate::gemm) computes. The bound follows the computation from operation to operation and adds up what
 //! each may lose. It knows the operands, so it is far below the textbook's worst case wherever products cancel, and it
-//! is reached (see `tests/bounds.rs`) where they do not.
+//! is reached (see `tests/accuracy/bounds.rs`) where they do not.
 //!
 //! # Proof
 //!

@@ -1,0 +1,12 @@
+//! Matrix products: what is legal, what the reference says, and every backend held to it.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod conformance;
+mod conforming;
+mod emulated;
+mod gemm;
+mod gemm_refusals;
+mod grouped;
+mod sanitize;
+mod tensor_core;
