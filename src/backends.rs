@@ -119,7 +119,7 @@ impl GemmProblem<'_> {
     pub fn run_into(&self, out: Output<'_>, execution: &Execution<'_>) -> Result<()> {
         check_output(self.output_shape(), &out)?;
         let backend = choose(self, execution)?;
-        execution.install(|| backend.run(self, out, execution))
+        execution.install(|| backend.run(self, out, &execution.watch()))
     }
 }
 
@@ -133,14 +133,14 @@ impl GroupedProblem<'_> {
         if let Some(name) = execution.backend {
             let backend = by_name(name)?;
             backend.supports_grouped(self)?;
-            return execution.install(|| backend.run_grouped(self, out, execution));
+            return execution.install(|| backend.run_grouped(self, out, &execution.watch()));
         }
         out.clear();
         execution.install(|| {
             self.parts().iter().try_for_each(|part| {
                 let backend = choose(part.problem(), execution)?;
                 let rows = part.rows();
-                backend.run(part.problem(), out.row_range(rows.start, rows.end), execution)
+                backend.run(part.problem(), out.row_range(rows.start, rows.end), &execution.watch())
             })
         })
     }

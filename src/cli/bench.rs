@@ -9,6 +9,7 @@ use crate::gemm::{
     GroupedProblem, Model, Output, Reference,
 };
 use crate::matrix::Matrix;
+use crate::parallel::Watch;
 use crate::quant::{Quantized, Quantizer, Recipe, Role};
 use crate::scaled::{ScaledMatrix, ScaledRef};
 use crate::simd::Isa;
@@ -365,9 +366,8 @@ fn dense(args: &Args, isa: Isa) -> Result<Work, Failure> {
     let b = quantized(args, Role::Weight, n, 2)?;
     let problem = GemmProblem::nt(a.view(), b.view())?.with_arithmetic(&args.arithmetic())?;
     let (backend, isa) = backend(&problem, isa)?;
-    let execution = Execution::default();
     let mut d = Matrix::filled(m, n, 0.0);
-    backend.run(&problem, Output::F32(d.view_mut()), &execution)?;
+    backend.run(&problem, Output::F32(d.view_mut()), &Watch::NONE)?;
     check(&problem, a.view(), b.view(), &d, 0)?;
     let mut narrow = Matrix::filled(m, n, bf16::ZERO);
     let times = times(args.seconds, || {
@@ -375,7 +375,7 @@ fn dense(args: &Args, isa: Isa) -> Result<Work, Failure> {
             Out::F32 => Output::F32(d.view_mut()),
             Out::Bf16 => Output::Bf16(narrow.view_mut()),
         };
-        Ok(backend.run(&problem, out, &execution)?)
+        Ok(backend.run(&problem, out, &Watch::NONE)?)
     })?;
     let element = if args.out == Out::F32 { 4 } else { 2 };
     let bytes = bytes(problem.a()) + bytes(problem.b()) + m * n * element;
@@ -399,7 +399,7 @@ fn grouped(args: &Args, isa: Isa) -> Result<Work, Failure> {
         let mut out = Output::F32(d.view_mut());
         for part in problem.parts() {
             let rows = part.rows();
-            backend.run(part.problem(), out.row_range(rows.start, rows.end), &Execution::default())?;
+            backend.run(part.problem(), out.row_range(rows.start, rows.end), &Watch::NONE)?;
         }
         Ok(())
     };

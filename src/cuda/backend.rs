@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use super::{Cuda, CudaDriver};
 use crate::error::{Error, Result};
-use crate::gemm::{Execution, GemmBackend, GemmProblem, GroupedProblem, Model, Output};
+use crate::gemm::{GemmBackend, GemmPlan, GemmProblem, GroupedProblem, Model};
 
 /// Device 0, opened when first asked for anything. Without a driver, or a device that kernels are written for, it
 /// supports no problem and says why.
@@ -37,24 +37,11 @@ impl GemmBackend for FirstDevice {
         device().map(GemmBackend::models).unwrap_or_default()
     }
 
-    fn supports(&self, problem: &GemmProblem<'_>) -> Result<()> {
-        device()?.supports(problem)
+    fn plan<'p>(&'p self, problem: &'p GemmProblem<'p>) -> Result<Box<dyn GemmPlan + 'p>> {
+        device()?.plan(problem)
     }
 
-    fn run(&self, problem: &GemmProblem<'_>, out: Output<'_>, execution: &Execution<'_>) -> Result<()> {
-        device()?.run(problem, out, execution)
-    }
-
-    fn supports_grouped(&self, problem: &GroupedProblem<'_>) -> Result<()> {
-        device()?.supports_grouped(problem)
-    }
-
-    fn run_grouped(
-        &self,
-        problem: &GroupedProblem<'_>,
-        out: Output<'_>,
-        execution: &Execution<'_>,
-    ) -> Result<()> {
-        device()?.run_grouped(problem, out, execution)
+    fn plan_grouped<'p>(&'p self, problem: &'p GroupedProblem<'p>) -> Result<Box<dyn GemmPlan + 'p>> {
+        device()?.plan_grouped(problem)
     }
 }

@@ -34,9 +34,9 @@ pub enum Arg {
 }
 
 /// A GPU, or what stands in for one: memory and launches, in order.
-pub trait Driver: Sync {
+pub trait Driver: Send + Sync {
     /// Memory on the device; dropping it gives it back.
-    type Memory;
+    type Memory: Send + Sync;
 
     /// What kernels are compiled for.
     fn arch(&self) -> Arch;

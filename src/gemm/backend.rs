@@ -1,60 +1,135 @@
 //! What a GEMM implementation is.
 
+use std::fmt;
 use std::num::NonZeroUsize;
+use std::ops::Range;
 
 use half::bf16;
 
 use super::accumulation::Model;
-use super::grouped::GroupedProblem;
+use super::grouped::{GroupedPart, GroupedProblem};
 use super::problem::GemmProblem;
 use crate::error::{Error, Result};
 use crate::matrix::MatMut;
+use crate::parallel::Watch;
 
 /// An implementation of the [contract](super): the reference's bits, or a refusal.
-pub trait GemmBackend: Sync {
+///
+/// It answers with a [plan](GemmPlan), which can be printed and run.
+///
+/// ```
+/// use finegrain::gemm::{GemmBackend, GemmProblem, Output, Reference};
+/// use finegrain::matrix::Matrix;
+/// use finegrain::parallel::Watch;
+/// use finegrain::quant::{Quantizer, Recipe};
+/// let x = Quantizer::new(Recipe::DEEPSEEK_V3).activation(Matrix::filled(2, 128, 1.0f32).view())?;
+/// let problem = GemmProblem::nt(x.view(), x.view())?;
+/// let plan = Reference.plan(&problem)?;
+/// assert_eq!(plan.to_string(), "reference: one element of D after the other");
+/// let mut d = Matrix::filled(2, 2, 0.0);
+/// plan.run(Output::F32(d.view_mut()), &Watch::NONE)?;
+/// assert_eq!(d.as_slice(), [128.0; 4]);
+/// # Ok::<(), finegrain::Error>(())
+/// ```
+pub trait GemmBackend: Send + Sync {
     /// The name, as the command line takes it.
     fn name(&self) -> &'static str;
 
     /// The accumulation models that it has, each for some problems at least.
     fn models(&self) -> Vec<Model>;
 
+    /// How this backend computes the problem.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`](crate::Error::Unsupported) with the reason why it does not.
+    fn plan<'p>(&'p self, problem: &'p GemmProblem<'p>) -> Result<Box<dyn GemmPlan + 'p>>;
+
+    /// How this backend computes a grouped problem: group by group, unless it knows better.
+    ///
+    /// # Errors
+    /// As [`GemmBackend::plan`].
+    fn plan_grouped<'p>(&'p self, problem: &'p GroupedProblem<'p>) -> Result<Box<dyn GemmPlan + 'p>> {
+        group_by_group(problem, |part| self.plan(part))
+    }
+
     /// Whether this backend computes the problem.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] with the reason why not.
-    fn supports(&self, problem: &GemmProblem<'_>) -> Result<()>;
-
-    /// Computes D into `out`, all of it. Callers have asked [`GemmBackend::supports`], have checked that `out` is M × N,
-    /// and call from the thread pool that the work is to be spread over ([`Execution::install`]).
-    ///
-    /// # Errors
-    /// What the outside world may refuse while computing, such as a device. The CPU's backends have none.
-    fn run(&self, problem: &GemmProblem<'_>, out: Output<'_>, execution: &Execution<'_>) -> Result<()>;
+    /// As [`GemmBackend::plan`].
+    fn supports(&self, problem: &GemmProblem<'_>) -> Result<()> {
+        self.plan(problem).map(drop)
+    }
 
     /// Whether this backend computes all groups of the problem.
     ///
     /// # Errors
-    /// As [`GemmBackend::supports`].
+    /// As [`GemmBackend::plan`].
     fn supports_grouped(&self, problem: &GroupedProblem<'_>) -> Result<()> {
-        problem.parts().iter().try_for_each(|part| self.supports(part.problem()))
+        self.plan_grouped(problem).map(drop)
     }
 
-    /// Computes D of a grouped problem into `out`, all of it, on the terms of [`GemmBackend::run`]: group by group,
-    /// unless the backend knows better.
+    /// Computes D into `out`.
     ///
     /// # Errors
-    /// As [`GemmBackend::run`].
-    fn run_grouped(
-        &self,
-        problem: &GroupedProblem<'_>,
-        mut out: Output<'_>,
-        execution: &Execution<'_>,
-    ) -> Result<()> {
+    /// As [`GemmBackend::plan`] and [`GemmPlan::run`].
+    fn run(&self, problem: &GemmProblem<'_>, out: Output<'_>, watch: &Watch<'_>) -> Result<()> {
+        self.plan(problem)?.run(out, watch)
+    }
+
+    /// Computes D of a grouped problem into `out`.
+    ///
+    /// # Errors
+    /// As [`GemmBackend::plan`] and [`GemmPlan::run`].
+    fn run_grouped(&self, problem: &GroupedProblem<'_>, out: Output<'_>, watch: &Watch<'_>) -> Result<()> {
+        self.plan_grouped(problem)?.run(out, watch)
+    }
+}
+
+/// How one problem is computed. Displayed: the backend, its instruction set or device, and how the problem is cut.
+pub trait GemmPlan: fmt::Display + Sync {
+    /// Computes D into `out`, all of it; callers have checked that it is M × N. The work is spread over the threads of the
+    /// current pool; `watch` is told the multiply-adds done, which add up to M·N·K.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`](crate::Error::Cancelled); what the outside world may refuse while computing, such as a
+    /// device.
+    fn run(&self, out: Output<'_>, watch: &Watch<'_>) -> Result<()>;
+}
+
+/// A plan of the groups' plans, which `plan` gives; +0 where no group is.
+///
+/// # Errors
+/// Those of `plan`.
+pub(crate) fn group_by_group<'p>(
+    problem: &'p GroupedProblem<'p>,
+    plan: impl Fn(&'p GemmProblem<'p>) -> Result<Box<dyn GemmPlan + 'p>>,
+) -> Result<Box<dyn GemmPlan + 'p>> {
+    let of = |part: &'p GroupedPart<'p>| Ok((part.rows(), plan(part.problem())?));
+    Ok(Box::new(GroupByGroup(problem.parts().iter().map(of).collect::<Result<_>>()?)))
+}
+
+struct GroupByGroup<'p>(Vec<(Range<usize>, Box<dyn GemmPlan + 'p>)>);
+
+impl GemmPlan for GroupByGroup<'_> {
+    fn run(&self, mut out: Output<'_>, watch: &Watch<'_>) -> Result<()> {
         out.clear();
-        problem.parts().iter().try_for_each(|part| {
-            let rows = part.rows();
-            self.run(part.problem(), out.row_range(rows.start, rows.end), execution)
-        })
+        self.0.iter().try_for_each(|(rows, plan)| plan.run(out.row_range(rows.start, rows.end), watch))
+    }
+}
+
+impl fmt::Display for GroupByGroup<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} groups, one after the other", self.0.len())?;
+        // Groups of one height, which is what most problems have, are described once.
+        let mut described = String::new();
+        for (rows, plan) in &self.0 {
+            let plan = plan.to_string();
+            if plan != described {
+                write!(f, "\n  from row {}: {plan}", rows.start)?;
+                described = plan;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -115,11 +190,9 @@ impl Execution<'_> {
         pool.map_err(|e| Error::Invalid(format!("{threads} threads: {e}")))?.install(work)
     }
 
-    /// Reports `macs` finished multiply-adds.
-    pub fn report(&self, macs: u64) {
-        if let Some(progress) = self.progress {
-            progress(macs);
-        }
+    /// Who watches.
+    pub fn watch(&self) -> Watch<'_> {
+        Watch { progress: self.progress, ..Watch::NONE }
     }
 }
 

@@ -71,7 +71,7 @@ mod tensor_core;
 
 pub use accumulation::{Accumulation, Addend, BlockScales, Model, Promotion, TensorCore};
 pub use arithmetic::Arithmetic;
-pub use backend::{Execution, GemmBackend, Output};
+pub use backend::{Execution, GemmBackend, GemmPlan, Output};
 pub use blocked::Blocked;
 pub use custom::{StepResult, StepRounding};
 pub use emulated::Emulated;

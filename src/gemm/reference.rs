@@ -1,18 +1,20 @@
 //! The reference: the contract as code, plain and complete. It defines the bits that every backend gives.
 
+use std::fmt;
 use std::ops::Range;
 
 use half::bf16;
 use rayon::prelude::*;
 
 use super::accumulation::{Model, TensorCore};
-use super::backend::{Execution, GemmBackend, Output};
+use super::backend::{GemmBackend, GemmPlan, Output};
 use super::exact::ExactChain;
 use super::problem::GemmProblem;
 use super::tensor_core::FusedChain;
 use crate::error::Result;
 use crate::formats::Format;
 use crate::matrix::Matrix;
+use crate::parallel::{self, Watch};
 use crate::scaled::{Granule, ScaledRef};
 
 /// The NaN of f32 arithmetic.
@@ -35,18 +37,29 @@ impl GemmBackend for Reference {
         [Model::F32, Model::Exact].into_iter().chain(cores).collect()
     }
 
-    fn supports(&self, _: &GemmProblem<'_>) -> Result<()> {
-        Ok(())
+    fn plan<'p>(&'p self, problem: &'p GemmProblem<'p>) -> Result<Box<dyn GemmPlan + 'p>> {
+        Ok(Box::new(ByDefinition(problem)))
     }
+}
 
-    fn run(&self, problem: &GemmProblem<'_>, out: Output<'_>, execution: &Execution<'_>) -> Result<()> {
+/// The reference's plan: there is nothing to choose.
+struct ByDefinition<'p>(&'p GemmProblem<'p>);
+
+impl fmt::Display for ByDefinition<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("reference: one element of D after the other")
+    }
+}
+
+impl GemmPlan for ByDefinition<'_> {
+    fn run(&self, out: Output<'_>, watch: &Watch<'_>) -> Result<()> {
+        let problem = self.0;
         let (a, b) = (problem.a(), problem.b());
         match problem.accumulation().model() {
-            Model::F32 => run(problem, &F32Chain::new(a.format(), b.format()), out, execution),
-            Model::Exact => run(problem, &ExactChain::new(a, b), out, execution),
-            Model::TensorCore(core) => run(problem, &FusedChain::new(core, a, b), out, execution),
+            Model::F32 => run(problem, &F32Chain::new(a.format(), b.format()), out, watch),
+            Model::Exact => run(problem, &ExactChain::new(a, b), out, watch),
+            Model::TensorCore(core) => run(problem, &FusedChain::new(core, a, b), out, watch),
         }
-        Ok(())
     }
 }
 
@@ -128,26 +141,26 @@ impl<R> Operand<R> {
     }
 }
 
-fn run<C: Chain>(problem: &GemmProblem<'_>, chain: &C, out: Output<'_>, execution: &Execution<'_>) {
+fn run<C: Chain>(problem: &GemmProblem<'_>, chain: &C, out: Output<'_>, watch: &Watch<'_>) -> Result<()> {
     let a = Operand::new(problem, chain, problem.a());
     let b = Operand::new(problem, chain, problem.b());
     let element = |i: usize, j: usize| element(problem, chain, &a, &b, i, j);
     match out {
-        Output::F32(m) => fill(problem, m.into_rows(), execution, element),
-        Output::Bf16(m) => fill(problem, m.into_rows(), execution, |i, j| to_bf16(element(i, j))),
+        Output::F32(m) => fill(problem, m.into_rows(), watch, &element),
+        Output::Bf16(m) => fill(problem, m.into_rows(), watch, &|i, j| to_bf16(element(i, j))),
     }
 }
 
 fn fill<T: Send>(
     problem: &GemmProblem<'_>,
     rows: Vec<&mut [T]>,
-    execution: &Execution<'_>,
-    element: impl Fn(usize, usize) -> T + Sync,
-) {
-    rows.into_par_iter().enumerate().for_each(|(i, row)| {
+    watch: &Watch<'_>,
+    element: &(dyn Fn(usize, usize) -> T + Sync),
+) -> Result<()> {
+    parallel::for_each_part(watch, rows, &|i, row| {
         row.iter_mut().enumerate().for_each(|(j, d)| *d = element(i, j));
-        execution.report(problem.n() as u64 * problem.k() as u64);
-    });
+        watch.report(problem.n() as u64 * problem.k() as u64);
+    })
 }
 
 /// D[i, j].

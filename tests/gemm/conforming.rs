@@ -22,8 +22,8 @@ pub(crate) fn bits(
     // Whatever was there before must not show.
     let mut wide = Matrix::filled(m, n, f32::NAN);
     let mut narrow = Matrix::filled(m, n, half::bf16::NAN);
-    execution.install(|| backend.run(problem, Output::F32(wide.view_mut()), &execution)).unwrap();
-    execution.install(|| backend.run(problem, Output::Bf16(narrow.view_mut()), &execution)).unwrap();
+    execution.install(|| backend.run(problem, Output::F32(wide.view_mut()), &execution.watch())).unwrap();
+    execution.install(|| backend.run(problem, Output::Bf16(narrow.view_mut()), &execution.watch())).unwrap();
     let wide = wide.as_slice().iter().map(|x| x.to_bits()).collect();
     (wide, narrow.as_slice().iter().map(|x| x.to_bits()).collect())
 }

@@ -12,10 +12,11 @@ use crate::cuda::{Arch, Launch};
 use crate::error::{Error, Result};
 use crate::formats::Format;
 use crate::gemm::{
-    Accumulation, Execution, GemmBackend, GemmProblem, GroupedForm, GroupedProblem, Model, Output, Promotion,
+    Accumulation, GemmBackend, GemmPlan, GemmProblem, GroupedForm, GroupedProblem, Model, Output, Promotion,
     TensorCore,
 };
 use crate::matrix::{MatRef, Matrix};
+use crate::parallel::Watch;
 use crate::scaled::ScaledRef;
 
 /// Elements of K in a stage of the fast kernels, which is their promotion interval, and rows of their tiles.
@@ -374,30 +375,53 @@ impl<D: Driver> Cuda<D> {
         self.run(&Launch::new(kernel, desc.sizes(), args)?)?;
         self.download(&d, rows, n)
     }
+}
 
-    fn store(
-        &self,
-        product: &Product<'_>,
-        out: Output<'_>,
-        execution: &Execution<'_>,
-        macs: u64,
-    ) -> Result<()> {
+/// A launch that is still to be made.
+struct Planned<'p, D> {
+    gpu: &'p Cuda<D>,
+    product: Product<'p>,
+    kernel: &'static Kernel,
+    multiply_adds: u64,
+}
+
+impl<'p, D: Driver> Planned<'p, D> {
+    fn new(gpu: &'p Cuda<D>, product: Product<'p>, multiply_adds: u64) -> Result<Self> {
+        let kernel = product.desc.kernel(gpu.driver.arch())?;
+        Ok(Planned { gpu, product, kernel, multiply_adds })
+    }
+}
+
+impl<D: Driver> fmt::Display for Planned<'_, D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cuda on {}: {}", self.gpu.driver.arch(), self.kernel.name)?;
+        // There is none for an empty D.
+        match self.kernel.config(self.product.desc.sizes()) {
+            Some(config) => write!(f, " {config}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl<D: Driver> GemmPlan for Planned<'_, D> {
+    fn run(&self, out: Output<'_>, watch: &Watch<'_>) -> Result<()> {
+        watch.check()?;
         match out {
             Output::F32(mut d) => {
-                let values = self.multiply::<f32>(product)?;
+                let values = self.gpu.multiply::<f32>(&self.product)?;
                 (0..values.rows()).for_each(|i| d.row_mut(i).copy_from_slice(values.row(i)));
             }
             Output::Bf16(mut d) => {
-                let values = self.multiply::<bf16>(product)?;
+                let values = self.gpu.multiply::<bf16>(&self.product)?;
                 (0..values.rows()).for_each(|i| d.row_mut(i).copy_from_slice(values.row(i)));
             }
         }
-        execution.report(macs);
+        watch.report(self.multiply_adds);
         Ok(())
     }
 }
 
-fn macs(problem: &GemmProblem<'_>) -> u64 {
+fn multiply_adds(problem: &GemmProblem<'_>) -> u64 {
     problem.m() as u64 * problem.n() as u64 * problem.k() as u64
 }
 
@@ -411,26 +435,13 @@ impl<D: Driver> GemmBackend for Cuda<D> {
         models(self.driver.arch())
     }
 
-    fn supports(&self, problem: &GemmProblem<'_>) -> Result<()> {
-        GemmDesc::dense(problem)?.kernel(self.driver.arch()).map(|_| ())
+    fn plan<'p>(&'p self, problem: &'p GemmProblem<'p>) -> Result<Box<dyn GemmPlan + 'p>> {
+        Ok(Box::new(Planned::new(self, Product::dense(problem)?, multiply_adds(problem))?))
     }
 
-    fn run(&self, problem: &GemmProblem<'_>, out: Output<'_>, execution: &Execution<'_>) -> Result<()> {
-        self.store(&Product::dense(problem)?, out, execution, macs(problem))
-    }
-
-    /// Whether one launch computes all groups.
-    fn supports_grouped(&self, problem: &GroupedProblem<'_>) -> Result<()> {
-        GemmDesc::grouped(problem)?.kernel(self.driver.arch()).map(|_| ())
-    }
-
-    fn run_grouped(
-        &self,
-        problem: &GroupedProblem<'_>,
-        out: Output<'_>,
-        execution: &Execution<'_>,
-    ) -> Result<()> {
-        let all = problem.parts().iter().map(|part| macs(part.problem())).sum();
-        self.store(&Product::grouped(problem)?, out, execution, all)
+    /// All groups in one launch.
+    fn plan_grouped<'p>(&'p self, problem: &'p GroupedProblem<'p>) -> Result<Box<dyn GemmPlan + 'p>> {
+        let all = problem.parts().iter().map(|part| multiply_adds(part.problem())).sum();
+        Ok(Box::new(Planned::new(self, Product::grouped(problem)?, all)?))
     }
 }

@@ -26,39 +26,41 @@ mod spans;
 mod stream;
 mod tile;
 
+use std::fmt;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use half::bf16;
-use rayon::prelude::*;
 
 use self::pack::Source;
 use self::plan::{Block, Plan};
 use self::stream::Squares;
 use self::tile::{Panels, STEPS};
 use super::accumulation::Model;
-use super::backend::{Execution, GemmBackend, Output};
+use super::backend::{GemmBackend, GemmPlan, Output};
 use super::buffer::Buffer;
 use super::problem::GemmProblem;
 use super::reference::{NAN, products_are_exact};
 use crate::error::{Error, Result};
 use crate::formats::Format;
 use crate::matrix::MatMut;
+use crate::parallel::{self, Watch};
 use crate::scaled::{CodesRef, ScaledRef};
 use crate::simd::{Convert, Decoder, Isa, Simd, Work};
 
 /// Dense `f32` GEMM over E4M3, E5M2, BF16 and the 6- and 4-bit formats, in any mix, with any scales and promotion.
 ///
 /// ```
-/// use finegrain::gemm::{Blocked, Execution, GemmBackend, GemmProblem, Output, Reference};
+/// use finegrain::gemm::{Blocked, GemmBackend, GemmProblem, Output, Reference};
 /// use finegrain::matrix::Matrix;
+/// use finegrain::parallel::Watch;
 /// use finegrain::quant::{Quantizer, Recipe};
 /// let x = Matrix::from_fn(5, 300, |i, j| (i * 31 + j * 17) as f32 % 7.0 - 3.0);
 /// let q = Quantizer::new(Recipe::DEEPSEEK_V3).activation(x.view())?;
 /// let problem = GemmProblem::nt(q.view(), q.view())?;
 /// let (mut fast, mut slow) = (Matrix::filled(5, 5, 0.0), Matrix::filled(5, 5, 0.0));
-/// Blocked::default().run(&problem, Output::F32(fast.view_mut()), &Execution::default())?;
-/// Reference.run(&problem, Output::F32(slow.view_mut()), &Execution::default())?;
+/// Blocked::default().run(&problem, Output::F32(fast.view_mut()), &Watch::NONE)?;
+/// Reference.run(&problem, Output::F32(slow.view_mut()), &Watch::NONE)?;
 /// assert_eq!(fast, slow);
 /// # Ok::<(), finegrain::Error>(())
 /// ```
@@ -151,18 +153,39 @@ impl GemmBackend for Blocked {
         vec![Model::F32]
     }
 
-    fn supports(&self, problem: &GemmProblem<'_>) -> Result<()> {
-        self.supporting_isa(problem).map(|_| ())
-    }
-
-    fn run(&self, problem: &GemmProblem<'_>, out: Output<'_>, execution: &Execution<'_>) -> Result<()> {
+    fn plan<'p>(&'p self, problem: &'p GemmProblem<'p>) -> Result<Box<dyn GemmPlan + 'p>> {
         let isa = self.isa_for(problem)?;
-        let plan = Plan::new(problem, isa);
+        Ok(Box::new(OnIsa { plan: Plan::new(problem, isa), isa }))
+    }
+}
+
+/// A plan and the instruction set that it was made for.
+struct OnIsa<'p> {
+    plan: Plan<'p>,
+    isa: Isa,
+}
+
+impl fmt::Display for OnIsa<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Plan { mr, width, blocks, row_cuts, col_cuts, streams_b, .. } = &self.plan;
+        let (rows, cols) = (row_cuts.len() - 1, col_cuts.len() - 1);
+        let how = if *streams_b { "B streamed" } else { "B packed" };
+        let blocks = blocks.len();
+        write!(
+            f,
+            "blocked on {}: microtiles of {mr}×{width}, {how}, {rows}×{cols} blocks of D, {blocks} of K",
+            self.isa
+        )
+    }
+}
+
+impl GemmPlan for OnIsa<'_> {
+    fn run(&self, out: Output<'_>, watch: &Watch<'_>) -> Result<()> {
+        let OnIsa { plan, isa } = self;
         match out {
-            Output::F32(m) => run(&plan, isa, tasks(&plan, m, Parts::F32), execution),
-            Output::Bf16(m) => run(&plan, isa, tasks(&plan, m, Parts::Bf16), execution),
+            Output::F32(m) => run(plan, *isa, tasks(plan, m, Parts::F32), watch),
+            Output::Bf16(m) => run(plan, *isa, tasks(plan, m, Parts::Bf16), watch),
         }
-        Ok(())
     }
 }
 
@@ -190,17 +213,17 @@ fn tasks<'d, T>(
     blocks.map(|block| Task { rows: block.rows, cols: block.cols, out: parts(block.parts) }).collect()
 }
 
-fn run(plan: &Plan<'_>, isa: Isa, tasks: Vec<Task<'_>>, execution: &Execution<'_>) {
+fn run(plan: &Plan<'_>, isa: Isa, tasks: Vec<Task<'_>>, watch: &Watch<'_>) -> Result<()> {
     let packed = plan.streams_b.then(|| few::Rows::pack(plan, isa));
     // What one task has used serves the next of its thread.
     let idle: Mutex<Vec<Scratch>> = Mutex::default();
     let of_idle = |scratch: &mut Vec<Scratch>| scratch.pop().unwrap_or_default();
-    tasks.into_par_iter().for_each(|mut task| {
+    parallel::for_each_part(watch, tasks, &|_, mut task: Task<'_>| {
         let mut scratch = of_idle(&mut idle.lock().unwrap_or_else(PoisonError::into_inner));
         isa.run(Multiply { plan, packed: packed.as_ref(), task: &mut task, scratch: &mut scratch });
         idle.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
-        execution.report((task.rows.len() * task.cols.len()) as u64 * plan.problem.k() as u64);
-    });
+        watch.report((task.rows.len() * task.cols.len()) as u64 * plan.problem.k() as u64);
+    })
 }
 
 /// Packed rows of A over some blocks of K, and their scales.

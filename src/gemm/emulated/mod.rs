@@ -26,6 +26,7 @@ mod plan;
 mod terms;
 mod tile;
 
+use std::fmt;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -36,13 +37,14 @@ use self::plan::{Block, Kernel, Plan};
 use self::terms::{Narrow, Wide};
 use self::tile::{Inputs, Outputs, Products, StepKernel};
 use super::accumulation::{BlockScales, Model, TensorCore};
-use super::backend::{Execution, GemmBackend, Output};
+use super::backend::{GemmBackend, GemmPlan, Output};
 use super::problem::GemmProblem;
 use super::reference::{self, Reference, to_bf16};
 use super::tensor_core;
 use crate::error::{Error, Result};
 use crate::formats::Specials;
 use crate::matrix::{MatBlock, MatMut, Matrix};
+use crate::parallel::{self, Watch};
 use crate::scaled::{CodesRef, ScaleGridRef, ScaledRef};
 use crate::simd::{Fused, FusedWork, Isa};
 
@@ -51,16 +53,17 @@ use crate::simd::{Fused, FusedWork, Isa};
 /// (2048·L/16 + 2)·2^F + L/16; with [`BlockScales::Mx`](super::BlockScales::Mx) and scales L must divide 32.
 ///
 /// ```
-/// use finegrain::gemm::{Accumulation, Emulated, Execution, GemmBackend, GemmProblem, Output, Reference};
+/// use finegrain::gemm::{Accumulation, Emulated, GemmBackend, GemmProblem, Output, Reference};
 /// use finegrain::matrix::Matrix;
+/// use finegrain::parallel::Watch;
 /// use finegrain::quant::{Quantizer, Recipe};
 /// let x = Matrix::from_fn(5, 300, |i, j| (i * 31 + j * 17) as f32 % 7.0 - 3.0);
 /// let q = Quantizer::new(Recipe::DEEPSEEK_V3).activation(x.view())?;
 /// let problem =
 ///     GemmProblem::nt(q.view(), q.view())?.with_accumulation(Accumulation::HOPPER.promote_every(128)?)?;
 /// let (mut fast, mut slow) = (Matrix::filled(5, 5, 0.0), Matrix::filled(5, 5, 0.0));
-/// Emulated::default().run(&problem, Output::F32(fast.view_mut()), &Execution::default())?;
-/// Reference.run(&problem, Output::F32(slow.view_mut()), &Execution::default())?;
+/// Emulated::default().run(&problem, Output::F32(fast.view_mut()), &Watch::NONE)?;
+/// Reference.run(&problem, Output::F32(slow.view_mut()), &Watch::NONE)?;
 /// assert_eq!(fast, slow);
 /// # Ok::<(), finegrain::Error>(())
 /// ```
@@ -127,25 +130,46 @@ impl GemmBackend for Emulated {
         cores.map(|&core| Model::TensorCore(core)).collect()
     }
 
-    fn supports(&self, problem: &GemmProblem<'_>) -> Result<()> {
-        self.isa_for(problem).map(|_| ())
-    }
-
-    fn run(&self, problem: &GemmProblem<'_>, out: Output<'_>, execution: &Execution<'_>) -> Result<()> {
+    fn plan<'p>(&'p self, problem: &'p GemmProblem<'p>) -> Result<Box<dyn GemmPlan + 'p>> {
         let (core, kernel) = self.kernel(problem)?;
         let isa = self.isa_for(problem)?;
-        let plan = Plan::new(problem, core, kernel, isa.run_fused(Width));
+        Ok(Box::new(OnIsa { plan: Plan::new(problem, core, kernel, isa.run_fused(Width)), isa }))
+    }
+}
+
+/// A plan and the instruction set that it was made for.
+struct OnIsa<'p> {
+    plan: Plan<'p>,
+    isa: Isa,
+}
+
+impl fmt::Display for OnIsa<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Plan { kernel, task: (rows, cols), blocks, steps, .. } = &self.plan;
+        let (steps, blocks) = (steps.len(), blocks.len());
+        write!(
+            f,
+            "emulated on {}: {kernel:?} sums, {steps} steps in {blocks} blocks of K, blocks of D of {rows}×{cols}",
+            self.isa
+        )
+    }
+}
+
+impl GemmPlan for OnIsa<'_> {
+    fn run(&self, out: Output<'_>, watch: &Watch<'_>) -> Result<()> {
+        let OnIsa { plan, isa } = self;
+        let problem = plan.problem;
         match out {
             Output::F32(mut m) => {
-                run(&plan, isa, m.reborrow(), execution, |d| d);
+                run(plan, *isa, m.reborrow(), watch, |d| d)?;
                 recompute(problem, m, |part, out| {
-                    Reference.run(part, Output::F32(out.view_mut()), &Execution::default())
+                    Reference.run(part, Output::F32(out.view_mut()), &Watch::NONE)
                 })
             }
             Output::Bf16(mut m) => {
-                run(&plan, isa, m.reborrow(), execution, to_bf16);
+                run(plan, *isa, m.reborrow(), watch, to_bf16)?;
                 recompute(problem, m, |part, out| {
-                    Reference.run(part, Output::Bf16(out.view_mut()), &Execution::default())
+                    Reference.run(part, Output::Bf16(out.view_mut()), &Watch::NONE)
                 })
             }
         }
@@ -168,17 +192,17 @@ fn run<T: Send>(
     plan: &Plan<'_>,
     isa: Isa,
     out: MatMut<'_, T>,
-    execution: &Execution<'_>,
+    watch: &Watch<'_>,
     store: impl Fn(f32) -> T + Sync,
-) {
+) -> Result<()> {
     let cuts = |size: usize, part: usize| (0..size).step_by(part).chain([size]).collect::<Vec<_>>();
     let ((m, n), (rows, cols)) = (out.shape(), plan.task);
     let tasks = out.into_blocks(&cuts(m, rows), &cuts(n, cols));
-    tasks.into_par_iter().for_each(|MatBlock { rows, cols, mut parts }| {
+    parallel::for_each_part(watch, tasks, &|_, MatBlock { rows, cols, mut parts }: MatBlock<'_, T>| {
         let sums = isa.run_fused(Sums { plan, rows: rows.clone(), cols: cols.clone() });
         finish(plan, rows.start, &cols, &sums, &mut parts, &store);
-        execution.report((rows.len() * cols.len()) as u64 * plan.problem.k() as u64);
-    });
+        watch.report((rows.len() * cols.len()) as u64 * plan.problem.k() as u64);
+    })
 }
 
 /// The rest of the contract for a block of D: second-level scale, addend, canonical NaN, store.

@@ -42,11 +42,12 @@ use serde::Serialize;
 pub use layout::{LayoutRules, Rule, Violation};
 
 use super::arithmetic::Arithmetic;
-use super::backend::{Execution, GemmBackend, Output};
+use super::backend::{GemmBackend, Output};
 use super::grouped::GroupedProblem;
 use crate::error::{Error, Result};
 use crate::formats::{Format, FormatSpec};
 use crate::matrix::Matrix;
+use crate::parallel::Watch;
 use crate::scaled::{Codes, Granule, ScaleGrid, ScaledMatrix, ScaledRef, Scales};
 
 /// Which rows, or which part of K, belong to which group. The forms of [`GroupedProblem`].
@@ -148,7 +149,7 @@ impl GroupedKernel for OnBackend<'_> {
             self.backend.supports(part.problem())?;
             let range = part.rows();
             let out = Output::F32(d.view_mut().row_range(range.start, range.end));
-            self.backend.run(part.problem(), out, &Execution::default())?;
+            self.backend.run(part.problem(), out, &Watch::NONE)?;
         }
         Ok(d)
     }

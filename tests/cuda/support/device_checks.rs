@@ -3,10 +3,9 @@
 
 use finegrain::cuda::{Cuda, Driver, Float};
 use finegrain::formats::Format::{self, E4M3, E5M2};
-use finegrain::gemm::{
-    Accumulation, Execution, GemmBackend, GemmProblem, GroupedProblem, Model, Output, Promotion,
-};
+use finegrain::gemm::{Accumulation, GemmBackend, GemmProblem, GroupedProblem, Model, Output, Promotion};
 use finegrain::matrix::{MatRef, Matrix};
+use finegrain::parallel::Watch;
 use finegrain::quant::{Quantizer, Recipe, Role, swiglu};
 use finegrain::scaled::layout::to_e8m0;
 use finegrain::scaled::{Granule, ScaleGrid, ScaledMatrix, ScaledRef, Scales};
@@ -109,7 +108,7 @@ fn same<D: Driver>(gpu: &Cuda<D>, what: &str, problem: &GemmProblem<'_>) -> usiz
     } else {
         let bits = |m: Matrix<bf16>| m.map(|v| v.to_bits());
         let mut d = Matrix::filled(problem.m(), problem.n(), bf16::ONE);
-        gpu.run(problem, Output::Bf16(d.view_mut()), &Execution::default()).unwrap();
+        gpu.run(problem, Output::Bf16(d.view_mut()), &Watch::NONE).unwrap();
         assert_eq!(bits(d), bits(problem.run_bf16().unwrap()), "{what} in bf16");
     }
     problem.m() * problem.n()
@@ -177,7 +176,7 @@ fn same_grouped<D: Driver>(gpu: &Cuda<D>, what: &str, problem: &GroupedProblem<'
     } else {
         let bits = |m: Matrix<bf16>| m.map(|v| v.to_bits());
         let mut d = Matrix::filled(rows, cols, bf16::ONE);
-        gpu.run_grouped(problem, Output::Bf16(d.view_mut()), &Execution::default()).unwrap();
+        gpu.run_grouped(problem, Output::Bf16(d.view_mut()), &Watch::NONE).unwrap();
         assert_eq!(bits(d), bits(problem.run_bf16().unwrap()), "{what} in bf16");
     }
     rows * cols
