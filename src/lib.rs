@@ -47,7 +47,7 @@
 //! # Modules
 //!
 //! Imports go one way: [`error`] → [`formats`], [`matrix`] → [`scaled`], [`simd`] → [`quant`], [`gemm`] → [`backends`] →
-//! [`accuracy`] → [`checkpoint`] → [`vectors`] → the command line.
+//! [`linear`] → [`accuracy`] → [`checkpoint`] → [`vectors`] → the command line.
 //!
 //! # Features
 //!
@@ -64,6 +64,7 @@ pub mod cuda;
 pub mod error;
 pub mod formats;
 pub mod gemm;
+pub mod linear;
 pub mod matrix;
 pub mod parallel;
 pub mod quant;

@@ -32,11 +32,13 @@ pub const TILE: usize = 128;
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
     /// Codes of A, with scales of full precision.
-    QuantiseA,
+    #[serde(rename = "quantise_a")]
+    QuantizeA,
     /// Scales of A as stored.
     RoundScalesA,
     /// Codes of B, with scales of full precision.
-    QuantiseB,
+    #[serde(rename = "quantise_b")]
+    QuantizeB,
     /// Scales of B as stored.
     RoundScalesB,
     /// The sums.
@@ -48,9 +50,9 @@ pub enum Stage {
 impl Stage {
     /// All stages, in their order.
     pub const ALL: [Stage; 6] = [
-        Stage::QuantiseA,
+        Stage::QuantizeA,
         Stage::RoundScalesA,
-        Stage::QuantiseB,
+        Stage::QuantizeB,
         Stage::RoundScalesB,
         Stage::Accumulate,
         Stage::RoundOutput,
@@ -97,14 +99,14 @@ pub struct OperandError {
 }
 
 impl OperandError {
-    /// The error of `quantised` against the original.
+    /// The error of `quantized` against the original.
     ///
     /// # Panics
     /// If they differ in shape.
-    pub(super) fn of(name: &'static str, original: &Matrix<f64>, quantised: &Matrix<f64>) -> OperandError {
-        assert_eq!(original.shape(), quantised.shape(), "an operand keeps its shape");
-        let (error2, original2) = (distance2(quantised, original), square(original.view()));
-        let tiles = tiles(original, quantised, &[], error2);
+    pub(super) fn of(name: &'static str, original: &Matrix<f64>, quantized: &Matrix<f64>) -> OperandError {
+        assert_eq!(original.shape(), quantized.shape(), "an operand keeps its shape");
+        let (error2, original2) = (distance2(quantized, original), square(original.view()));
+        let tiles = tiles(original, quantized, &[], error2);
         OperandError { name, shape: original.shape(), relative: relative(error2, original2), tiles }
     }
 }
@@ -131,7 +133,7 @@ impl Budget {
     /// If the products differ in shape.
     pub(super) fn of(
         exact: &Matrix<f64>,
-        after: &[(Stage, Matrix<f64>)],
+        after: &[(Stage, &Matrix<f64>)],
         operands: [OperandError; 2],
     ) -> Budget {
         let shape = exact.shape();
@@ -143,17 +145,13 @@ impl Budget {
         let (error2, exact2) = (distance2(last, exact), square(exact.view()));
         let mut stages = Vec::new();
         let (mut before, mut so_far2) = (exact, 0.0);
-        for (stage, product) in after {
+        for &(stage, product) in after {
             let reached2 = distance2(product, exact);
             let share = part(reached2 - so_far2, error2);
-            stages.push(StageError {
-                stage: *stage,
-                relative: relative(distance2(product, before), exact2),
-                share,
-            });
+            stages.push(StageError { stage, relative: relative(distance2(product, before), exact2), share });
             (before, so_far2) = (product, reached2);
         }
-        let products: Vec<&Matrix<f64>> = after.iter().map(|(_, d)| d).collect();
+        let products: Vec<&Matrix<f64>> = after.iter().map(|(_, d)| *d).collect();
         let tiles = tiles(exact, last, &products, error2);
         Budget { total: relative(error2, exact2), stages, shape, tiles, operands }
     }
@@ -224,7 +222,7 @@ mod tests {
         let a = noise(&exact, 3.1);
         let b = noise(&a, 7.7);
         let c = b.map(|v| v * 1.001);
-        let stages = [(Stage::QuantiseA, a), (Stage::QuantiseB, b), (Stage::Accumulate, c)];
+        let stages = [(Stage::QuantizeA, &a), (Stage::QuantizeB, &b), (Stage::Accumulate, &c)];
         let operands = ["x", "w"].map(|name| OperandError::of(name, &exact, &noise(&exact, 1.7)));
         let budget = Budget::of(&exact, &stages, operands);
         assert_relative_eq!(budget.stages.iter().map(|s| s.share).sum::<f64>(), 1.0, max_relative = 1e-12);
@@ -248,9 +246,9 @@ mod tests {
     fn no_error_has_no_shares() {
         let exact = Matrix::filled(2, 2, 1.0);
         let operands = ["x", "w"].map(|name| OperandError::of(name, &exact, &exact));
-        let budget = Budget::of(&exact, &[(Stage::QuantiseA, exact.clone())], operands);
+        let budget = Budget::of(&exact, &[(Stage::QuantizeA, &exact)], operands);
         assert_eq!(
-            (budget.total, budget.share(Stage::QuantiseA), budget.tiles[0].share),
+            (budget.total, budget.share(Stage::QuantizeA), budget.tiles[0].share),
             (0.0, Some(0.0), 0.0)
         );
     }

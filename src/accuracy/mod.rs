@@ -1,17 +1,18 @@
 //! How far from exact: error metrics, and the three GEMMs of a Linear under any recipe and accumulation.
 //!
 //! ```
-//! use finegrain::accuracy::{Linear, Pass, Scheme};
+//! use finegrain::accuracy::ExactPass;
 //! use finegrain::gemm::{Accumulation, Execution};
+//! use finegrain::linear::{Linear, Pass};
 //! use finegrain::matrix::Matrix;
 //! let x = Matrix::from_fn(8, 256, |t, c| ((t * 37 + c * 11) % 23) as f32 - 11.0);
 //! let w = Matrix::from_fn(16, 256, |o, c| ((o * 13 + c * 7) % 19) as f32 * 0.01 - 0.09);
 //! let layer = Linear::new(x, w, None)?;
-//! let exact = layer.exact(Pass::Fprop)?;
-//! let quantized = layer.quantized(Pass::Fprop, &Scheme::by_name("deepseek-v3")?, &exact)?;
-//! let (_, report) = quantized.accumulate(&Accumulation::F32.into(), &Execution::default())?;
-//! assert!(report.total.relative_frobenius < 0.04);
-//! assert!(report.accumulation.relative_frobenius < 1e-6);
+//! let exact = ExactPass::new(&layer, Pass::Fprop)?;
+//! let quantized = exact.quantized(&"deepseek-v3".parse()?)?;
+//! let result = quantized.multiply(&Accumulation::F32.into(), &Execution::default())?;
+//! assert!(result.report().total.relative_frobenius < 0.04);
+//! assert!(result.report().accumulation.relative_frobenius < 1e-6);
 //! # Ok::<(), finegrain::Error>(())
 //! ```
 #![forbid(unsafe_code)]
@@ -19,8 +20,8 @@
 pub mod bound;
 mod budget;
 mod comparison;
-mod linear;
 mod metrics;
+mod pass;
 mod product;
 pub mod sample;
 mod sweep;
@@ -28,9 +29,9 @@ pub mod tolerance;
 
 pub use bound::{BoundCheck, ErrorBound, bound};
 pub use budget::{Budget, OperandError, Stage, StageError, TILE, TileError};
-pub use comparison::{ComparisonRow, Outcome, compare};
-pub use linear::{Linear, OutputFormat, Pass, PassReport, QuantizedPass, Scheme};
+pub use comparison::{Compared, Comparison, ComparisonRow, MeasuredPass, Outcome, SweepPlan};
 pub use metrics::ErrorMetrics;
+pub use pass::{ExactPass, Multiplied, OutputFormat, PassReport, QuantizedPass, Stages};
 pub use product::exact_product;
 pub use sweep::{Point, Series, Sweep, sweep};
-pub use tolerance::{Tolerance, Tolerances, product_rms, tolerance};
+pub use tolerance::{Tolerance, ToleranceCheck, Tolerances, product_rms, tolerance};

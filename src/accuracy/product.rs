@@ -1,8 +1,7 @@
 //! The product that errors are measured against.
 
-use rayon::prelude::*;
-
 use crate::matrix::{MatRef, Matrix};
+use crate::parallel::{Watch, for_each_part};
 
 /// Partial sums that run side by side: enough to fill the machine's vector units.
 const LANES: usize = 16;
@@ -17,14 +16,13 @@ const LANES: usize = 16;
 /// If the numbers of columns differ.
 pub fn exact_product(a: MatRef<'_, f64>, b: MatRef<'_, f64>) -> Matrix<f64> {
     assert_eq!(a.cols(), b.cols(), "A and B share K");
-    let rows: Vec<f64> = (0..a.rows())
-        .into_par_iter()
-        .flat_map_iter(|i| {
-            let row = a.row(i);
-            b.iter_rows().map(move |other| dot(row, other))
-        })
-        .collect();
-    Matrix::from_vec(a.rows(), b.rows(), rows).expect("one value each row and column")
+    let mut product = Matrix::filled(a.rows(), b.rows(), 0.0);
+    let rows = product.view_mut().into_rows();
+    let row = |i: usize, row: &mut [f64]| {
+        row.iter_mut().zip(b.iter_rows()).for_each(|(d, other)| *d = dot(a.row(i), other));
+    };
+    for_each_part(&Watch::NONE, rows, &row).expect("nobody cancels");
+    product
 }
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {

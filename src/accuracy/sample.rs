@@ -3,9 +3,9 @@
 //! Drawn from a counter-based generator with additions and multiplications only, so that every machine makes the same
 //! bits.
 
-use super::linear::Linear;
 use crate::error::Result;
 use crate::formats::counter_hash;
+use crate::linear::Linear;
 use crate::matrix::Matrix;
 
 /// Uniform in [0, 1), a multiple of 2^−32.

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 
 use serde::Serialize;
 
-use super::linear::QuantizedPass;
+use super::pass::QuantizedPass;
 use crate::error::{Error, Result};
 use crate::gemm::{Accumulation, Execution, Model, StepResult, StepRounding, TensorCore};
 
@@ -50,16 +50,17 @@ const FRACTION_BITS: [u32; 12] = [4, 6, 8, 10, 12, 13, 14, 16, 18, 20, 22, 24];
 /// Powers of two from the shortest step of an FP8 tensor core.
 const SHORTEST_INTERVAL: usize = 16;
 
-/// Sweeps F at this promotion interval (`None` for one chain), and the interval from 16 to K. `finished` is called with
-/// the number of GEMMs done and the number in all. Intervals that the operands' scales forbid are left out.
+/// Sweeps F at this promotion interval (`None` for one chain), and the interval from 16 to K. Intervals that the operands'
+/// scales forbid are left out.
 ///
 /// ```
-/// use finegrain::accuracy::{Linear, Pass, Scheme, sample, sweep};
+/// use finegrain::accuracy::{ExactPass, sample, sweep};
 /// use finegrain::gemm::{Execution, TensorCore};
+/// use finegrain::linear::Pass;
 /// let layer = sample::one_signed_linear()?;
-/// let exact = layer.exact(Pass::Fprop)?;
-/// let quantized = layer.quantized(Pass::Fprop, &Scheme::by_name("te-current")?, &exact)?;
-/// let sweep = sweep(&quantized, TensorCore::HOPPER, None, &Execution::default(), |_, _| ())?;
+/// let exact = ExactPass::new(&layer, Pass::Fprop)?;
+/// let quantized = exact.quantized(&"te-current".parse()?)?;
+/// let sweep = sweep(&quantized, TensorCore::HOPPER, None, &Execution::default())?;
 /// // Truncation is a bias that grows with the length of the chain.
 /// let hopper = &sweep.intervals[0].points;
 /// assert!(hopper.last().unwrap().error > 50.0 * hopper[0].error);
@@ -73,7 +74,6 @@ pub fn sweep(
     core: TensorCore,
     interval: Option<NonZeroUsize>,
     execution: &Execution<'_>,
-    mut finished: impl FnMut(usize, usize),
 ) -> Result<Sweep> {
     let k = quantized.problem()?.k();
     let promoted = |model: Model, interval: Option<NonZeroUsize>| match interval {
@@ -114,26 +114,22 @@ pub fn sweep(
         plan.push((model.to_string(), intervals.iter().map(of).collect::<Result<_>>()?));
     }
 
-    let all = plan.iter().map(|(_, points)| points.len()).sum();
-    let mut done = 0;
     let mut refused = None;
     let mut series = Vec::new();
     for (name, points) in plan {
         let mut measured = Vec::new();
         for (x, accumulation) in points {
-            match quantized.accumulate(&accumulation.into(), execution) {
-                Ok((ran, report)) => measured.push(Point {
+            match quantized.multiply(&accumulation.into(), execution) {
+                Ok(result) => measured.push(Point {
                     x,
-                    accumulation: ran.to_string(),
-                    error: report.accumulation.relative_frobenius,
-                    bias: report.accumulation.bias,
-                    total: report.total.relative_frobenius,
+                    accumulation: result.accumulation().to_string(),
+                    error: result.report().accumulation.relative_frobenius,
+                    bias: result.report().accumulation.bias,
+                    total: result.report().total.relative_frobenius,
                 }),
                 Err(Error::Unsupported(reason)) => refused = Some(reason),
                 Err(other) => return Err(other),
             }
-            done += 1;
-            finished(done, all);
         }
         series.push(Series { name, points: measured });
     }

@@ -34,10 +34,13 @@
 
 use serde::Serialize;
 
-use super::linear::{OutputFormat, Pass, Scheme};
+use super::bound::{BoundCheck, bound};
+use super::pass::{Multiplied, OutputFormat, QuantizedPass};
 use super::product::exact_product;
+use crate::error::Result;
 use crate::formats::{Format, FormatSpec};
-use crate::gemm::{Accumulation, Addend, Model, StepRounding, TensorCore};
+use crate::gemm::{Accumulation, Addend, Execution, Model, StepRounding, TensorCore};
+use crate::linear::{Pass, Scheme};
 use crate::matrix::MatRef;
 use crate::quant::{MxRule, Recipe, ScaleFormat, Scaling};
 use crate::scaled::Granule;
@@ -73,22 +76,80 @@ impl Tolerance {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Tolerances {
     /// Against the exact product of the quantised operands.
-    pub quantised: Tolerance,
+    #[serde(rename = "quantised")]
+    pub quantized: Tolerance,
     /// Against the exact product of the originals.
     pub original: Tolerance,
+}
+
+/// A result held against its tolerances and its rigorous bound. `atol` is for its operands as they are: multiplied by
+/// their [`product_rms`].
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct ToleranceCheck {
+    /// (M, N, K).
+    pub shape: (usize, usize, usize),
+    /// Against the exact product of the quantised operands.
+    #[serde(rename = "quantised")]
+    pub quantized: Tolerance,
+    /// The largest error over its tolerance.
+    #[serde(rename = "quantised_used")]
+    pub quantized_used: f64,
+    /// Against the exact product of the originals.
+    pub original: Tolerance,
+    /// The largest error over its tolerance.
+    pub original_used: f64,
+    /// The rigorous bound, and the largest error over it.
+    pub bound: BoundCheck,
+    /// The largest bound that there is; `None` if there is none.
+    pub largest_bound: Option<f64>,
+}
+
+impl ToleranceCheck {
+    /// Checks an f32 result whose operands have this [`product_rms`](QuantizedPass::product_rms).
+    pub(super) fn of(
+        result: &Multiplied<'_>,
+        product_rms: f64,
+        execution: &Execution<'_>,
+    ) -> Result<ToleranceCheck> {
+        let (problem, quantized, d) = (result.problem(), result.quantized(), result.values());
+        let (exact, shape) = (quantized.exact(), (problem.m(), problem.n(), problem.k()));
+        let tolerances =
+            tolerance(shape, quantized.scheme(), exact.pass(), result.accumulation(), OutputFormat::F32);
+        let for_quantized = tolerances.quantized.scaled(product_rms);
+        let for_original = tolerances.original.scaled(product_rms);
+        let bound = execution.install(|| Ok(bound(problem, OutputFormat::F32)))?;
+        let finite = bound.bound.as_slice().iter().copied().filter(|b| b.is_finite());
+        Ok(ToleranceCheck {
+            shape,
+            quantized: for_quantized,
+            quantized_used: for_quantized.used(d.as_slice(), quantized.product().as_slice()),
+            original: for_original,
+            original_used: for_original.used(d.as_slice(), exact.product().as_slice()),
+            bound: bound.check(d.view())?,
+            largest_bound: finite.reduce(f64::max),
+        })
+    }
+}
+
+impl QuantizedPass<'_> {
+    /// The [`product_rms`] of the quantised operands.
+    pub fn product_rms(&self) -> f64 {
+        product_rms(self.operands().a.view().to_f64().view(), self.operands().b.view().to_f64().view())
+    }
 }
 
 /// Recommended tolerances for one GEMM of a Linear: D [M, N] over K, for `shape` (M, N, K).
 ///
 /// ```
-/// use finegrain::accuracy::{OutputFormat, Pass, Scheme, tolerance};
+/// use finegrain::accuracy::{OutputFormat, tolerance};
 /// use finegrain::gemm::Accumulation;
-/// let v3 = Scheme::by_name("deepseek-v3")?;
+/// use finegrain::linear::Pass;
+/// let v3 = "deepseek-v3".parse()?;
 /// let hopper = Accumulation::HOPPER.promote_every(128)?;
 /// let test = tolerance((128, 4096, 7168), &v3, Pass::Fprop, hopper, OutputFormat::F32);
 /// // |D − R| ≤ 0.6 against the quantised operands; elements of R are around √7168 = 85.
-/// assert!((0.59..0.6).contains(&test.quantised.atol), "{test:?}");
-/// assert!(test.original.atol > 10.0 * test.quantised.atol);
+/// assert!((0.59..0.6).contains(&test.quantized.atol), "{test:?}");
+/// assert!(test.original.atol > 10.0 * test.quantized.atol);
 /// # Ok::<(), finegrain::Error>(())
 /// ```
 pub fn tolerance(
@@ -107,7 +168,7 @@ pub fn tolerance(
     });
     let of = |moment: f64| Tolerance { atol: factor * moment.sqrt() * (1.0 + rtol), rtol };
     let sums = accumulated(shape.2, accumulation);
-    Tolerances { quantised: of(sums), original: of(sums + k * quantised(scheme, pass)) }
+    Tolerances { quantized: of(sums), original: of(sums + k * quantized(scheme, pass)) }
 }
 
 /// √ max over i, j of (1/K)·Σₖ a²·b²: the root mean square of the products of the element where it is largest.
@@ -127,7 +188,7 @@ fn half_a_bit(format: Format) -> f64 {
 }
 
 /// The second moment that the codes of both operands add to one product.
-fn quantised(scheme: &Scheme, pass: Pass) -> f64 {
+fn quantized(scheme: &Scheme, pass: Pass) -> f64 {
     let Scheme::Recipe(recipe) = scheme else { return 2.0 * half_a_bit(Format::Bf16).powi(2) / 3.0 };
     let a = match pass {
         Pass::Fprop => recipe.element,

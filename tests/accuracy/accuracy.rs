@@ -2,14 +2,15 @@
 
 use crate::common::golden;
 use approx::assert_relative_eq;
-use finegrain::accuracy::{Budget, Linear, OutputFormat, Pass, Scheme, Stage, compare, sample};
+use finegrain::accuracy::{Budget, Comparison, ExactPass, OutputFormat, Stage, sample};
 use finegrain::checkpoint::TensorFile;
 use finegrain::gemm::{Accumulation, Arithmetic, Execution};
+use finegrain::linear::{Linear, Pass, Scheme};
 use finegrain::matrix::Matrix;
 use finegrain::quant::{QuantStats, Quantizer, Recipe, Role};
 
 fn scheme(name: &str) -> Scheme {
-    Scheme::by_name(name).unwrap()
+    name.parse().unwrap()
 }
 
 /// DeepSeek-V3's report and the numerics of Hopper: with one-signed data a raw chain drifts by about −7.5 % at K = 4096,
@@ -17,12 +18,12 @@ fn scheme(name: &str) -> Scheme {
 #[test]
 fn raw_hopper_chains_drift_on_one_signed_data_and_promotion_repairs_it() {
     let layer = sample::one_signed_linear().unwrap();
-    let exact = layer.exact(Pass::Fprop).unwrap();
-    let quantized = layer.quantized(Pass::Fprop, &scheme("te-current"), &exact).unwrap();
+    let exact = ExactPass::new(&layer, Pass::Fprop).unwrap();
+    let quantized = exact.quantized(&scheme("te-current")).unwrap();
     let run = |accumulation: Accumulation| {
-        let (ran, report) = quantized.accumulate(&accumulation.into(), &Execution::default()).unwrap();
-        assert_eq!(ran, accumulation);
-        report.accumulation
+        let result = quantized.multiply(&accumulation.into(), &Execution::default()).unwrap();
+        assert_eq!(result.accumulation(), accumulation);
+        result.report().accumulation
     };
     let raw = run(Accumulation::HOPPER);
     assert!((-0.08..-0.07).contains(&raw.bias), "{}", raw.bias);
@@ -38,9 +39,10 @@ fn raw_hopper_chains_drift_on_one_signed_data_and_promotion_repairs_it() {
 #[test]
 fn raw_hopper_chains_hardly_drift_on_zero_mean_data() {
     let layer = sample::transformer_linear().unwrap();
-    let exact = layer.exact(Pass::Fprop).unwrap();
-    let quantized = layer.quantized(Pass::Fprop, &scheme("te-current"), &exact).unwrap();
-    let (_, report) = quantized.accumulate(&Accumulation::HOPPER.into(), &Execution::default()).unwrap();
+    let exact = ExactPass::new(&layer, Pass::Fprop).unwrap();
+    let quantized = exact.quantized(&scheme("te-current")).unwrap();
+    let result = quantized.multiply(&Accumulation::HOPPER.into(), &Execution::default()).unwrap();
+    let report = result.report();
     assert!(report.accumulation.bias.abs() < 2e-3, "{}", report.accumulation.bias);
     assert!(report.accumulation.relative_frobenius < 0.1 * report.total.relative_frobenius);
 }
@@ -51,16 +53,18 @@ fn comparisons_are_ranked_and_say_what_does_not_exist() {
     let schemes = [scheme("te-current"), scheme("deepseek-v3"), scheme("bf16"), scheme("mxfp8-rceil")];
     let arithmetics: Vec<Arithmetic> = ["f32", "hopper/none"].iter().map(|a| a.parse().unwrap()).collect();
     let mut calls = 0;
-    let rows = compare(&layer, &schemes, &arithmetics, &Execution::default(), |_, all| {
+    let finished = |_, all| {
         calls += 1;
         assert_eq!(all, 4 * 2 * 3);
-    })
-    .unwrap();
+    };
+    let comparison = Comparison { schemes: &schemes, arithmetics: &arithmetics, ..Comparison::default() };
+    let rows = comparison.run(&layer, &Execution::default(), finished).unwrap().rows;
     assert_eq!((rows.len(), calls), (8, 24));
-    assert_eq!(rows[0].scheme, "bf16");
+    assert_eq!(rows[0].scheme, Scheme::Bf16);
     assert!(rows.windows(2).all(|w| w[0].score() <= w[1].score()));
     let row = |scheme: &str, accumulation: &str| {
-        rows.iter().find(|r| r.scheme == scheme && r.accumulation == accumulation).unwrap()
+        let accumulation = accumulation.parse().unwrap();
+        rows.iter().find(|r| r.scheme.name() == scheme && r.accumulation == accumulation).unwrap()
     };
     assert_eq!(row("mxfp8-e4m3-rceil", "f32/32").passes().len(), 3, "the interval follows the scales");
     assert!(row("deepseek-v3", "hopper/none").passes().is_empty(), "scales change inside the chain");
@@ -70,10 +74,10 @@ fn comparisons_are_ranked_and_say_what_does_not_exist() {
         "outliers and tiny gradients"
     );
     // Fprop of deepseek-v3 against the plain route: quantise, dequantise, multiply.
-    let report = row("deepseek-v3", "f32/128").pass(Pass::Fprop).unwrap();
+    let report = row("deepseek-v3", "f32/128").pass(Pass::Fprop).unwrap().report;
     assert_relative_eq!(
         report.total.relative_frobenius,
-        report.quantisation.relative_frobenius,
+        report.quantization.relative_frobenius,
         max_relative = 1e-3
     );
 }
@@ -82,19 +86,19 @@ fn comparisons_are_ranked_and_say_what_does_not_exist() {
 #[test]
 fn budgets_add_up_and_blame_the_cause() {
     let budget = |layer: &Linear, pass, name: &str, arithmetic: &str, output| {
-        let exact = layer.exact(pass).unwrap();
-        let quantized = layer.quantized(pass, &scheme(name), &exact).unwrap();
+        let exact = ExactPass::new(layer, pass).unwrap();
+        let quantized = exact.quantized(&scheme(name)).unwrap();
         let arithmetic = arithmetic.parse().unwrap();
-        let budget = quantized.budget(&arithmetic, output, &Execution::default()).unwrap();
-        let (_, report) = quantized.accumulate(&arithmetic, &Execution::default()).unwrap();
+        let result = quantized.multiply(&arithmetic, &Execution::default()).unwrap();
+        let budget = quantized.stages().unwrap().budget(&result, output);
         if output == OutputFormat::F32 {
-            assert_relative_eq!(budget.total, report.total.relative_frobenius, max_relative = 1e-9);
+            assert_relative_eq!(budget.total, result.report().total.relative_frobenius, max_relative = 1e-9);
         }
         assert_relative_eq!(budget.stages.iter().map(|s| s.share).sum::<f64>(), 1.0, max_relative = 1e-9);
         budget
     };
     let share = |b: &Budget, stages: &[Stage]| stages.iter().map(|&s| b.share(s).unwrap_or(0.0)).sum::<f64>();
-    let (codes, scales) = ([Stage::QuantiseA, Stage::QuantiseB], [Stage::RoundScalesA, Stage::RoundScalesB]);
+    let (codes, scales) = ([Stage::QuantizeA, Stage::QuantizeB], [Stage::RoundScalesA, Stage::RoundScalesB]);
     let transformer = sample::transformer_linear().unwrap();
     for pass in Pass::ALL {
         let plain = budget(&transformer, pass, "deepseek-v3", "f32", OutputFormat::F32);
@@ -127,9 +131,10 @@ fn passes_are_the_products_of_their_formulas() {
     let dy = Matrix::from_fn(5, 3, |t, o| (t + o) as f32 - 3.0);
     let layer = Linear::new(x.clone(), w.clone(), Some(dy.clone())).unwrap();
     let at = |m: &Matrix<f32>, i: usize, j: usize| f64::from(m.row(i)[j]);
-    let y = layer.exact(Pass::Fprop).unwrap();
-    let dx = layer.exact(Pass::Dgrad).unwrap();
-    let dw = layer.exact(Pass::Wgrad).unwrap();
+    let exact = |pass| ExactPass::new(&layer, pass).unwrap().product().clone();
+    let y = exact(Pass::Fprop);
+    let dx = exact(Pass::Dgrad);
+    let dw = exact(Pass::Wgrad);
     assert_eq!((y.shape(), dx.shape(), dw.shape()), ((5, 3), (5, 7), (3, 7)));
     for (t, o, c) in (0..5).flat_map(|t| (0..3).flat_map(move |o| (0..7).map(move |c| (t, o, c)))) {
         assert_eq!(y.row(t)[o], (0..7).map(|c| at(&x, t, c) * at(&w, o, c)).sum::<f64>());
@@ -138,10 +143,10 @@ fn passes_are_the_products_of_their_formulas() {
     }
     // Small integers survive every recipe that has room for them; here all passes agree with exact under BF16.
     for pass in Pass::ALL {
-        let exact = layer.exact(pass).unwrap();
-        let quantized = layer.quantized(pass, &Scheme::Bf16, &exact).unwrap();
-        let (_, report) = quantized.accumulate(&Accumulation::F32.into(), &Execution::default()).unwrap();
-        assert_eq!(report.total.relative_frobenius, 0.0, "{pass:?}");
+        let exact = ExactPass::new(&layer, pass).unwrap();
+        let quantized = exact.quantized(&Scheme::Bf16).unwrap();
+        let result = quantized.multiply(&Accumulation::F32.into(), &Execution::default()).unwrap();
+        assert_eq!(result.report().total.relative_frobenius, 0.0, "{pass:?}");
     }
     assert!(Linear::new(x.clone(), dy.clone(), None).unwrap_err().to_string().contains("5×7"));
     assert!(Linear::new(x, w, Some(Matrix::filled(5, 4, 0.0))).unwrap_err().to_string().contains("5×4"));

@@ -1,9 +1,8 @@
 //! Recommended tolerances: right kernels pass, wrong ones do not.
 
-use finegrain::accuracy::{
-    Linear, OutputFormat, Pass, Scheme, Tolerance, exact_product, product_rms, tolerance,
-};
+use finegrain::accuracy::{OutputFormat, Tolerance, exact_product, product_rms, tolerance};
 use finegrain::gemm::{Accumulation, Arithmetic, GemmProblem};
+use finegrain::linear::{Linear, Operands, Pass, Scheme};
 use finegrain::matrix::Matrix;
 use finegrain::scaled::{ScaleGrid, ScaledMatrix, Scales};
 
@@ -54,11 +53,11 @@ fn used(
     kind: Kind,
     seed: u64,
 ) -> [f64; 2] {
-    let scheme = Scheme::by_name(scheme).unwrap();
+    let scheme: Scheme = scheme.parse().unwrap();
     let (m, n, k) = shape;
     let (x, w) = (draw(m, k, kind, seed), draw(n, k, kind, seed + 1000));
     let layer = Linear::new(x.clone(), w.clone(), None).unwrap();
-    let (a, b, _) = layer.operands(Pass::Fprop, &scheme).unwrap();
+    let Operands { a, b, .. } = layer.operands(Pass::Fprop, &scheme).unwrap();
     let arithmetic: Arithmetic = arithmetic.parse().unwrap();
     let problem = GemmProblem::nt(a.view(), b.view()).unwrap().with_arithmetic(&arithmetic).unwrap();
     let d = match output {
@@ -71,7 +70,7 @@ fn used(
             .used(d.as_slice(), exact_product(a.view(), b.view()).as_slice())
     };
     [
-        check(tolerances.quantised, a.view().to_f64(), b.view().to_f64()),
+        check(tolerances.quantized, a.view().to_f64(), b.view().to_f64()),
         check(tolerances.original, wide(&x), wide(&w)),
     ]
 }
@@ -126,9 +125,9 @@ fn right_kernels_pass() {
 #[test]
 fn wrong_kernels_do_not() {
     let shape = (64, 64, 1024);
-    let scheme = Scheme::by_name("deepseek-v3").unwrap();
+    let scheme: Scheme = "deepseek-v3".parse().unwrap();
     let layer = Linear::new(draw(64, 1024, Kind::Bell, 1), draw(64, 1024, Kind::Bell, 2), None).unwrap();
-    let (a, b, _) = layer.operands(Pass::Fprop, &scheme).unwrap();
+    let Operands { a, b, .. } = layer.operands(Pass::Fprop, &scheme).unwrap();
     let (wa, wb) = (a.view().to_f64(), b.view().to_f64());
     let reference = exact_product(wa.view(), wb.view());
     let scale = product_rms(wa.view(), wb.view());
@@ -137,7 +136,7 @@ fn wrong_kernels_do_not() {
     };
     let hopper = Accumulation::HOPPER.promote_every(128).unwrap();
     let used = |accumulation, d: &Matrix<f32>| {
-        let t = tolerance(shape, &scheme, Pass::Fprop, accumulation, OutputFormat::F32).quantised;
+        let t = tolerance(shape, &scheme, Pass::Fprop, accumulation, OutputFormat::F32).quantized;
         t.scaled(scale).used(d.as_slice(), reference.as_slice())
     };
     assert!(used(hopper, &run(&a, hopper)) <= 1.0);

@@ -71,16 +71,16 @@
 mod chain;
 mod operand;
 
-use rayon::prelude::*;
 use serde::Serialize;
 
 use self::chain::{Chain, Sum, half_ulp, up};
 use self::operand::Row;
-use super::linear::OutputFormat;
+use super::pass::OutputFormat;
 use crate::error::{Error, Result};
 use crate::formats::Format;
 use crate::gemm::{GemmProblem, Promotion};
 use crate::matrix::{MatRef, Matrix};
+use crate::parallel::{Watch, map};
 use crate::scaled::{Granule, ScaledRef};
 
 /// The exact values of a problem and how far its result may lie from them. See the [module](self) for what is promised.
@@ -139,22 +139,20 @@ impl ErrorBound {
 /// model sixteen times.
 pub fn bound(problem: &GemmProblem<'_>, output: OutputFormat) -> ErrorBound {
     let (m, n) = problem.output_shape();
-    let rows = |x: &ScaledRef<'_>| -> Vec<Row> {
-        (0..x.shape().0).into_par_iter().map(|i| Row::new(problem, x, i)).collect()
-    };
+    let rows = |x: &ScaledRef<'_>| each(x.shape().0, &|i| Row::new(problem, x, i));
     let (a, b) = (rows(problem.a()), rows(problem.b()));
     let walk = Walk::new(problem, output);
-    let elements: Vec<(f64, f64)> = (0..m)
-        .into_par_iter()
-        .flat_map_iter(|i| {
-            let (a, b, walk) = (&a, &b, &walk);
-            (0..n).map(move |j| walk.element(&a[i], &b[j], problem.addend().map(|c| c.at(i, j))))
-        })
-        .collect();
+    let element = |i: usize, j: usize| walk.element(&a[i], &b[j], problem.addend().map(|c| c.at(i, j)));
+    let elements = each(m, &|i| (0..n).map(|j| element(i, j)).collect::<Vec<_>>());
     let part = |of: fn(&(f64, f64)) -> f64| {
-        Matrix::from_vec(m, n, elements.iter().map(of).collect()).expect("one value each element")
+        Matrix::from_vec(m, n, elements.iter().flatten().map(of).collect()).expect("one value each element")
     };
     ErrorBound { exact: part(|e| e.0), bound: part(|e| e.1) }
+}
+
+/// What `task` gives for each of `0..count`, on all threads.
+fn each<R: Send>(count: usize, task: &(dyn Fn(usize) -> R + Sync)) -> Vec<R> {
+    map(&Watch::NONE, count, task).expect("nobody cancels")
 }
 
 /// The way from the codes to one stored element.

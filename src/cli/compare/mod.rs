@@ -1,4 +1,5 @@
 //! `finegrain compare`: which recipe and which accumulation, on your tensors or on built-in ones.
+#![forbid(unsafe_code)]
 
 mod page;
 mod report;
@@ -10,10 +11,11 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use crate::accuracy::{
-    Budget, ComparisonRow, Linear, Outcome as Combination, OutputFormat, Pass, Scheme, compare, sample,
+    Budget, Comparison, ComparisonRow, Outcome as Combination, OutputFormat, ToleranceCheck, sample,
 };
 use crate::checkpoint::{TensorFile, write_atomically};
 use crate::gemm::{Arithmetic, Execution};
+use crate::linear::{Linear, Pass, Scheme};
 use crate::matrix::Matrix;
 use regex::Regex;
 use serde::Serialize;
@@ -65,7 +67,7 @@ pub(crate) struct Args {
     layer: Option<Regex>,
 
     /// Recipe, or bf16; repeat for more [default: a choice of per-tensor, per-row and fine-grained ones]
-    #[arg(long, value_name = "NAME", value_parser = Scheme::by_name)]
+    #[arg(long, value_name = "NAME")]
     recipe: Vec<Scheme>,
 
     /// Accumulation MODEL, MODEL/N or MODEL/none; repeat for more [default: f32, hopper/128 and hopper/none]
@@ -120,7 +122,7 @@ struct Layer {
     rows: Vec<ComparisonRow>,
     budgets: Vec<BudgetLine>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    tolerances: Vec<tolerances::ToleranceLine>,
+    tolerances: Vec<ToleranceLine>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sweep: Option<sweep::LayerSweep>,
 }
@@ -128,18 +130,34 @@ struct Layer {
 /// Where one result's error comes from, for the best accumulation of each recipe.
 #[derive(Serialize)]
 struct BudgetLine {
-    recipe: String,
-    accumulation: String,
+    recipe: Scheme,
+    #[serde(serialize_with = "as_text")]
+    accumulation: Arithmetic,
     pass: Pass,
     budget: Budget,
+}
+
+/// The tolerances of one GEMM.
+#[derive(Serialize)]
+struct ToleranceLine {
+    recipe: Scheme,
+    #[serde(serialize_with = "as_text")]
+    accumulation: Arithmetic,
+    result: &'static str,
+    #[serde(flatten)]
+    check: ToleranceCheck,
+}
+
+fn as_text<S: serde::Serializer>(value: &Arithmetic, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
 }
 
 pub(crate) fn run(args: Args, json: bool) -> Outcome {
     let layers = layers(&args)?;
     // Combinations that the defaults happen to contain but no arithmetic has are not worth a line.
     let all_asked_for = !args.recipe.is_empty() && !args.accumulate.is_empty();
-    let schemes = or_default(&args.recipe, SCHEMES, Scheme::by_name)?;
-    let arithmetics = or_default(&args.accumulate, ARITHMETICS, |name| name.parse())?;
+    let schemes = or_default(&args.recipe, SCHEMES)?;
+    let arithmetics = or_default(&args.accumulate, ARITHMETICS)?;
     let execution = Execution { threads: args.threads, ..Execution::default() };
     if let Some(path) = &args.plot {
         plot::Kind::of(path)?;
@@ -148,24 +166,36 @@ pub(crate) fn run(args: Args, json: bool) -> Outcome {
     let combinations = (schemes.len() * arithmetics.len()) as u64;
     let work = |linear: &Linear| linear.multiply_adds() * linear.passes().len() as u64 * combinations;
     let progress = Progress::multiply_adds(layers.iter().map(|(_, linear)| work(linear)).sum());
+    let page = is_page(args.plot.as_deref());
+    let comparison = Comparison {
+        schemes: &schemes,
+        arithmetics: &arithmetics,
+        budgets: (args.budget || args.map || page || layers.len() == 1).then_some(OutputFormat::Bf16),
+        tolerances: args.tolerance,
+        sweep: (args.sweep || page).then(|| sweep::plan(&schemes, &arithmetics)).transpose()?,
+    };
     let mut done = Vec::new();
     for (name, linear) in &layers {
         progress.on(name);
         let finished = |_, _| progress.advance(linear.multiply_adds());
-        let mut rows = compare(linear, &schemes, &arithmetics, &execution, finished)?;
-        rows.retain(|row| all_asked_for || matches!(row.outcome, Combination::Measured(_)));
-        let (tokens, input, output) = linear.sizes();
-        let with_budget = args.budget || args.map || layers.len() == 1 || is_page(args.plot.as_deref());
-        progress.on(&format!("{name}: budgets, bounds and sweeps"));
-        let budgets = if with_budget { budgets(linear, &rows, &execution)? } else { Vec::new() };
-        let tolerances =
-            if args.tolerance { tolerances::measure(linear, &rows, &execution)? } else { Vec::new() };
-        let sweep = match args.sweep || is_page(args.plot.as_deref()) {
-            true => sweep::measure(linear, &schemes, &arithmetics, &execution, args.sweep)?,
-            false => None,
+        let mut compared = comparison.run(linear, &execution, finished)?;
+        compared.rows.retain(|row| all_asked_for || matches!(row.outcome, Combination::Measured(_)));
+        let sweep = match compared.sweep {
+            Some(Ok((scheme, swept))) => Some(sweep::LayerSweep::new(scheme, &comparison, swept)),
+            Some(Err(reason)) if args.sweep => return Err(reason.into()),
+            _ => None,
         };
-        let name = name.clone();
-        done.push(Layer { name, tokens, r#in: input, out: output, rows, budgets, tolerances, sweep });
+        let (tokens, input, output) = linear.sizes();
+        done.push(Layer {
+            name: name.clone(),
+            tokens,
+            r#in: input,
+            out: output,
+            budgets: budgets(&mut compared.rows),
+            tolerances: tolerances(linear, &mut compared.rows),
+            rows: compared.rows,
+            sweep,
+        });
     }
     drop(progress);
     if let Some(path) = &args.plot {
@@ -193,7 +223,8 @@ fn draw(path: &Path, layers: &[Layer], sweep: bool) -> crate::Result<()> {
         return plot::sweeps(path, &sweeps.iter().flat_map(|(name, s)| s.charts(name)).collect::<Vec<_>>());
     }
     if let [layer] = layers {
-        let percent = |row: &ComparisonRow, pass| row.pass(pass).map(|r| 100.0 * r.total.relative_frobenius);
+        let percent =
+            |row: &ComparisonRow, pass| row.pass(pass).map(|p| 100.0 * p.report.total.relative_frobenius);
         let line = |row: &ComparisonRow| plot::Line {
             label: format!("{}  {}", row.scheme, row.accumulation),
             values: Pass::ALL.map(|pass| percent(row, pass)).to_vec(),
@@ -202,7 +233,7 @@ fn draw(path: &Path, layers: &[Layer], sweep: bool) -> crate::Result<()> {
         return plot::errors(path, &layer.name, &Pass::ALL.map(Pass::result), &lines);
     }
     let line = |s: summary::SummaryRow| plot::Line {
-        label: format!("{}  {}", s.recipe, s.accumulation_model),
+        label: format!("{}  {}", s.recipe, s.arithmetic),
         values: vec![Some(s.error), Some(s.worst_row)],
     };
     let lines: Vec<plot::Line> = summary(layers).into_iter().map(line).collect();
@@ -210,40 +241,44 @@ fn draw(path: &Path, layers: &[Layer], sweep: bool) -> crate::Result<()> {
     plot::errors(path, &title, &["geometric mean of Y, dX, dW", "worst row of any"], &lines)
 }
 
-/// The budgets of every recipe with the accumulation that served it best.
-fn budgets(
-    linear: &Linear,
-    rows: &[ComparisonRow],
-    execution: &Execution<'_>,
-) -> crate::Result<Vec<BudgetLine>> {
-    let mut best: Vec<&ComparisonRow> = Vec::new();
-    for row in rows.iter().filter(|r| !r.passes().is_empty()) {
-        if best.iter().all(|b| b.scheme != row.scheme) {
-            best.push(row);
+/// The budgets of every recipe with the accumulation that served it best; the passes below one another.
+fn budgets(rows: &mut [ComparisonRow]) -> Vec<BudgetLine> {
+    let mut lines: Vec<BudgetLine> = Vec::new();
+    let mut recipes: Vec<Scheme> = Vec::new();
+    for row in rows {
+        let Combination::Measured(passes) = &mut row.outcome else { continue };
+        if recipes.contains(&row.scheme) {
+            continue;
         }
+        recipes.push(row.scheme);
+        let (recipe, accumulation) = (row.scheme, row.accumulation);
+        let line = |pass, budget| BudgetLine { recipe, accumulation, pass, budget };
+        lines.extend(passes.iter_mut().filter_map(|p| Some(line(p.pass, p.budget.take()?))));
     }
-    let mut lines = Vec::new();
-    for &pass in linear.passes() {
-        let exact = linear.exact(pass)?;
-        for row in &best {
-            let quantized = linear.quantized(pass, &Scheme::by_name(&row.scheme)?, &exact)?;
-            let budget = quantized.budget(&row.arithmetic, OutputFormat::Bf16, execution)?;
-            let (recipe, accumulation) = (row.scheme.clone(), row.accumulation.clone());
-            lines.push(BudgetLine { recipe, accumulation, pass, budget });
-        }
-    }
-    // One block for each recipe, the passes below one another.
-    let place = |line: &BudgetLine| best.iter().position(|b| b.scheme == line.recipe);
-    lines.sort_by_key(place);
-    Ok(lines)
+    lines
 }
 
-fn or_default<T: Copy>(
+/// The tolerances of every combination, pass by pass.
+fn tolerances(linear: &Linear, rows: &mut [ComparisonRow]) -> Vec<ToleranceLine> {
+    let mut lines = Vec::new();
+    for &pass in linear.passes() {
+        for row in rows.iter_mut() {
+            let Combination::Measured(passes) = &mut row.outcome else { continue };
+            let recipe = row.scheme;
+            lines.extend(passes.iter_mut().filter(|p| p.pass == pass).filter_map(|p| {
+                let (accumulation, result) = (p.accumulation.into(), pass.result());
+                Some(ToleranceLine { recipe, accumulation, result, check: p.tolerance.take()? })
+            }));
+        }
+    }
+    lines
+}
+
+fn or_default<T: Copy + std::str::FromStr<Err = crate::Error>>(
     given: &[T],
     default: &[&str],
-    parse: impl Fn(&str) -> crate::Result<T>,
 ) -> crate::Result<Vec<T>> {
-    if given.is_empty() { default.iter().map(|name| parse(name)).collect() } else { Ok(given.to_vec()) }
+    if given.is_empty() { default.iter().map(|name| name.parse()).collect() } else { Ok(given.to_vec()) }
 }
 
 /// The layers asked for, with their names.

@@ -1,6 +1,7 @@
 //! The comparison as text.
 
-use crate::accuracy::{ComparisonRow, Outcome as Combination, Pass, Stage, TILE, TileError};
+use crate::accuracy::{ComparisonRow, Outcome as Combination, Stage, TILE, TileError};
+use crate::linear::Pass;
 
 use super::summary::{largest, summary};
 use super::{BudgetLine, Layer, tolerances};
@@ -83,7 +84,7 @@ pub(super) fn text(layers: &[Layer], map: bool) -> String {
                 short(numbers[3]),
                 short(numbers[4]),
             ];
-            table.row([s.recipe, s.accumulation_model].into_iter().chain(formatted));
+            table.row([s.recipe.to_string(), s.arithmetic.to_string()].into_iter().chain(formatted));
         }
         text += &table.render();
         text += "\n";
@@ -100,7 +101,7 @@ fn budget_table(lines: &[BudgetLine]) -> String {
     let mut table =
         Table::new(&[&["<error budget", "<accumulation", "<of", "error %"], &STAGES[..]].concat());
     for line in lines {
-        let names = [line.recipe.clone(), line.accumulation.clone(), line.pass.result().to_owned()];
+        let names = [line.recipe.to_string(), line.accumulation.to_string(), line.pass.result().to_owned()];
         let shares = Stage::ALL.map(|s| line.budget.share(s).map_or("-".to_owned(), share));
         table.row(names.into_iter().chain([digits(100.0 * line.budget.total)]).chain(shares));
     }
@@ -137,8 +138,9 @@ fn worst_tiles(lines: &[BudgetLine]) -> String {
                 let at = line.budget.stages.iter().position(|other| other.stage == *s);
                 at.map_or("-".to_owned(), |at| share(tile.stages[at]))
             };
-            let cells = [line.recipe.clone(), line.accumulation.clone(), name, digits(100.0 * tile.relative)];
-            table.row(cells.into_iter().chain([share(tile.share)]).chain(Stage::ALL.iter().map(stage)));
+            let names = [line.recipe.to_string(), line.accumulation.to_string(), name];
+            let cells = names.into_iter().chain([digits(100.0 * tile.relative)]);
+            table.row(cells.chain([share(tile.share)]).chain(Stage::ALL.iter().map(stage)));
             any = true;
         }
     }
@@ -171,24 +173,24 @@ fn map(line: &BudgetLine, name: &str, shape: (usize, usize), tiles: &[TileError]
 }
 
 fn cells(row: &ComparisonRow) -> Vec<String> {
-    let mut cells = vec![row.scheme.clone(), row.accumulation.clone()];
+    let mut cells = vec![row.scheme.to_string(), row.accumulation.to_string()];
     if row.passes().is_empty() {
         cells.extend(std::iter::repeat_n("-".to_owned(), COLUMNS.len() - 2));
         return cells;
     }
     for pass in Pass::ALL {
-        cells.push(row.pass(pass).map_or("-".to_owned(), |r| match r.total.nonfinite {
-            0 => digits(100.0 * r.total.relative_frobenius),
+        cells.push(row.pass(pass).map_or("-".to_owned(), |p| match p.report.total.nonfinite {
+            0 => digits(100.0 * p.report.total.relative_frobenius),
             n => format!("{n} not finite"),
         }));
     }
-    let y = row.pass(Pass::Fprop).map(|r| r.total);
+    let y = row.pass(Pass::Fprop).map(|p| p.report.total);
     cells.push(digits(100.0 * largest(row, |r| r.total.worst_row)));
     cells.push(y.map_or("-".to_owned(), |m| format!("{:.1}", m.snr_db)));
     cells.push(y.map_or("-".to_owned(), |m| format!("{:.1e}", m.calc_diff)));
     cells.push(short(100.0 * largest(row, |r| r.accumulation.relative_frobenius)));
     cells.push(short(100.0 * largest(row, |r| r.total.bias)));
-    let stats: crate::quant::QuantStats = row.passes().iter().map(|(_, r)| r.stats).sum();
+    let stats: crate::quant::QuantStats = row.passes().iter().map(|p| p.report.stats).sum();
     cells.push(short(stats.percent_of_elements(stats.flushed)));
     cells.push(short(stats.percent_of_elements(stats.saturated)));
     cells

@@ -1,21 +1,23 @@
 //! One line for each combination, over all layers.
 
 use crate::accuracy::{ComparisonRow, PassReport};
+use crate::gemm::Arithmetic;
+use crate::linear::Scheme;
 use serde::Serialize;
 
 use super::Layer;
 
 /// The largest of a quantity over a row's passes, by magnitude.
 pub(super) fn largest(row: &ComparisonRow, of: impl Fn(&PassReport) -> f64) -> f64 {
-    row.passes().iter().map(|(_, r)| of(r)).fold(0.0, |a, b| if b.abs() > a.abs() { b } else { a })
+    row.passes().iter().map(|p| of(&p.report)).fold(0.0, |a, b| if b.abs() > a.abs() { b } else { a })
 }
 
 /// One combination over all layers.
 #[derive(Serialize)]
 pub(super) struct SummaryRow {
-    pub(super) recipe: String,
-    #[serde(rename = "accumulation")]
-    pub(super) accumulation_model: String,
+    pub(super) recipe: Scheme,
+    #[serde(rename = "accumulation", serialize_with = "super::as_text")]
+    pub(super) arithmetic: Arithmetic,
     /// Geometric mean over layers and passes, in percent.
     pub(super) error: f64,
     /// Largest over layers and passes, in percent.
@@ -44,8 +46,8 @@ pub(super) fn summary(layers: &[Layer]) -> Vec<SummaryRow> {
         };
         let mean = all.iter().map(|r| r.score().ln()).sum::<f64>() / all.len() as f64;
         rows.push(SummaryRow {
-            recipe: row.scheme.clone(),
-            accumulation_model: row.accumulation.clone(),
+            recipe: row.scheme,
+            arithmetic: row.accumulation,
             error: 100.0 * mean.exp(),
             worst_row: extreme(&|r| r.total.worst_row),
             accumulation: extreme(&|r| r.accumulation.relative_frobenius),

@@ -1,7 +1,8 @@
 //! Error against the bits that a tensor core keeps, and against the promotion interval.
 
-use crate::accuracy::{Linear, Pass, Scheme, Series, Sweep, sweep};
-use crate::gemm::{Accumulation, Arithmetic, Execution, Model, TensorCore};
+use crate::accuracy::{Comparison, Series, Sweep, SweepPlan};
+use crate::gemm::{Accumulation, Arithmetic, Model, TensorCore};
+use crate::linear::Scheme;
 use serde::Serialize;
 
 use super::report::short;
@@ -11,7 +12,7 @@ use crate::cli::plot::Chart;
 /// The sweep of a layer's Fprop.
 #[derive(Serialize)]
 pub(super) struct LayerSweep {
-    pub(super) recipe: String,
+    pub(super) recipe: Scheme,
     /// The promotion interval at which F is swept; `null` for one chain.
     pub(super) interval: Option<usize>,
     #[serde(flatten)]
@@ -21,15 +22,8 @@ pub(super) struct LayerSweep {
 /// One scale for each tensor allows every interval.
 const DEFAULT_RECIPE: &str = "te-current";
 
-/// Sweeps the first tensor core asked for, with the first recipe that it takes; or Hopper with scales per tensor. `None` if
-/// there is no such recipe and the sweep was not asked for.
-pub(super) fn measure(
-    linear: &Linear,
-    schemes: &[Scheme],
-    arithmetics: &[Arithmetic],
-    execution: &Execution<'_>,
-    asked_for: bool,
-) -> crate::Result<Option<LayerSweep>> {
+/// The first tensor core asked for, with the first recipe that it takes; or Hopper with scales per tensor.
+pub(super) fn plan(schemes: &[Scheme], arithmetics: &[Arithmetic]) -> crate::Result<SweepPlan> {
     let core_of = |a: &Arithmetic| match a {
         Arithmetic::Fitting(Model::TensorCore(core)) => Some((*core, Accumulation::F32.interval())),
         Arithmetic::Fixed(fixed) => match fixed.model() {
@@ -40,27 +34,16 @@ pub(super) fn measure(
     };
     let (core, interval) =
         arithmetics.iter().find_map(core_of).unwrap_or((TensorCore::HOPPER, Accumulation::F32.interval()));
-    let exact = linear.exact(Pass::Fprop)?;
-    let mut refusal = None;
-    let default = Scheme::by_name(DEFAULT_RECIPE)?;
-    let candidates = if schemes.contains(&default) { vec![default] } else { schemes.to_vec() };
-    for scheme in candidates {
-        let quantized = linear.quantized(Pass::Fprop, &scheme, &exact)?;
-        match sweep(&quantized, core, interval, execution, |_, _| ()) {
-            Ok(sweep) => {
-                let interval = interval.map(|n| n.get());
-                return Ok(Some(LayerSweep { recipe: scheme.name().to_owned(), interval, sweep }));
-            }
-            Err(reason) => refusal = Some(reason),
-        }
-    }
-    match refusal {
-        Some(reason) if asked_for => Err(reason),
-        _ => Ok(None),
-    }
+    let default: Scheme = DEFAULT_RECIPE.parse()?;
+    Ok(SweepPlan { core, interval, scheme: schemes.contains(&default).then_some(default) })
 }
 
 impl LayerSweep {
+    pub(super) fn new(recipe: Scheme, comparison: &Comparison<'_>, sweep: Sweep) -> LayerSweep {
+        let interval = comparison.sweep.and_then(|plan| plan.interval);
+        LayerSweep { recipe, interval: interval.map(|n| n.get()), sweep }
+    }
+
     /// What is swept, in words: once against F, once against the interval.
     pub(super) fn titles(&self) -> [String; 2] {
         let interval =

@@ -2,12 +2,15 @@
 //!
 //! Every chart has its numbers beside it or in a table below it, colours are told apart in every common form of colour
 //! blindness, and everything fits a window 360 pixels wide.
+#![forbid(unsafe_code)]
 
 mod charts;
 
 use std::fmt::{Display, Write};
 
-use crate::accuracy::{ComparisonRow, Pass, Scheme, Stage, TileError};
+use crate::accuracy::{ComparisonRow, Stage, TileError};
+use crate::gemm::Arithmetic;
+use crate::linear::{Pass, Scheme};
 
 use self::charts::{heat_map, line_chart};
 use super::report::{STAGES, digits, share, tile_name};
@@ -140,7 +143,7 @@ fn bar(colour: &str, length: f64, label: &str, value: &str) -> String {
     )
 }
 
-fn named(recipe: &str, accumulation: &str, bars: &str) -> String {
+fn named(recipe: &Scheme, accumulation: &Arithmetic, bars: &str) -> String {
     format!(
         "<div class=\"row\"><div class=\"name\"><b>{}</b> {}</div><div class=\"bars\">{bars}</div></div>\n",
         Escaped(recipe),
@@ -149,7 +152,7 @@ fn named(recipe: &str, accumulation: &str, bars: &str) -> String {
 }
 
 fn ranking(layer: &Layer) -> String {
-    let error = |row: &ComparisonRow, pass| row.pass(pass).map(|r| 100.0 * r.total.relative_frobenius);
+    let error = |row: &ComparisonRow, pass| row.pass(pass).map(|p| 100.0 * p.report.total.relative_frobenius);
     let measured: Vec<&ComparisonRow> = layer.rows.iter().filter(|r| !r.passes().is_empty()).collect();
     let scale = Scale::of(measured.iter().flat_map(|r| Pass::ALL.map(|p| error(r, p))).flatten());
     let passes: Vec<Pass> =
@@ -180,7 +183,7 @@ fn over_all(layers: &[Layer]) -> String {
     for row in rows {
         let value = format!("{} %", digits(row.error));
         let bar = bar(COLOURS[0], scale.length(row.error), "mean error", &value);
-        text += &named(&row.recipe, &row.accumulation_model, &bar);
+        text += &named(&row.recipe, &row.arithmetic, &bar);
     }
     text + "</div>\n</section>\n"
 }
@@ -237,7 +240,7 @@ fn budget(lines: &[BudgetLine]) -> String {
     text += "</div>\n";
     let titles = [&["recipe", "accumulation", "of", "error %"], &STAGES[..]].concat();
     let row = |line: &BudgetLine| {
-        let names = [line.recipe.clone(), line.accumulation.clone(), line.pass.result().to_owned()];
+        let names = [line.recipe.to_string(), line.accumulation.to_string(), line.pass.result().to_owned()];
         let shares = Stage::ALL.map(|s| line.budget.share(s).map_or("-".to_owned(), share));
         names.into_iter().chain([digits(100.0 * line.budget.total)]).chain(shares).collect()
     };
@@ -250,20 +253,20 @@ fn tiles(lines: &[BudgetLine]) -> String {
         "<h3>Error by tile</h3>\n<p class=\"note\">Relative error of 128&times;128 tiles: of the results, \
                     and of the operands that quantisation alone changed.</p>\n"
             .to_owned();
-    let mut recipes: Vec<&str> = Vec::new();
+    let mut recipes: Vec<&Scheme> = Vec::new();
     for line in lines {
-        if !recipes.contains(&line.recipe.as_str()) {
+        if !recipes.contains(&&line.recipe) {
             recipes.push(&line.recipe);
         }
     }
-    let quantised = recipes.iter().copied().find(|r| *r != Scheme::Bf16.name());
+    let quantized = recipes.iter().find(|r| ***r != Scheme::Bf16);
     for recipe in &recipes {
-        let open = if quantised.is_none_or(|first| first == *recipe) { " open" } else { "" };
+        let open = if quantized.is_none_or(|first| first == recipe) { " open" } else { "" };
         text += &format!(
             "<details{open}><summary>{}</summary>\n<div class=\"maps\" data-part=\"tiles\">\n",
             Escaped(recipe)
         );
-        for line in lines.iter().filter(|l| l.recipe == *recipe) {
+        for line in lines.iter().filter(|l| l.recipe == **recipe) {
             let budget = &line.budget;
             text += &heat_map(line.pass.result(), budget.shape, budget.total, &budget.tiles);
             for operand in &budget.operands {
@@ -279,8 +282,9 @@ fn tiles(lines: &[BudgetLine]) -> String {
             let at = line.budget.stages.iter().position(|other| other.stage == *s);
             at.map_or("-".to_owned(), |at| share(tile.stages[at]))
         };
-        let cells = [line.recipe.clone(), line.accumulation.clone(), name, digits(100.0 * tile.relative)];
-        cells.into_iter().chain([share(tile.share)]).chain(Stage::ALL.iter().map(stage)).collect()
+        let names = [line.recipe.to_string(), line.accumulation.to_string(), name];
+        let cells = names.into_iter().chain([digits(100.0 * tile.relative)]);
+        cells.chain([share(tile.share)]).chain(Stage::ALL.iter().map(stage)).collect()
     };
     let rows = lines.iter().flat_map(|line| line.budget.tiles.iter().take(WORST).map(move |t| row(line, t)));
     text + &numbers("The tiles that hold most of the error, by name", &titles, rows)
