@@ -224,21 +224,30 @@ impl Isa {
     /// # Panics
     /// If the CPU lacks it: callers hold one from [`Isa::active`] or [`Isa::checked`].
     pub fn run<W: Work>(self, work: W) -> W::Output {
-        #[cfg(target_arch = "x86_64")]
-        const ABSENT: &str = "an instruction set is checked before it is used";
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => avx512::Avx512::<true>::detect().expect(ABSENT).vectorize(work),
+            _ => self.run_without_vbmi(work),
+        }
+    }
+
+    /// The same of an algorithm that has no use for BF16 and VBMI: [`Isa::Avx512`] runs it for [`Isa::Avx512Bf16`], so that it
+    /// is compiled once for both.
+    pub(crate) fn run_without_vbmi<W: Work>(self, work: W) -> W::Output {
         match self {
             Isa::Scalar => portable::Portable.vectorize(work),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2::Avx2::detect().expect(ABSENT).vectorize(work),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => avx512::Avx512::<false>::detect().expect(ABSENT).vectorize(work),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 => avx512::Avx512::<true>::detect().expect(ABSENT).vectorize(work),
+            Isa::Avx512 | Isa::Avx512Bf16 => avx512::Avx512::<false>::detect().expect(ABSENT).vectorize(work),
             #[cfg(not(target_arch = "x86_64"))]
             _ => portable::Portable.vectorize(work),
         }
     }
 }
+
+#[cfg(target_arch = "x86_64")]
+const ABSENT: &str = "an instruction set is checked before it is used";
 
 /// Why there is no instruction set to run on.
 #[derive(Clone, Debug, PartialEq, Eq)]
