@@ -61,6 +61,7 @@ pub mod checkpoint;
 pub mod cli;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+pub mod element;
 pub mod error;
 pub mod formats;
 pub mod gemm;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 const LEVELS: &[&[&str]] = &[
     &["error"],
     &["formats", "matrix", "parallel"],
+    &["element"],
     &["simd"],
     &["scaled"],
     &["quant", "gemm"],

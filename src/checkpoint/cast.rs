@@ -6,9 +6,11 @@ use rayon::prelude::*;
 use safetensors::Dtype;
 
 use super::tensor::Tensor;
+use crate::element::CodesMut;
 use crate::error::{Error, Result};
 use crate::formats::e5m6::{self, E5m6Rounding};
 use crate::formats::{Cast, Events, Format, Overflow, Rounding, TensorRounding, Unpacked, packed};
+use crate::parallel::Watch;
 pub use crate::quant::CastStats;
 use crate::quant::{Caster, Element, elements};
 
@@ -153,11 +155,12 @@ fn in_registers(
         done: &(dyn Fn(u64) + Sync),
     ) -> Result<CastStats> {
         let x = elements::<T>(data);
+        let watch = Watch { progress: Some(done), ..Watch::NONE };
         if width == 1 {
-            return caster.cast_bytes(T::typed(&x), codes, done);
+            return caster.cast(T::typed(&x), CodesMut::Bytes(codes), &watch);
         }
         let mut words = vec![0u16; x.len()];
-        let stats = caster.cast_words(T::typed(&x), &mut words, done)?;
+        let stats = caster.cast(T::typed(&x), CodesMut::Words(&mut words), &watch)?;
         codes.as_chunks_mut().0.iter_mut().zip(words).for_each(|(out, word)| *out = word.to_le_bytes());
         Ok(stats)
     }

@@ -2,10 +2,10 @@
 
 use std::time::Instant;
 
+use crate::element::Output;
 use crate::formats::{Format, Overflow, Rounding, TensorRounding};
 use crate::matrix::Matrix;
 use crate::quant::{CastStats, Caster, Element, Quantizer, Recipe, Role};
-use crate::scaled::Dequantized;
 use crate::simd::Isa;
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -87,10 +87,10 @@ impl Elements {
         })
     }
 
-    fn dequantize<T: Dequantized + PartialEq>(&self, x: &Matrix<f32>) -> Result<Timed, Failure> {
+    fn dequantize<T: Output + PartialEq>(&self, x: &Matrix<f32>) -> Result<Timed, Failure> {
         let q = Quantizer::new(*self.recipe).on(self.isa)?.quantize(x.view(), self.role)?.matrix;
         let (rows, cols) = q.shape();
-        let mut out = Matrix::filled(rows, cols, T::of(0.0));
+        let mut out = Matrix::filled(rows, cols, T::from_f32(0.0));
         q.view().dequantize_into(out.view_mut(), self.isa)?;
         same("values", out == q.view().dequantize_reference())?;
         let bytes = size_of::<T>() * rows * cols + bytes(&q.view());

@@ -1,14 +1,16 @@
 //! Casts of elements without scales.
 
 use bytemuck::Pod;
-use rayon::prelude::*;
+use finegrain_cpu::Stores;
+use finegrain_cpu::cast::cast;
 use serde::Serialize;
 
-use super::element::{Element, Typed};
-use super::fast::{CastTask, CodeWord, PAST_CACHE};
+use super::fast::PAST_CACHE;
+use crate::element::{CodesMut, Element, Elements};
 use crate::error::{Error, Result};
 use crate::formats::{Events, Format, Overflow, TensorRounding, Unpacked};
-use crate::simd::{Encoder, Isa, Lane};
+use crate::parallel::{self, Watch};
+use crate::simd::{Encoder, Isa};
 
 /// Elements of a task: some ten microseconds, so that progress can be told.
 const TASK: usize = 1 << 16;
@@ -128,7 +130,7 @@ impl Caster {
     /// [`Error::Shape`] if the slices differ in length; [`Error::Invalid`] for wider formats; [`Error::Unsupported`] if
     /// `FINEGRAIN_ISA` names an instruction set that the CPU lacks.
     pub fn bytes<T: Element>(&self, x: &[T], codes: &mut [u8]) -> Result<CastStats> {
-        self.cast_bytes(T::typed(x), codes, &|_| ())
+        self.cast(T::typed(x), CodesMut::Bytes(codes), &Watch::NONE)
     }
 
     /// Casts to a format of 9 to 16 bits, a code a word.
@@ -136,89 +138,76 @@ impl Caster {
     /// # Errors
     /// As [`Caster::bytes`].
     pub fn words<T: Element>(&self, x: &[T], codes: &mut [u16]) -> Result<CastStats> {
-        self.cast_words(T::typed(x), codes, &|_| ())
+        self.cast(T::typed(x), CodesMut::Words(codes), &Watch::NONE)
     }
 
-    /// As [`Caster::bytes`]; `done` is told how many more elements are finished, from any thread. Not generic, so that it
-    /// is compiled once and not by every caller.
-    pub(crate) fn cast_bytes(
-        &self,
-        x: Typed<'_>,
-        codes: &mut [u8],
-        done: &(dyn Fn(u64) + Sync),
-    ) -> Result<CastStats> {
-        self.cast(x, codes, done)
-    }
-
-    /// The same for [`Caster::words`].
-    pub(crate) fn cast_words(
-        &self,
-        x: Typed<'_>,
-        codes: &mut [u16],
-        done: &(dyn Fn(u64) + Sync),
-    ) -> Result<CastStats> {
-        self.cast(x, codes, done)
-    }
-
-    fn cast<C: CodeWord>(
-        &self,
-        x: Typed<'_>,
-        codes: &mut [C],
-        done: &(dyn Fn(u64) + Sync),
-    ) -> Result<CastStats> {
+    /// Either; `watch` is told of elements. Not generic, so that it is compiled once and not by every caller.
+    ///
+    /// # Errors
+    /// As [`Caster::bytes`]; [`Error::Cancelled`].
+    pub(crate) fn cast(&self, x: Elements<'_>, codes: CodesMut<'_>, watch: &Watch<'_>) -> Result<CastStats> {
         if x.len() != codes.len() {
             return Err(Error::Shape(format!("{} codes are to hold {} elements", codes.len(), x.len())));
         }
         let bits = self.format.spec().bits() as usize;
-        if bits.div_ceil(8).max(1) != size_of::<C>() {
+        if bits.div_ceil(8).max(1) != codes.code_bytes() {
             return Err(Error::Invalid(format!(
                 "{} has {bits} bits, its codes are to be stored in {}",
                 self.format,
-                8 * size_of::<C>()
+                8 * codes.code_bytes()
             )));
         }
-        let isa = match (self.encoder(), self.isa) {
+        let registers = match (self.encoder(), self.isa) {
             (None, _) => None,
             (Some(encoder), Some(isa)) => Some((encoder, isa)),
             (Some(encoder), None) => Some((encoder, Isa::active()?)),
         };
-        Ok(match x {
-            Typed::F32(x) => self.tasks(x, codes, isa, done),
-            Typed::Bf16(x) => self.tasks(x, codes, isa, done),
-            Typed::F16(x) => self.tasks(x, codes, isa, done),
-        })
-    }
-
-    fn tasks<T: Lane, C: CodeWord>(
-        &self,
-        x: &[T],
-        codes: &mut [C],
-        isa: Option<(Encoder, Isa)>,
-        done: &(dyn Fn(u64) + Sync),
-    ) -> CastStats {
-        let past_cache = x.len() * (size_of::<T>() + size_of::<C>()) > PAST_CACHE;
-        let tasks = x.par_chunks(TASK).zip(codes.par_chunks_mut(TASK)).enumerate();
-        let task = |(i, (x, codes)): (usize, (&[T], &mut [C]))| {
-            let stats = match &isa {
-                Some((encoder, isa)) => isa.run(CastTask { caster: self, encoder, x, codes, past_cache }),
-                None => self.singly(x, codes, (i * TASK) as u64),
+        let past_cache = x.len() * (x.kind().bytes() + codes.code_bytes()) > PAST_CACHE;
+        let mut stats = vec![CastStats::default(); x.len().div_ceil(TASK)];
+        let parts = codes.into_chunks(TASK).into_iter().zip(&mut stats).collect();
+        parallel::for_each_part(watch, parts, &|i, (codes, stats)| {
+            let first = i * TASK;
+            let x = x.slice(first..first + codes.len());
+            *stats = match &registers {
+                Some((encoder, isa)) => self.in_one_go(encoder, &mut Stores::new(*isa, past_cache), x, codes),
+                None => self.singly(x, codes, first as u64),
             };
-            done(stats.elements);
-            stats
-        };
-        tasks.map(task).reduce(CastStats::default, CastStats::join)
+            watch.report(stats.elements);
+        })?;
+        Ok(stats.into_iter().fold(CastStats::default(), CastStats::join))
     }
 
-    fn singly<T: Lane, C: CodeWord>(&self, x: &[T], codes: &mut [C], first: u64) -> CastStats {
+    /// Casts in registers.
+    fn in_one_go(
+        &self,
+        encoder: &Encoder,
+        stores: &mut Stores,
+        x: Elements<'_>,
+        codes: CodesMut<'_>,
+    ) -> CastStats {
         let mut stats = CastStats::default();
-        for ((&v, code), index) in x.iter().zip(codes).zip(first..) {
-            *code = C::of(self.one(v.to_f32(), index, &mut stats));
+        let counts = cast(stores, encoder, x, codes, &mut |elements, codes| {
+            stats = stats.join(self.singly(x.slice(elements), codes, 0));
+        });
+        stats.elements = x.len() as u64;
+        stats.overflowed += counts.overflowed;
+        stats.flushed += counts.flushed;
+        stats.inexact += counts.inexact;
+        stats.max_abs_error = stats.max_abs_error.max(counts.max_abs_error);
+        stats
+    }
+
+    /// The definition, of elements from index `first` on.
+    fn singly(&self, x: Elements<'_>, mut codes: CodesMut<'_>, first: u64) -> CastStats {
+        let mut stats = CastStats::default();
+        for (i, v) in x.iter().enumerate() {
+            codes.set(i, self.one(v, first + i as u64, &mut stats));
         }
         stats
     }
 
     /// The code of element `index`.
-    pub(super) fn one(&self, v: f32, index: u64, stats: &mut CastStats) -> u64 {
+    fn one(&self, v: f32, index: u64, stats: &mut CastStats) -> u64 {
         let cast = self.format.cast(Unpacked::from_f32(v), self.rounding.at(index), self.overflow);
         stats.add(cast.events, || f64::from(v), || f64::from(self.format.decode_f32(cast.code as u16)));
         cast.code

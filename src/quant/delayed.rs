@@ -2,10 +2,11 @@
 
 use std::collections::VecDeque;
 
-use super::element::Element;
+use super::reference::count;
 use super::stats::QuantStats;
+use crate::element::Element;
 use crate::error::{Error, Result};
-use crate::formats::{Events, Format, Overflow};
+use crate::formats::{Format, Overflow};
 use crate::matrix::{MatRef, Matrix};
 use crate::scaled::{Codes, Granule, ScaleGrid, ScaledMatrix, Scales};
 
@@ -88,18 +89,13 @@ impl DelayedScaling {
     /// None today; the signature is that of the other quantisers.
     pub fn quantize<T: Element>(&mut self, x: MatRef<'_, T>) -> Result<(ScaledMatrix, QuantStats)> {
         let m = self.multiplier;
-        let mut stats =
-            QuantStats { elements: (x.rows() * x.cols()) as u64, granules: 1, ..QuantStats::default() };
+        let mut stats = QuantStats { granules: 1, ..QuantStats::default() };
         let mut amax = 0.0f32;
         let codes = x.map(|v| {
             let v = v.to_f32();
             amax = if v.is_nan() || amax.is_nan() { f32::NAN } else { amax.max(v.abs()) };
             let cast = self.format.cast_f32(v * m, Overflow::Saturate);
-            stats.nan += u64::from(v.is_nan());
-            stats.infinite += u64::from(v.is_infinite());
-            let beyond = cast.events.contains(Events::OVERFLOW) || cast.events.contains(Events::INFINITE);
-            stats.saturated += u64::from(v.is_finite() && beyond);
-            stats.flushed += u64::from(v != 0.0 && self.format.decode_f32(cast.code as u16) == 0.0);
+            count(&mut stats, self.format, v, cast.code, cast.events);
             cast.code as u8
         });
         stats.zero_granules = u64::from(amax == 0.0);

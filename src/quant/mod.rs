@@ -22,19 +22,18 @@ mod catalog;
 mod delayed;
 mod derive;
 mod diff;
-mod element;
 mod fast;
 mod recipe;
 mod reference;
 mod stats;
 mod swiglu;
 
+pub use crate::element::Element;
 pub(crate) use cast::elements;
 pub use cast::{CastStats, Caster};
 pub use delayed::DelayedScaling;
 pub use derive::{GranuleScale, Payload, StoredScale, TensorScale};
 pub use diff::{Cause, CauseDifferences, Differences, RecipeDiff, diff_recipes};
-pub use element::Element;
 pub use recipe::{
     Amax, ElementCast, MultiplierForm, MxRule, NanAmax, Nvfp4Rule, PayloadForm, PowerOfTwo, Recipe,
     ScaleForm, ScaleFormat, Scaling,
@@ -42,10 +41,12 @@ pub use recipe::{
 pub use stats::QuantStats;
 pub use swiglu::{silu, swiglu};
 
-use self::fast::{Input, Order};
+use self::fast::Order;
+use crate::element::panel;
 use crate::error::{Error, Result};
 use crate::formats::Format;
 use crate::matrix::{MatRef, Matrix};
+use crate::parallel::Watch;
 use crate::scaled::{Granule, ScaledMatrix, ScaledRef};
 use crate::simd::Isa;
 
@@ -152,7 +153,8 @@ impl Quantizer {
             return self.by_reference(x.transposed().view(), self.recipe.activation);
         };
         let mut matrix = fast::blank(&self.recipe, x.cols(), x.rows(), self.recipe.activation);
-        let stats = fast::quantize(Input::of(x)?, &self.recipe, Order::Transposed, isa, &mut matrix);
+        let stats =
+            fast::quantize(panel(x), &self.recipe, Order::Transposed, isa, &mut matrix, &Watch::NONE)?;
         Ok(Quantized { matrix, stats })
     }
 
@@ -204,7 +206,7 @@ impl Quantizer {
             return Ok(stats);
         };
         let order = if role == Role::Transposed { Order::Transposed } else { Order::Same };
-        Ok(fast::quantize(Input::of(x)?, &self.recipe, order, isa, out))
+        fast::quantize(panel(x), &self.recipe, order, isa, out, &Watch::NONE)
     }
 
     /// Whether a matrix has the shape, formats and granule of a result.
@@ -234,12 +236,13 @@ impl Quantizer {
     pub fn in_granules<T: Element>(&self, x: MatRef<'_, T>, granule: Granule) -> Result<Quantized> {
         let Some(isa) = self.isa(x.shape())? else { return self.by_reference(x, granule) };
         let mut matrix = fast::blank(&self.recipe, x.rows(), x.cols(), granule);
-        let stats = fast::quantize(Input::of(x)?, &self.recipe, Order::Same, isa, &mut matrix);
+        let stats = fast::quantize(panel(x), &self.recipe, Order::Same, isa, &mut matrix, &Watch::NONE)?;
         Ok(Quantized { matrix, stats })
     }
 
     fn by_reference<T: Element>(&self, x: MatRef<'_, T>, granule: Granule) -> Result<Quantized> {
-        let (matrix, stats) = reference::quantize(x, &self.recipe, granule)?;
+        let x = x.map(|v| v.to_f32());
+        let (matrix, stats) = reference::quantize(x.view(), &self.recipe, granule, &Watch::NONE)?;
         Ok(Quantized { matrix, stats })
     }
 
@@ -255,7 +258,7 @@ impl Quantizer {
             Some(isa) if fast::requantizes_by_tiles(&self.recipe) => {
                 let (rows, cols) = x.shape();
                 let mut matrix = fast::blank(&self.recipe, cols, rows, self.recipe.activation);
-                let stats = fast::requantize_transposed(&x, &self.recipe, isa, &mut matrix);
+                let stats = fast::requantize_transposed(&x, &self.recipe, isa, &mut matrix, &Watch::NONE)?;
                 Ok(Quantized { matrix, stats })
             }
             Some(isa) => {

@@ -1,14 +1,12 @@
 //! The reference quantiser: one granule after the other, one element after the other.
 
-use rayon::prelude::*;
-
 use super::derive::{StoredScale, TensorScale};
-use super::element::Element;
 use super::recipe::{Recipe, ScaleFormat};
 use super::stats::QuantStats;
 use crate::error::Result;
 use crate::formats::{Events, Format, Unpacked};
 use crate::matrix::{MatRef, Matrix};
+use crate::parallel::{self, Watch};
 use crate::scaled::{Codes, Granule, ScaleGrid, ScaledMatrix, Scales};
 
 /// The rows of one row of granules, quantised.
@@ -22,27 +20,25 @@ struct Stripe {
 ///
 /// Each granule: amax over its existing elements (edge granules are not padded); [`Recipe::granule_scale`]; then every
 /// element's payload is cast. Rows of granules are independent and run in parallel; the result does not depend on it.
-pub(super) fn quantize<T: Element>(
-    x: MatRef<'_, T>,
+pub(super) fn quantize(
+    x: MatRef<'_, f32>,
     recipe: &Recipe,
     granule: Granule,
+    watch: &Watch<'_>,
 ) -> Result<(ScaledMatrix, QuantStats)> {
     let (rows, cols) = x.shape();
     let (grid_rows, grid_cols) = granule.grid(rows, cols);
     let tensor = if recipe.needs_tensor_amax() {
-        recipe.tensor_scale(recipe.amax(x.iter_rows().flatten().map(|v| v.to_f32())))
+        recipe.tensor_scale(recipe.amax(x.iter_rows().flatten().copied()))
     } else {
         TensorScale::ONE
     };
     // Rows without columns have no granules to visit, however many rows there are.
     let stripe_count = if grid_cols == 0 { 0 } else { grid_rows };
-    let stripes: Vec<Stripe> = (0..stripe_count)
-        .into_par_iter()
-        .map(|g| {
-            let span = Granule::span(rows, granule.rows(), g);
-            quantize_stripe(x.row_range(span.start, span.end), recipe, granule, grid_cols, tensor)
-        })
-        .collect();
+    let stripes = parallel::map(watch, stripe_count, &|g| {
+        let span = Granule::span(rows, granule.rows(), g);
+        quantize_stripe(x.row_range(span.start, span.end), recipe, granule, grid_cols, tensor)
+    })?;
 
     let stats = stripes.iter().map(|s| s.stats).sum();
     let codes = stripes.iter().flat_map(|s| s.codes.iter().copied());
@@ -70,8 +66,8 @@ pub(super) fn quantize<T: Element>(
     Ok((ScaledMatrix::new(recipe.element, codes, Some(scales))?, stats))
 }
 
-fn quantize_stripe<T: Element>(
-    x: MatRef<'_, T>,
+fn quantize_stripe(
+    x: MatRef<'_, f32>,
     recipe: &Recipe,
     granule: Granule,
     grid_cols: usize,
@@ -84,7 +80,7 @@ fn quantize_stripe<T: Element>(
     for g in 0..grid_cols {
         let span = Granule::span(cols, granule.cols(), g);
         let part = x.col_range(span.start, span.end);
-        let elements = || part.iter_rows().flatten().map(|v| v.to_f32());
+        let elements = || part.iter_rows().flatten().copied();
         let amax = recipe.amax(elements());
         let scale = recipe.granule_scale(amax, tensor);
         scales.push(scale.stored);
@@ -94,8 +90,7 @@ fn quantize_stripe<T: Element>(
         stats.floored_granules += u64::from(amax > 0.0 && amax < recipe.amax.floor);
         stats.nonfinite_granules += u64::from(elements().any(|v| !v.is_finite()));
         for (i, row) in part.iter_rows().enumerate() {
-            for (j, v) in row.iter().enumerate() {
-                let v = v.to_f32();
+            for (j, &v) in row.iter().enumerate() {
                 let cast = recipe.encode(scale.payload.of(v));
                 count(&mut stats, recipe.element, v, cast.code, cast.events);
                 codes[i * cols + span.start + j] = cast.code as u16;

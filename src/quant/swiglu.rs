@@ -4,7 +4,7 @@
 //! multiply-add, addition, multiplication, division), the same in `kernels/common/swiglu.cuh`. Against silu(x) · y in exact
 //! arithmetic the error is below 3 · 2^−23 of the result where it is a normal number (the test measures it).
 
-use super::element::Element;
+use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::matrix::{MatRef, Matrix};
 

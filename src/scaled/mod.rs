@@ -12,11 +12,10 @@ mod dequantize;
 mod granule;
 mod groups;
 pub mod layout;
-mod look_up;
+mod parts;
 
-pub use dequantize::Dequantized;
-pub(crate) use dequantize::Scratch as DequantizeScratch;
 pub use granule::Granule;
+pub(crate) use parts::Scratch as DequantizeScratch;
 
 use std::ops::Range;
 
@@ -107,7 +106,7 @@ pub struct ScaledMatrix {
 ///     CodesRef::Bytes(MatRef::new(&codes, 1, 256)?),
 ///     Some(ScalesRef { granule: Granule::TILE_1X128, grid: ScaleGridRef::F32(scales.view()), tensor: 1.0 }),
 /// )?;
-/// assert_eq!(x.dequantize().row(0)[127..129], [0.5, 2.0]);
+/// assert_eq!(x.dequantize()?.row(0)[127..129], [0.5, 2.0]);
 /// # Ok::<(), finegrain::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug)]

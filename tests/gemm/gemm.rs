@@ -106,7 +106,7 @@ fn exact_intervals_equal_integer_arithmetic() {
     ] {
         for k in [1, 2, 127, 128, 200] {
             let (a, b) = (unscaled(fa, 9, k, k as u64), unscaled(fb, 7, k, 77 + k as u64));
-            let (va, vb) = (a.dequantize(), b.dequantize());
+            let (va, vb) = (a.dequantize().unwrap(), b.dequantize().unwrap());
             let lowest = fa.spec().quantum_floor() + fb.spec().quantum_floor();
             let d = run(&a, &b, Accumulation::EXACT.without_promotion());
             for i in 0..9 {
@@ -206,7 +206,7 @@ fn bf16_products_are_fused() {
         let (a, b) = (small(6, seed + 1), small(6, seed + 100));
         let d = run(&a, &b, Accumulation::F32);
         assert_same("tiny", &d, &plain(&a, &b, 128, None));
-        let (va, vb) = (a.dequantize(), b.dequantize());
+        let (va, vb) = (a.dequantize().unwrap(), b.dequantize().unwrap());
         let unfused =
             |i: usize, j: usize| va.row(i).iter().zip(vb.row(j)).fold(0.0f32, |p, (x, y)| p + x * y);
         differ +=

@@ -9,7 +9,7 @@ use crate::common::operands::Random;
 use finegrain::formats::{Format, Overflow};
 use finegrain::matrix::{MatMut, MatRef, Matrix};
 use finegrain::quant::{Element, ElementCast, Quantized, Quantizer, Recipe, Role};
-use finegrain::scaled::{Codes, Dequantized, Granule, ScaleGrid, ScaledRef};
+use finegrain::scaled::{Codes, Granule, ScaleGrid, ScaledRef};
 use finegrain::simd::Isa;
 use half::{bf16, f16};
 
@@ -217,7 +217,7 @@ fn into_memory_of_the_caller() {
 
 /// Both types of a dequantised matrix on every instruction set.
 fn dequantizes(what: &str, x: ScaledRef<'_>) -> usize {
-    fn one<T: Dequantized + PartialEq + std::fmt::Debug>(
+    fn one<T: finegrain::element::Output + PartialEq + std::fmt::Debug>(
         what: &str,
         x: ScaledRef<'_>,
         isa: Isa,
@@ -228,12 +228,12 @@ fn dequantizes(what: &str, x: ScaledRef<'_>) -> usize {
         for threads in [1, 3] {
             // Rows lie apart, and what lies between them stays.
             let stride = cols + 3;
-            let mut out = vec![T::of(-7.0); (rows * stride).max(1)];
+            let mut out = vec![T::from_f32(-7.0); (rows * stride).max(1)];
             let whole = MatMut::new(&mut out[..rows * stride], rows, stride).unwrap();
             on_threads(threads, || x.dequantize_into(whole.col_range(0, cols), isa).unwrap());
             for (i, row) in out[..rows * stride].chunks_exact(stride.max(1)).enumerate() {
                 for (j, v) in row.iter().enumerate() {
-                    let want = if j < cols { expected.row(i)[j] } else { T::of(-7.0) };
+                    let want = if j < cols { expected.row(i)[j] } else { T::from_f32(-7.0) };
                     assert_eq!(bits(v), bits(&want), "{what} on {isa}, {threads} threads, ({i}, {j})");
                 }
             }

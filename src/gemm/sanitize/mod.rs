@@ -26,7 +26,7 @@
 //!
 //! // A kernel that reads one row too far.
 //! let leaky = |operands: &GroupedOperands| {
-//!     let a = operands.a()[0].dequantize();
+//!     let a = operands.a()[0].dequantize()?;
 //!     Ok(Matrix::from_fn(4, 2, |i, _| a.row(i).iter().sum::<f32>() + 0.0 * a.row((i + 1) % 4)[0]))
 //! };
 //! assert_eq!(sanitize(&operands, &leaky)?[0].first, (0, 0));

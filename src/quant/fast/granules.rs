@@ -1,178 +1,198 @@
-//! From elements to what a granule decides.
+//! What granules decide, from their largest magnitudes.
+
+use finegrain_cpu::quantize::{
+    Arithmetic, FactorForm, MAX_LANES, MultiplierQuotient, PowerOfTwo as Rounded, ScaleQuotient, ScaleRule,
+    ScalesOut, ordinary_scales,
+};
 
 use super::Plan;
-use crate::matrix::MatRef;
+use crate::element::Panel;
 use crate::quant::derive::{Payload, StoredScale};
-use crate::quant::recipe::Recipe;
+use crate::quant::recipe::{MultiplierForm, PayloadForm, PowerOfTwo, Recipe, ScaleForm, Scaling};
 use crate::quant::stats::QuantStats;
 use crate::scaled::Granule;
-use crate::simd::{Convert, DIVISORS, Lane, Work};
+use crate::simd::DIVISORS;
 
-/// The most lanes of a register.
-pub(super) const MAX_LANES: usize = 16;
-/// All but the sign of an f32.
-pub(super) const MAGNITUDE: u32 = 0x7FFF_FFFF;
-
-/// What is known of a granule before its elements are cast.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Decided {
+/// What is known of granules before their elements are cast: one entry each.
+#[derive(Default)]
+pub(super) struct Decisions {
     /// What elements are divided or multiplied by.
-    pub(super) factor: f32,
-    /// fl(1 / factor) where they are divided.
-    pub(super) inverse: f32,
+    pub(super) factors: Vec<f32>,
+    /// fl(1 / factor).
+    pub(super) inverses: Vec<f32>,
+    care: Vec<Care>,
+    /// The scales, as f32 or bytes.
+    scales: Vec<f32>,
+    bytes: Vec<u8>,
+}
+
+/// What is to be looked after when the elements of a granule are cast.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Care {
     divides: bool,
-    /// Whether registers may do it: elements and factor are finite, so that no payload is NaN.
-    pub(super) plain: bool,
+    /// Whether registers may not do it: some element or the factor is infinite or NaN, so that payloads may be NaN.
+    pub(super) rough: bool,
     /// Whether it takes the general loop: some payload lies beyond the largest code, or the factor is a divisor near the
     /// ends of f32.
     pub(super) general: bool,
 }
 
-impl Decided {
-    /// Of a granule of which nothing special is to be said.
-    pub(super) fn plain(plan: &Plan<'_>, factor: f32, inverse: f32) -> Decided {
-        Decided { factor, inverse, divides: plan.divides, plain: true, general: false }
+impl Decisions {
+    pub(super) fn clear(&mut self) {
+        self.resize(0);
     }
 
-    /// How elements become payloads.
-    pub(super) fn payload(&self) -> Payload {
-        if self.divides { Payload::Divide(self.factor) } else { Payload::Multiply(self.factor) }
+    pub(super) fn len(&self) -> usize {
+        self.factors.len()
+    }
+
+    fn resize(&mut self, len: usize) {
+        self.factors.resize(len, 1.0);
+        self.inverses.resize(len, 1.0);
+        self.care.resize(len, Care::default());
+        self.scales.resize(len, 0.0);
+        self.bytes.resize(len, 0);
+    }
+
+    /// What is to be looked after in any of some granules.
+    pub(super) fn any(&self, granules: std::ops::Range<usize>) -> Care {
+        self.care[granules].iter().fold(Care::default(), |all, one| Care {
+            divides: all.divides | one.divides,
+            rough: all.rough | one.rough,
+            general: all.general | one.general,
+        })
+    }
+
+    /// How elements of a granule become payloads.
+    pub(super) fn payload(&self, granule: usize) -> Payload {
+        let factor = self.factors[granule];
+        if self.care[granule].divides { Payload::Divide(factor) } else { Payload::Multiply(factor) }
     }
 }
 
-/// Decides over granule `index` of a row of them in `x`, from `peak`, the bits of its largest magnitude.
-#[inline(always)]
-pub(super) fn decide<T: Lane>(
-    plan: &Plan<'_>,
-    x: MatRef<'_, T>,
-    (width, index): (usize, usize),
-    peak: u32,
-    stats: &mut QuantStats,
-) -> (StoredScale, Decided) {
-    let recipe = plan.recipe;
-    let finite = peak <= T::LARGEST;
-    // A maximum of bits cannot tell what NaN does to amax.
-    let amax = if finite {
-        f32::from_bits(peak)
-    } else {
-        let span = Granule::span(x.cols(), width, index);
-        amax_of(recipe, x.col_range(span.start, span.end))
-    };
-    stats.granules += 1;
-    stats.zero_granules += u64::from(peak == 0);
-    stats.floored_granules += u64::from(amax > 0.0 && amax < recipe.amax.floor);
-    stats.nonfinite_granules += u64::from(!finite);
+/// A row of granules of `width` columns, and the bits of their largest magnitudes.
+#[derive(Clone, Copy)]
+pub(super) struct GranuleRow<'a> {
+    pub(super) x: Panel<'a>,
+    pub(super) width: usize,
+    pub(super) peaks: &'a [u32],
+}
 
-    let scale = recipe.granule_scale(amax, plan.tensor);
-    let (factor, divides) = match scale.payload {
-        Payload::Divide(s) => (s, true),
-        Payload::Multiply(m) => (m, false),
-    };
-    // Payloads grow with magnitudes, so the largest tells for all.
-    let clips = scale.payload.of(amax).abs().to_bits() > plan.encoder.limit();
-    let general = clips || divides && !(DIVISORS[0]..=DIVISORS[1]).contains(&factor);
-    let quotients = !divides || factor != 0.0;
-    let plain = finite && divides == plan.divides && quotients && factor.is_finite();
-    (scale.stored, Decided { factor, inverse: 1.0 / factor, divides, plain, general })
+impl GranuleRow<'_> {
+    /// Decides over its granules, which are added to `decided`: in registers where amax is ordinary.
+    pub(super) fn decide(&self, plan: &Plan<'_>, decided: &mut Decisions, stats: &mut QuantStats) {
+        let (first, count) = (decided.len(), self.peaks.len());
+        decided.resize(first + count);
+        let mut at = 0;
+        while at < count {
+            let mut end = count;
+            if let Some(rule) = &plan.scale_rule {
+                let rest = first + at..first + count;
+                let out = ScalesOut {
+                    scales: &mut decided.scales[rest.clone()],
+                    factors: &mut decided.factors[rest.clone()],
+                    inverses: &mut decided.inverses[rest],
+                };
+                let ordinary = ordinary_scales(plan.isa, rule, &self.peaks[at..], out);
+                let care = Care { divides: plan.rule.divides, rough: false, general: false };
+                decided.care[first + at..first + at + ordinary].fill(care);
+                stats.granules += ordinary as u64;
+                at += ordinary;
+                end = (at + MAX_LANES).min(count);
+            }
+            for granule in at..end {
+                self.decide_one(plan, granule, decided, first + granule, stats);
+            }
+            at = end;
+        }
+    }
+
+    /// Decides by the definition over granule `index`, entry `to`.
+    fn decide_one(
+        &self,
+        plan: &Plan<'_>,
+        index: usize,
+        decided: &mut Decisions,
+        to: usize,
+        stats: &mut QuantStats,
+    ) {
+        let (recipe, peak) = (plan.recipe, self.peaks[index]);
+        let finite = peak <= self.x.data.kind().largest();
+        // A maximum of bits cannot tell what NaN does to amax.
+        let amax = if finite {
+            f32::from_bits(peak)
+        } else {
+            let columns = Granule::span(self.x.cols, self.width, index);
+            amax_of(recipe, self.x.part(0..self.x.rows, columns))
+        };
+        stats.granules += 1;
+        stats.zero_granules += u64::from(peak == 0);
+        stats.floored_granules += u64::from(amax > 0.0 && amax < recipe.amax.floor);
+        stats.nonfinite_granules += u64::from(!finite);
+
+        let scale = recipe.granule_scale(amax, plan.tensor);
+        let (factor, divides) = match scale.payload {
+            Payload::Divide(s) => (s, true),
+            Payload::Multiply(m) => (m, false),
+        };
+        // Payloads grow with magnitudes, so the largest tells for all.
+        let clips = scale.payload.of(amax).abs().to_bits() > plan.rule.encoder.limit();
+        let general = clips || divides && !(DIVISORS[0]..=DIVISORS[1]).contains(&factor);
+        let quotients = !divides || factor != 0.0;
+        let plain = finite && divides == plan.rule.divides && quotients && factor.is_finite();
+        (decided.factors[to], decided.inverses[to]) = (factor, 1.0 / factor);
+        decided.care[to] = Care { divides, rough: !plain, general };
+        match scale.stored {
+            StoredScale::F32(scale) => decided.scales[to] = scale,
+            StoredScale::Byte(scale) => decided.bytes[to] = scale,
+        }
+    }
 }
 
 /// amax, NaN elements looked at.
 #[cold]
-#[inline(never)]
-pub(super) fn amax_of<T: Lane>(recipe: &Recipe, elements: MatRef<'_, T>) -> f32 {
-    recipe.amax(elements.iter_rows().flatten().map(|v| v.to_f32()))
+pub(super) fn amax_of(recipe: &Recipe, x: Panel<'_>) -> f32 {
+    recipe.amax((0..x.rows).flat_map(|i| {
+        let row = x.row(i);
+        (0..x.cols).map(move |j| row.at(j))
+    }))
 }
 
-/// Finds the bits of the largest magnitude in each granule of `width` columns over all rows of `x`.
-pub(super) struct Peaks<'a, 'b, T> {
-    pub(super) x: MatRef<'a, T>,
-    pub(super) width: usize,
-    /// Scratch.
-    pub(super) lanes: &'b mut Vec<u32>,
-    pub(super) peaks: &'b mut Vec<u32>,
-}
-
-impl<T: Lane> Work for Peaks<'_, '_, T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Convert>(self, s: S) {
-        let Peaks { x, width, lanes, peaks } = self;
-        peaks.clear();
-        lanes.clear();
-        if width < S::LANES {
-            // One maximum a column.
-            lanes.resize(x.cols(), 0);
-            for row in x.iter_rows() {
-                let (mut registers, mut columns) =
-                    (row.chunks_exact(S::LANES), lanes.chunks_exact_mut(S::LANES));
-                for (v, peak) in registers.by_ref().zip(columns.by_ref()) {
-                    let larger = raise(s, v, s.load_u32(peak));
-                    s.store_u32(larger, peak);
-                }
-                let rest = registers.remainder().iter().map(|&v| magnitude(v));
-                columns.into_remainder().iter_mut().zip(rest).for_each(|(peak, v)| *peak = v.max(*peak));
-            }
-            peaks.extend(lanes.chunks(width).map(|part| part.iter().copied().fold(0, u32::max)));
-            return;
-        }
-        peaks.resize(x.cols().div_ceil(width), 0);
-        if x.rows() == 1 {
-            let mut parts = x.row(0).chunks(width);
-            for peaks in peaks.chunks_mut(S::LANES) {
-                let mut maxima = [s.splat_u32(0); MAX_LANES];
-                for (part, maximum) in parts.by_ref().take(S::LANES).zip(&mut maxima) {
-                    *maximum = raise(s, part, *maximum);
-                }
-                let maxima = s.largest_of_each(&maxima);
-                if peaks.len() == S::LANES {
-                    s.store_u32(maxima, peaks);
-                } else {
-                    let mut found = [0; MAX_LANES];
-                    s.store_u32(maxima, &mut found);
-                    peaks.copy_from_slice(&found[..peaks.len()]);
-                }
-            }
-            return;
-        }
-        // One register of maxima a granule.
-        lanes.resize(peaks.len() * S::LANES, 0);
-        for row in x.iter_rows() {
-            for (part, lanes) in row.chunks(width).zip(lanes.chunks_exact_mut(S::LANES)) {
-                let larger = raise(s, part, s.load_u32(lanes));
-                s.store_u32(larger, lanes);
+/// The rule by which kernels find scales; `None` where only the definition knows. `largest` is that of the elements,
+/// `limit` that of payloads.
+pub(super) fn scale_rule(recipe: &Recipe, largest: u32, limit: u32, divides: bool) -> Option<ScaleRule> {
+    let arithmetic = match recipe.scaling {
+        Scaling::Scale { form, power_of_two, payload, zero: _ } => Arithmetic::Scale {
+            quotient: match form {
+                ScaleForm::Quotient => ScaleQuotient::OverMax,
+                ScaleForm::Reciprocal => ScaleQuotient::TimesReciprocal,
+            },
+            power_of_two: match power_of_two {
+                PowerOfTwo::No => Rounded::No,
+                PowerOfTwo::CeilLog2F32 => Rounded::UpFromLogarithm,
+                PowerOfTwo::CeilField | PowerOfTwo::CeilFieldClamped | PowerOfTwo::CeilMask => Rounded::Up,
+            },
+            factor: match payload {
+                PayloadForm::Quotient => FactorForm::Scale,
+                PayloadForm::Inverse => FactorForm::Inverse,
+                PayloadForm::MaxOverAmax => FactorForm::MaxOverAmax,
+                PayloadForm::MaxTimesReciprocal => FactorForm::MaxTimesReciprocal,
+                PayloadForm::NegatedExponent => FactorForm::NegatedExponent,
+            },
+        },
+        Scaling::Multiplier { form, power_of_two, overflow: _, zero: _, infinite: _, nan: _ } => {
+            Arithmetic::Multiplier {
+                quotient: match form {
+                    MultiplierForm::Quotient => MultiplierQuotient::MaxOverAmax,
+                    MultiplierForm::Reciprocal => MultiplierQuotient::MaxTimesReciprocal,
+                    MultiplierForm::Reciprocal64 => return None,
+                },
+                power_of_two,
             }
         }
-        for (peak, lanes) in peaks.iter_mut().zip(lanes.chunks_exact(S::LANES)) {
-            *peak = s.largest(s.load_u32(lanes));
-        }
-    }
-}
-
-/// The larger of `peak` and the magnitudes of `x`.
-#[inline(always)]
-fn raise<S: Convert, T: Lane>(s: S, x: &[T], mut peak: S::U32) -> S::U32 {
-    let mask = s.splat_u32(MAGNITUDE);
-    if x.len() == 8 * S::LANES {
-        // Most often on AVX-512, without the loop's questions.
-        for i in 0..8 {
-            peak = s.max(peak, s.and(s.bits(T::load(s, &x[i * S::LANES..])), mask));
-        }
-        return peak;
-    }
-    let registers = x.chunks_exact(S::LANES);
-    let rest = registers.remainder();
-    for v in registers {
-        peak = s.max(peak, s.and(s.bits(T::load(s, v)), mask));
-    }
-    if rest.is_empty() {
-        return peak;
-    }
-    s.max(peak, s.splat_u32(rest.iter().map(|&v| magnitude(v)).fold(0, u32::max)))
-}
-
-fn magnitude<T: Lane>(v: T) -> u32 {
-    v.to_f32().to_bits() & MAGNITUDE
+        Scaling::Mx(_) | Scaling::Nvfp4(_) => return None,
+    };
+    Some(ScaleRule { max: recipe.max(), floor: recipe.amax.floor, largest, limit, divides, arithmetic })
 }
 
 /// A grid of scales that is being written.
@@ -182,12 +202,17 @@ pub(super) enum ScalesMut<'a> {
 }
 
 impl<'a> ScalesMut<'a> {
-    /// Stores a scale.
-    pub(super) fn set(&mut self, at: usize, scale: StoredScale) {
-        match (self, scale) {
-            (ScalesMut::F32(grid), StoredScale::F32(s)) => grid[at] = s,
-            (ScalesMut::Bytes(grid), StoredScale::Byte(s)) => grid[at] = s,
-            _ => unreachable!("the grid has the format of the recipe's scales"),
+    /// Stores the scales of some granules, the first at `at` and then every `step`.
+    pub(super) fn store(
+        &mut self,
+        at: usize,
+        step: usize,
+        decided: &Decisions,
+        granules: std::ops::Range<usize>,
+    ) {
+        match self {
+            ScalesMut::F32(grid) => place(grid, at, step, &decided.scales[granules]),
+            ScalesMut::Bytes(grid) => place(grid, at, step, &decided.bytes[granules]),
         }
     }
 
@@ -197,5 +222,13 @@ impl<'a> ScalesMut<'a> {
             ScalesMut::F32(grid) => grid.chunks_mut(len).map(ScalesMut::F32).collect(),
             ScalesMut::Bytes(grid) => grid.chunks_mut(len).map(ScalesMut::Bytes).collect(),
         }
+    }
+}
+
+fn place<T: Copy>(grid: &mut [T], at: usize, step: usize, scales: &[T]) {
+    if step == 1 {
+        grid[at..at + scales.len()].copy_from_slice(scales);
+    } else {
+        grid[at..].iter_mut().step_by(step).zip(scales).for_each(|(to, &scale)| *to = scale);
     }
 }

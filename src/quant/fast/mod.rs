@@ -7,33 +7,26 @@
 //! Where granules are taller than what stays in the cache, their maxima are taken first, over all rows in parallel.
 #![forbid(unsafe_code)]
 
-mod cast;
-mod code;
-mod elements;
+mod columns;
 mod granules;
-mod plain;
 mod rows;
-mod scales;
-mod transposed;
 
-use half::{bf16, f16};
-use rayon::prelude::*;
+use finegrain_cpu::quantize::{CastRule, Counts, PeakScratch, ScaleRule, peaks};
 
-pub(super) use self::code::CodeWord;
-pub(super) use self::elements::CastTask;
-use self::granules::{Decided, MAGNITUDE, Peaks, ScalesMut, amax_of, decide};
+use self::columns::{COLUMNS, ColumnTask, ROWS, Source};
+use self::granules::{Decisions, GranuleRow, ScalesMut, amax_of, scale_rule};
 use self::rows::RowTask;
-use self::transposed::{COLUMNS, ColumnTask, ROWS, Source};
 use super::derive::{Payload, TensorScale};
-use super::element::{Element, Typed};
 use super::recipe::{ElementCast, Recipe, ScaleFormat};
+use super::reference::count;
 use super::stats::QuantStats;
+use crate::element::{CodesMut, Panel};
 use crate::error::Result;
 use crate::formats::e5m6::E5m6Rounding;
 use crate::formats::{Format, Overflow, Rounding};
-use crate::matrix::MatRef;
+use crate::parallel::{self, Watch};
 use crate::scaled::{Codes, Granule, ScaleGrid, ScaledMatrix, ScaledRef};
-use crate::simd::{Encoder, Isa, Lane};
+use crate::simd::{Encoder, Isa};
 
 /// Elements of a task: some hundred microseconds, many tasks a thread.
 const TASK: usize = 1 << 17;
@@ -41,6 +34,10 @@ const TASK: usize = 1 << 17;
 const TALL: usize = 512;
 /// From this size on, results go past the cache: matrices of this many bytes are not read again from there.
 pub(super) const PAST_CACHE: usize = 1 << 25;
+/// All but the sign of an f32.
+const MAGNITUDE: u32 = 0x7FFF_FFFF;
+/// Below this TileKernels' rounding to E5M6 is not nearest even.
+const TILE_KERNELS_NORMAL: f32 = 1.0 / 16384.0;
 
 /// What every task of one matrix needs.
 struct Plan<'a> {
@@ -48,13 +45,28 @@ struct Plan<'a> {
     /// In the matrix that is read.
     granule: Granule,
     tensor: TensorScale,
-    encoder: Encoder,
-    /// Whether payloads are quotients.
-    divides: bool,
-    positive_zero: bool,
-    tile_kernels: bool,
+    rule: CastRule,
+    scale_rule: Option<ScaleRule>,
     past_cache: bool,
     isa: Isa,
+}
+
+impl Plan<'_> {
+    /// The code of one element, as the reference casts and counts it.
+    fn cast_one(&self, x: f32, payload: Payload, stats: &mut QuantStats) -> u64 {
+        let cast = self.recipe.encode(payload.of(x));
+        count(stats, self.recipe.element, x, cast.code, cast.events);
+        cast.code
+    }
+}
+
+impl QuantStats {
+    /// What a kernel counted.
+    fn add(&mut self, counts: &Counts) {
+        self.saturated += counts.saturated;
+        self.flushed += counts.flushed;
+        self.lost += counts.lost;
+    }
 }
 
 /// How the result lies against what is read.
@@ -95,58 +107,28 @@ pub(super) fn blank(recipe: &Recipe, rows: usize, cols: usize, granule: Granule)
     ScaledMatrix::zeros(recipe.element, rows, cols, granule, scale_format(recipe))
 }
 
-/// A matrix to be quantised. What works on it is not generic, so that it is compiled once and not by every caller.
-pub(super) enum Input<'a> {
-    F32(MatRef<'a, f32>),
-    Bf16(MatRef<'a, bf16>),
-    F16(MatRef<'a, f16>),
-}
-
-impl<'a> Input<'a> {
-    pub(super) fn of<T: Element>(x: MatRef<'a, T>) -> Result<Self> {
-        let ((rows, cols), stride) = (x.shape(), x.stride());
-        Ok(match T::typed(x.strided()) {
-            Typed::F32(data) => Input::F32(MatRef::with_stride(data, rows, cols, stride)?),
-            Typed::Bf16(data) => Input::Bf16(MatRef::with_stride(data, rows, cols, stride)?),
-            Typed::F16(data) => Input::F16(MatRef::with_stride(data, rows, cols, stride)?),
-        })
-    }
-}
-
 /// Quantises `x`, which has elements, into a matrix as [`blank`] gives it.
+///
+/// # Errors
+/// [`Error::Cancelled`](crate::Error::Cancelled).
 pub(super) fn quantize(
-    x: Input<'_>,
+    x: Panel<'_>,
     recipe: &Recipe,
     order: Order,
     isa: Isa,
     out: &mut ScaledMatrix,
-) -> QuantStats {
-    match x {
-        Input::F32(x) => typed(x, recipe, order, isa, out),
-        Input::Bf16(x) => typed(x, recipe, order, isa, out),
-        Input::F16(x) => typed(x, recipe, order, isa, out),
-    }
-}
-
-fn typed<T: Lane>(
-    x: MatRef<'_, T>,
-    recipe: &Recipe,
-    order: Order,
-    isa: Isa,
-    out: &mut ScaledMatrix,
-) -> QuantStats {
+    watch: &Watch<'_>,
+) -> Result<QuantStats> {
     let tensor = if recipe.needs_tensor_amax() {
-        recipe.tensor_scale(tensor_amax(x, recipe, isa))
+        recipe.tensor_scale(tensor_amax(x, recipe, isa, watch)?)
     } else {
         TensorScale::ONE
     };
-    let plan = plan(recipe, order, tensor, size_of::<T>() * x.rows() * x.cols(), isa, out);
+    let plan = plan(recipe, order, tensor, Source::Matrix(x), isa, out);
     let (codes, scales) = parts(out, tensor);
-    match (codes, order) {
-        (Codes::Bytes(codes), Order::Same) => in_rows(&plan, x, codes.as_mut_slice(), scales),
-        (Codes::Words(codes), Order::Same) => in_rows(&plan, x, codes.as_mut_slice(), scales),
-        (Codes::Bytes(codes), Order::Transposed) => in_columns(&plan, &x, codes.as_mut_slice(), scales),
-        (Codes::Words(codes), Order::Transposed) => in_columns(&plan, &x, codes.as_mut_slice(), scales),
+    match order {
+        Order::Same => in_rows(&plan, x, codes, scales, watch),
+        Order::Transposed => in_columns(&plan, Source::Matrix(x), codes, scales, watch),
     }
 }
 
@@ -157,46 +139,53 @@ pub(super) fn requantizes_by_tiles(recipe: &Recipe) -> bool {
 }
 
 /// Dequantises tile by tile and quantises the transpose, into a matrix as [`blank`] gives it.
+///
+/// # Errors
+/// As [`quantize`].
 pub(super) fn requantize_transposed(
     x: &ScaledRef<'_>,
     recipe: &Recipe,
     isa: Isa,
     out: &mut ScaledMatrix,
-) -> QuantStats {
-    let (rows, cols) = x.shape();
-    let plan = plan(recipe, Order::Transposed, TensorScale::ONE, rows * cols, isa, out);
-    match parts(out, TensorScale::ONE) {
-        (Codes::Bytes(codes), scales) => in_columns(&plan, x, codes.as_mut_slice(), scales),
-        (Codes::Words(codes), scales) => in_columns(&plan, x, codes.as_mut_slice(), scales),
-    }
+    watch: &Watch<'_>,
+) -> Result<QuantStats> {
+    let plan = plan(recipe, Order::Transposed, TensorScale::ONE, Source::Scaled(x), isa, out);
+    let (codes, scales) = parts(out, TensorScale::ONE);
+    in_columns(&plan, Source::Scaled(x), codes, scales, watch)
 }
 
-/// What the tasks need, for an input of `bytes`.
+/// What the tasks need.
 fn plan<'a>(
     recipe: &'a Recipe,
     order: Order,
     tensor: TensorScale,
-    bytes: usize,
+    x: Source<'_>,
     isa: Isa,
     out: &ScaledMatrix,
 ) -> Plan<'a> {
     let granule = out.scales().expect("blank has scales").granule;
     let (rows, cols) = out.shape();
+    let divides = matches!(recipe.granule_scale(1.0, tensor).payload, Payload::Divide(_));
+    let encoder = encoder(recipe).expect("supports was asked");
+    let tile_kernels = recipe.cast == ElementCast::E5m6(E5m6Rounding::TileKernels);
     Plan {
         recipe,
         granule: if order == Order::Same { granule } else { granule.transposed() },
         tensor,
-        encoder: encoder(recipe).expect("supports was asked"),
-        divides: matches!(recipe.granule_scale(1.0, tensor).payload, Payload::Divide(_)),
-        positive_zero: recipe.cast == ElementCast::PositiveZero,
-        tile_kernels: recipe.cast == ElementCast::E5m6(E5m6Rounding::TileKernels),
-        past_cache: bytes + rows * cols > PAST_CACHE,
+        rule: CastRule {
+            encoder,
+            divides,
+            positive_zero: recipe.cast == ElementCast::PositiveZero,
+            normal_from: tile_kernels.then_some(TILE_KERNELS_NORMAL),
+        },
+        scale_rule: scale_rule(recipe, x.kind().largest(), encoder.limit(), divides),
+        past_cache: x.bytes() + rows * cols > PAST_CACHE,
         isa,
     }
 }
 
 /// Codes and scales of the result, to be written.
-fn parts(out: &mut ScaledMatrix, tensor: TensorScale) -> (&mut Codes, ScalesMut<'_>) {
+fn parts(out: &mut ScaledMatrix, tensor: TensorScale) -> (CodesMut<'_>, ScalesMut<'_>) {
     let (codes, scales) = out.parts_mut();
     let scales = scales.expect("blank has scales");
     scales.tensor = tensor.scale;
@@ -204,117 +193,134 @@ fn parts(out: &mut ScaledMatrix, tensor: TensorScale) -> (&mut Codes, ScalesMut<
         ScaleGrid::F32(grid) => ScalesMut::F32(grid.as_mut_slice()),
         ScaleGrid::E8M0(grid) | ScaleGrid::E4M3(grid) => ScalesMut::Bytes(grid.as_mut_slice()),
     };
+    let codes = match codes {
+        Codes::Bytes(codes) => CodesMut::Bytes(codes.as_mut_slice()),
+        Codes::Words(codes) => CodesMut::Words(codes.as_mut_slice()),
+    };
     (codes, grid)
 }
 
 /// The largest magnitude in each granule of `width` columns over all rows, which are shared out among threads.
-fn tall_peaks<T: Lane>(x: MatRef<'_, T>, width: usize, isa: Isa) -> Vec<u32> {
-    let height = (TASK / x.cols()).max(1);
-    let parts = x.rows().div_ceil(height);
-    let part = |i: usize| {
-        let rows = Granule::span(x.rows(), height, i);
-        let (x, mut lanes, mut peaks) = (x.row_range(rows.start, rows.end), Vec::new(), Vec::new());
-        isa.run(Peaks { x, width, lanes: &mut lanes, peaks: &mut peaks });
-        peaks
-    };
+fn tall_peaks(x: Panel<'_>, width: usize, isa: Isa, watch: &Watch<'_>) -> Result<Vec<u32>> {
+    let height = (TASK / x.cols).max(1);
+    let parts = parallel::map(watch, x.rows.div_ceil(height), &|i| {
+        let (mut scratch, mut found) = (PeakScratch::default(), Vec::new());
+        let part = x.part(Granule::span(x.rows, height, i), 0..x.cols);
+        peaks(isa, part, width, &mut scratch, &mut found);
+        found
+    })?;
     let larger = |mut a: Vec<u32>, b: Vec<u32>| {
         a.iter_mut().zip(b).for_each(|(a, b)| *a = b.max(*a));
         a
     };
-    (0..parts).into_par_iter().map(part).reduce_with(larger).unwrap_or_default()
+    Ok(parts.into_iter().reduce(larger).unwrap_or_default())
 }
 
-fn tensor_amax<T: Lane>(x: MatRef<'_, T>, recipe: &Recipe, isa: Isa) -> f32 {
-    match tall_peaks(x, x.cols(), isa)[0] & MAGNITUDE {
-        peak if peak <= T::LARGEST => f32::from_bits(peak),
+fn tensor_amax(x: Panel<'_>, recipe: &Recipe, isa: Isa, watch: &Watch<'_>) -> Result<f32> {
+    Ok(match tall_peaks(x, x.cols, isa, watch)?[0] & MAGNITUDE {
+        peak if peak <= x.data.kind().largest() => f32::from_bits(peak),
         _ => amax_of(recipe, x),
-    }
+    })
 }
 
-/// Decides over all granules, a row of them after the other, and stores the scales by `place(row, column)`.
-fn decide_all<T: Lane>(
+/// Decides over all granules, a row of them after the other, and stores the scales, the grid transposed as `order` says.
+fn decide_all(
     plan: &Plan<'_>,
-    x: MatRef<'_, T>,
+    x: Panel<'_>,
     mut scales: ScalesMut<'_>,
-    place: impl Fn(usize, usize) -> usize,
-) -> (Vec<Decided>, QuantStats) {
-    let (rows, cols) = x.shape();
-    let (grid_rows, _) = plan.granule.grid(rows, cols);
-    let (mut all, mut stats) = (Vec::new(), QuantStats::default());
+    order: Order,
+    watch: &Watch<'_>,
+) -> Result<(Decisions, QuantStats)> {
+    let (grid_rows, grid_cols) = plan.granule.grid(x.rows, x.cols);
+    let width = plan.granule.cols().min(x.cols);
+    let (mut all, mut stats) = (Decisions::default(), QuantStats::default());
     for row in 0..grid_rows {
-        let span = Granule::span(rows, plan.granule.rows(), row);
-        let stripe = x.row_range(span.start, span.end);
-        for (column, peak) in
-            tall_peaks(stripe, plan.granule.cols().min(cols), plan.isa).into_iter().enumerate()
-        {
-            let width = plan.granule.cols();
-            let (scale, decided) = decide(plan, stripe, (width, column), peak, &mut stats);
-            scales.set(place(row, column), scale);
-            all.push(decided);
-        }
+        let stripe = x.part(Granule::span(x.rows, plan.granule.rows(), row), 0..x.cols);
+        let peaks = tall_peaks(stripe, width, plan.isa, watch)?;
+        GranuleRow { x: stripe, width, peaks: &peaks }.decide(plan, &mut all, &mut stats);
+        let (at, step) = match order {
+            Order::Same => (row * grid_cols, 1),
+            Order::Transposed => (row, grid_rows),
+        };
+        scales.store(at, step, &all, row * grid_cols..(row + 1) * grid_cols);
     }
-    (all, stats)
+    Ok((all, stats))
 }
 
-fn in_rows<T: Lane, C: CodeWord>(
+/// Runs tasks over parts of the codes, with what each needs of the scales, and joins what they counted.
+fn run_tasks<G: Send>(
+    parts: Vec<(CodesMut<'_>, G)>,
+    watch: &Watch<'_>,
+    task: &(dyn Fn(usize, CodesMut<'_>, G) -> QuantStats + Sync),
+) -> Result<QuantStats> {
+    let mut stats = vec![QuantStats::default(); parts.len()];
+    let parts = parts.into_iter().zip(&mut stats).collect();
+    parallel::for_each_part(watch, parts, &|i, ((codes, granules), stats)| {
+        *stats = task(i, codes, granules);
+        watch.report(stats.elements);
+    })?;
+    Ok(stats.into_iter().sum())
+}
+
+fn in_rows(
     plan: &Plan<'_>,
-    x: MatRef<'_, T>,
-    codes: &mut [C],
+    x: Panel<'_>,
+    codes: CodesMut<'_>,
     scales: ScalesMut<'_>,
-) -> QuantStats {
-    let (rows, cols) = x.shape();
-    let (_, grid_cols) = plan.granule.grid(rows, cols);
-    let height = plan.granule.rows().min(rows);
-    let run = |first: usize, codes: &mut [C], granules: rows::Granules<'_>| {
-        let x = x.row_range(first, first + codes.len() / cols);
-        plan.isa.run(RowTask { plan, x, granules, codes })
-    };
-    let run = &run;
+    watch: &Watch<'_>,
+) -> Result<QuantStats> {
+    let (_, grid_cols) = plan.granule.grid(x.rows, x.cols);
+    let height = plan.granule.rows().min(x.rows);
     if height > TALL {
-        let (decided, stats) = decide_all(plan, x, scales, |row, column| row * grid_cols + column);
-        let task = (TASK / cols).clamp(1, height);
-        let stripes = codes.par_chunks_mut(height * cols).zip(decided.par_chunks(grid_cols)).enumerate();
-        let cast = stripes.flat_map(|(stripe, (codes, decided))| {
-            let parts = codes.par_chunks_mut(task * cols).enumerate();
-            parts.map(move |(part, codes)| {
-                run(stripe * height + part * task, codes, rows::Granules::Given(decided))
-            })
-        });
-        return stats + cast.sum();
+        let (decided, stats) = decide_all(plan, x, scales, Order::Same, watch)?;
+        let task = (TASK / x.cols).clamp(1, height);
+        let mut parts = Vec::new();
+        for (stripe, codes) in codes.into_chunks(height * x.cols).into_iter().enumerate() {
+            let tasks = codes.into_chunks(task * x.cols).into_iter().enumerate();
+            parts.extend(tasks.map(|(part, codes)| (codes, (stripe, stripe * height + part * task))));
+        }
+        let cast = run_tasks(parts, watch, &|_, codes, (stripe, first)| {
+            let x = x.part(first..first + codes.len() / x.cols, 0..x.cols);
+            let granules = rows::Granules::Given(&decided, stripe * grid_cols);
+            RowTask { plan, x, granules, codes }.run()
+        })?;
+        return Ok(stats + cast);
     }
-    let granules = (TASK / (height * cols)).max(1);
-    let tasks = codes.par_chunks_mut(granules * height * cols).zip(scales.chunks(granules * grid_cols));
-    let one = |(i, (codes, scales)): (usize, (&mut [C], ScalesMut<'_>))| {
-        run(i * granules * height, codes, rows::Granules::Found(scales))
-    };
-    tasks.enumerate().map(one).sum()
+    let granules = (TASK / (height * x.cols)).max(1);
+    let codes = codes.into_chunks(granules * height * x.cols).into_iter();
+    let parts = codes.zip(scales.chunks(granules * grid_cols)).collect();
+    run_tasks(parts, watch, &|i, codes, scales| {
+        let first = i * granules * height;
+        let x = x.part(first..first + codes.len() / x.cols, 0..x.cols);
+        RowTask { plan, x, granules: rows::Granules::Found(scales), codes }.run()
+    })
 }
 
-fn in_columns<X: Source, C: CodeWord>(
+fn in_columns(
     plan: &Plan<'_>,
-    x: &X,
-    codes: &mut [C],
+    x: Source<'_>,
+    codes: CodesMut<'_>,
     scales: ScalesMut<'_>,
-) -> QuantStats {
+    watch: &Watch<'_>,
+) -> Result<QuantStats> {
     let (rows, cols) = x.shape();
     let (height, width) = (plan.granule.rows().min(rows), plan.granule.cols().min(cols));
     let (grid_rows, _) = plan.granule.grid(rows, cols);
-    let run = |first: usize, codes: &mut [C], granules: transposed::Granules<'_>| {
-        let columns = first..first + codes.len() / rows;
-        plan.isa.run(ColumnTask { plan, x, columns, granules, codes })
-    };
     if height > ROWS || width > COLUMNS {
         let whole = x.whole().expect("what is dequantised has granules within a tile");
-        let (decided, stats) = decide_all(plan, whole, scales, |row, column| column * grid_rows + row);
-        let tasks = codes.par_chunks_mut(COLUMNS * rows).enumerate();
-        let cast =
-            |(i, codes): (usize, &mut [C])| run(i * COLUMNS, codes, transposed::Granules::Given(&decided));
-        return stats + tasks.map(cast).sum();
+        let (decided, stats) = decide_all(plan, whole, scales, Order::Transposed, watch)?;
+        let parts = codes.into_chunks(COLUMNS * rows).into_iter().map(|codes| (codes, ())).collect();
+        let cast = run_tasks(parts, watch, &|i, codes, ()| {
+            let columns = i * COLUMNS..i * COLUMNS + codes.len() / rows;
+            ColumnTask { plan, x, columns, granules: columns::Granules::Given(&decided), codes }.run()
+        })?;
+        return Ok(stats + cast);
     }
-    let columns = COLUMNS / width * width;
-    let tasks = codes.par_chunks_mut(columns * rows).zip(scales.chunks(columns / width * grid_rows));
-    let one = |(i, (codes, scales)): (usize, (&mut [C], ScalesMut<'_>))| {
-        run(i * columns, codes, transposed::Granules::Found(scales))
-    };
-    tasks.enumerate().map(one).sum()
+    let step = COLUMNS / width * width;
+    let codes = codes.into_chunks(step * rows).into_iter();
+    let parts = codes.zip(scales.chunks(step / width * grid_rows)).collect();
+    run_tasks(parts, watch, &|i, codes, scales| {
+        let columns = i * step..i * step + codes.len() / rows;
+        ColumnTask { plan, x, columns, granules: columns::Granules::Found(scales), codes }.run()
+    })
 }

@@ -2,59 +2,44 @@
 
 use std::ops::Range;
 
+use finegrain_cpu::Stores;
+use finegrain_cpu::quantize::{Factors, PeakScratch, PlainRow, Row, cast_plain, cast_row, peaks, spread};
+
 use super::Plan;
-use super::cast::Join;
-use super::code::CodeWord;
-use super::granules::{Decided, Peaks, ScalesMut};
-use super::plain::{CastRow, Factors};
-use super::scales::decide_row;
-use crate::matrix::MatRef;
+use super::granules::{Decisions, GranuleRow, ScalesMut};
+use crate::element::{CodesMut, Panel};
 use crate::quant::stats::QuantStats;
-use crate::simd::{Convert, Lane, Put, Stores, Work};
 
 /// Elements that are looked at before they are cast: 256 KiB of f32, a part of the second-level cache, where granules
 /// have several rows.
 const BLOCK: usize = 1 << 16;
 /// Columns that are looked at or cast at once: with their factors and codes they stay in the first-level cache.
 const COLUMNS: usize = 2048;
-/// The most elements of `4 · LANES`.
+/// Columns that kernels cast together.
 const GROUP: usize = 64;
 
 /// Where the scales of a task come from.
 pub(super) enum Granules<'a> {
     /// It finds them, and stores them here.
     Found(ScalesMut<'a>),
-    /// They were decided before, over rows beyond those of the task.
-    Given(&'a [Decided]),
+    /// They were decided before, over rows beyond those of the task: those from an entry on.
+    Given(&'a Decisions, usize),
 }
 
 /// Quantises rows of a matrix: whole rows of granules, or rows of one row of granules that was decided before.
-pub(super) struct RowTask<'a, T, C> {
+pub(super) struct RowTask<'a> {
     pub(super) plan: &'a Plan<'a>,
-    pub(super) x: MatRef<'a, T>,
+    pub(super) x: Panel<'a>,
     pub(super) granules: Granules<'a>,
-    pub(super) codes: &'a mut [C],
-}
-
-/// Where a row of elements is among its granules.
-#[derive(Clone, Copy)]
-struct Place {
-    /// Its first column, counted from the first granule.
-    first: usize,
-    /// Columns of a granule.
-    width: usize,
-    /// How many columns ahead elements are asked for.
-    ahead: usize,
-    /// Whether some granule takes the general loop.
-    general: bool,
+    pub(super) codes: CodesMut<'a>,
 }
 
 /// Memory that a task works in.
 #[derive(Default)]
 struct Scratch {
-    lanes: Vec<u32>,
+    lanes: PeakScratch,
     peaks: Vec<u32>,
-    decided: Vec<Decided>,
+    found: Decisions,
     spread: Spread,
 }
 
@@ -63,209 +48,120 @@ struct Scratch {
 struct Spread {
     factors: Vec<f32>,
     inverses: Vec<f32>,
-    /// Whether a group of elements has a granule that is not plain.
+    /// Whether a group of elements has a granule that is rough.
     rough: Vec<bool>,
 }
 
-/// How codes reach memory.
-struct Writer<S: Convert, C> {
-    stores: Stores<S>,
-    /// Codes that cannot go past the cache one register at a time.
-    piece: Vec<C>,
+/// A block of elements, and the granules above it.
+struct Block {
+    rows: Range<usize>,
+    cols: Range<usize>,
+    /// Columns of a granule.
+    width: usize,
+    /// How many columns ahead elements are asked for.
+    ahead: usize,
 }
 
-impl<T: Lane, C: CodeWord> Work for RowTask<'_, T, C> {
-    type Output = QuantStats;
-
-    #[inline(always)]
-    fn run<S: Convert>(mut self, s: S) -> QuantStats {
-        let (rows, cols) = self.x.shape();
+impl RowTask<'_> {
+    /// Quantises block by block.
+    pub(super) fn run(mut self) -> QuantStats {
+        let (rows, cols) = (self.x.rows, self.x.cols);
         let granule = self.plan.granule;
         let (height, width) = (granule.rows().min(rows), granule.cols().min(cols));
-        let block = match self.granules {
+        let side = match self.granules {
             Granules::Found(_) if height > 1 => (BLOCK / height).max(1),
             _ => COLUMNS,
         };
-        let block = (block / width).max(1) * width;
-        let blocks = (0..rows).step_by(height).flat_map(|top| {
-            let rows = top..(top + height).min(rows);
-            (0..cols).step_by(block).map(move |left| (rows.clone(), left..(left + block).min(cols)))
-        });
+        let side = (side / width).max(1) * width;
         let mut stats = QuantStats::default();
         let mut scratch = Scratch::default();
-        let stores = Stores::new(s, self.plan.past_cache);
-        let mut writer = Writer { stores, piece: vec![C::of(0); COLUMNS] };
-        let place = Place { first: 0, width, ahead: block + block / 2, general: false };
-        for (rows, cols) in blocks {
-            self.look(s, width, &rows, &cols, &mut scratch, &mut stats);
-            self.cast(s, rows, cols, place, &mut scratch, &mut writer, &mut stats);
+        let mut stores = Stores::new(self.plan.isa, self.plan.past_cache);
+        for top in (0..rows).step_by(height) {
+            for left in (0..cols).step_by(side) {
+                let (rows, cols) = (top..(top + height).min(rows), left..(left + side).min(cols));
+                let block = Block { rows, cols, width, ahead: side + side / 2 };
+                self.block(&block, &mut scratch, &mut stores, &mut stats);
+            }
         }
         stats.elements = (rows * cols) as u64;
         stats
     }
-}
 
-impl<T: Lane, C: CodeWord> RowTask<'_, T, C> {
-    /// Decides over the granules of some rows and columns.
-    #[inline(always)]
-    fn look<S: Convert>(
-        &mut self,
-        s: S,
-        width: usize,
-        rows: &Range<usize>,
-        cols: &Range<usize>,
-        scratch: &mut Scratch,
-        stats: &mut QuantStats,
-    ) {
-        let Scratch { lanes, peaks: found, decided, .. } = scratch;
-        let first = cols.start / width;
-        match &mut self.granules {
+    /// Decides over the granules of a block, and casts it.
+    fn block(&mut self, block: &Block, scratch: &mut Scratch, stores: &mut Stores, stats: &mut QuantStats) {
+        let Scratch { lanes, peaks: found_peaks, found, spread } = scratch;
+        let (width, count) = (block.width, block.cols.len().div_ceil(block.width));
+        let first = block.cols.start / width;
+        let (decided, first) = match &mut self.granules {
             Granules::Found(scales) => {
-                let at = rows.start / self.plan.granule.rows() * self.x.cols().div_ceil(width) + first;
-                let x = self.x.row_range(rows.start, rows.end).col_range(cols.start, cols.end);
-                s.vectorize(Peaks { x, width, lanes, peaks: found });
-                decide_row(s, self.plan, x, width, found, scales, at, decided, stats);
+                let at = block.rows.start / self.plan.granule.rows() * self.x.cols.div_ceil(width) + first;
+                let x = self.x.part(block.rows.clone(), block.cols.clone());
+                peaks(self.plan.isa, x, width, lanes, found_peaks);
+                found.clear();
+                GranuleRow { x, width, peaks: found_peaks }.decide(self.plan, found, stats);
+                scales.store(at, 1, found, 0..count);
+                (&*found, 0)
             }
-            Granules::Given(all) => {
-                decided.clear();
-                decided.extend_from_slice(&all[first..first + cols.len().div_ceil(width)]);
-            }
-        }
-    }
-
-    /// Casts some rows and columns whose granules were decided over.
-    #[inline(always)]
-    #[allow(clippy::too_many_arguments)]
-    fn cast<S: Convert>(
-        &mut self,
-        s: S,
-        rows: Range<usize>,
-        cols: Range<usize>,
-        place: Place,
-        scratch: &mut Scratch,
-        writer: &mut Writer<S, C>,
-        stats: &mut QuantStats,
-    ) {
-        let Scratch { decided, spread, .. } = scratch;
-        let Writer { stores, piece } = writer;
-        let general = decided.iter().any(|d| d.general || !d.plain);
-        let plain = self.plan.is_plain() && !general;
-        let splats = plain && place.width.is_multiple_of(4 * S::LANES);
-        for left in cols.clone().step_by(COLUMNS) {
-            let columns = left..(left + COLUMNS).min(cols.end);
-            let place = Place { first: left - cols.start, general, ..place };
+            Granules::Given(all, row) => (*all, *row + first),
+        };
+        let care = decided.any(first..first + count);
+        let general = care.general || care.rough;
+        let plain = self.plan.rule.is_plain() && !general;
+        // Granules that are whole groups need not be spread.
+        let splats = plain && width.is_multiple_of(GROUP);
+        for left in block.cols.clone().step_by(COLUMNS) {
+            let columns = left..(left + COLUMNS).min(block.cols.end);
+            let place = Place { decided, first, width, column: left - block.cols.start };
             if !splats {
-                spread.fill(decided, place.first..columns.end - cols.start, place.width, 4 * S::LANES);
+                spread.fill(self.plan, &place, columns.len());
             }
-            for i in rows.clone() {
-                let x = &self.x.row(i)[columns.clone()];
-                let out = &mut self.codes[i * self.x.cols() + left..][..x.len()];
-                let put = stores.put(out);
-                let codes = if put.is_some() { &mut *out } else { &mut piece[..x.len()] };
-                let past_cache = put.is_some() && stores.past_cache();
-                let row = Row { plan: self.plan, x, decided, spread, place, past_cache };
-                match (plain, splats) {
-                    (true, true) => row.plain(s, row.granules(), codes, stats),
-                    (true, false) => row.plain(s, spread.factors(), codes, stats),
-                    (false, _) => row.general(s, codes, stats),
-                }
-                if put.is_none() {
-                    stores.copy(&piece[..x.len()], out);
+            for i in block.rows.clone() {
+                let (x, at) = (self.x.row(i).slice(columns.clone()), i * self.x.cols + left);
+                let codes = self.codes.slice(at..at + x.len());
+                if plain {
+                    let factors = if splats { place.factors() } else { spread.factors() };
+                    let (encoder, divides) = (&self.plan.rule.encoder, self.plan.rule.divides);
+                    let row = PlainRow { encoder, divides, x, factors, ahead: block.ahead };
+                    stats.flushed += cast_plain(stores, &row, codes);
+                } else {
+                    let Spread { factors, rough, .. } = &*spread;
+                    let row = Row { rule: &self.plan.rule, x, factors, rough, clips: general };
+                    let mut singly = |columns: Range<usize>, mut codes: CodesMut<'_>| {
+                        for (to, j) in columns.enumerate() {
+                            let payload = decided.payload(place.granule(j));
+                            codes.set(to, self.plan.cast_one(x.at(j), payload, stats));
+                        }
+                    };
+                    let counts = cast_row(stores, &row, codes, &mut singly);
+                    stats.add(&counts);
                 }
             }
         }
     }
 }
 
-/// Elements of a row.
-#[derive(Clone, Copy)]
-struct Row<'a, T> {
-    plan: &'a Plan<'a>,
-    x: &'a [T],
-    decided: &'a [Decided],
-    spread: &'a Spread,
-    place: Place,
-    /// Whether codes go past the cache, one register at a time.
-    past_cache: bool,
+/// Where columns of a block are among its granules.
+struct Place<'a> {
+    decided: &'a Decisions,
+    /// The entry of the block's first granule.
+    first: usize,
+    /// Columns of a granule.
+    width: usize,
+    /// The first column, counted from the first granule.
+    column: usize,
 }
 
-impl<'a, T: Lane> Row<'a, T> {
+impl<'a> Place<'a> {
+    /// The entry of the granule of a column.
+    fn granule(&self, j: usize) -> usize {
+        self.first + (self.column + j) / self.width
+    }
+
     /// The factors of granules that are whole groups.
-    fn granules(&self) -> Factors<'a> {
-        let Place { first, width, .. } = self.place;
-        Factors::Granules { decided: &self.decided[first / width..], first: first % width, width }
-    }
-
-    /// Where nothing is to be asked of a granule.
-    #[inline(always)]
-    fn plain<S: Convert, C: CodeWord>(
-        &self,
-        s: S,
-        factors: Factors<'_>,
-        codes: &mut [C],
-        stats: &mut QuantStats,
-    ) {
-        let (group, Place { ahead, .. }) = (4 * S::LANES, self.place);
-        let whole = self.x.len() / group * group;
-        let (encoder, divides) = (&self.plan.encoder, self.plan.divides);
-        let (x, rest) = self.x.split_at(whole);
-        let (codes, last) = codes.split_at_mut(whole);
-        let past_cache = self.past_cache;
-        stats.flushed += s.vectorize(CastRow { encoder, divides, x, factors, ahead, codes, past_cache });
-        if !rest.is_empty() {
-            let (mut x, mut codes) = ([T::default(); GROUP], [C::of(0); GROUP]);
-            x[..rest.len()].copy_from_slice(rest);
-            let (x, codes, factors) = (&x[..group], &mut codes[..group], factors.after(whole));
-            stats.flushed +=
-                s.vectorize(CastRow { encoder, divides, x, factors, ahead, codes, past_cache: false });
-            last.copy_from_slice(&codes[..last.len()]);
-        }
-    }
-
-    /// By all rules, group by group.
-    #[inline(always)]
-    fn general<S: Convert, C: CodeWord>(&self, s: S, codes: &mut [C], stats: &mut QuantStats) {
-        let (encoder, group) = (self.plan.encoder.on(s), 4 * S::LANES);
-        let put = Put::new(s, self.past_cache);
-        for (g, &rough) in self.spread.rough.iter().enumerate() {
-            let at = g * group;
-            let (x, codes) = (&self.x[at..], &mut codes[at..]);
-            let (mut padded, mut joined) = ([T::default(); GROUP], None);
-            let elements = if x.len() < group {
-                padded[..x.len()].copy_from_slice(x);
-                &padded[..group]
-            } else {
-                &x[..group]
-            };
-            if !rough {
-                let (mut values, mut factors) = ([s.splat(0.0); 4], [s.splat(1.0); 4]);
-                for i in 0..4 {
-                    values[i] = T::load(s, &elements[i * S::LANES..]);
-                    factors[i] = s.load(&self.spread.factors[at + i * S::LANES..]);
-                }
-                let general = self.place.general;
-                joined = self.plan.cast::<S, C>(s, &encoder, values, factors, Join::Row, general, stats);
-            }
-            match joined {
-                Some(joined) if x.len() >= group => C::put(put, joined, codes),
-                Some(joined) => {
-                    let mut last = [C::of(0); GROUP];
-                    C::put(Put::cached(s), joined, &mut last);
-                    codes.copy_from_slice(&last[..codes.len()]);
-                }
-                None => self.singly(at, &x[..x.len().min(group)], codes, stats),
-            }
-        }
-    }
-
-    /// The same as the reference does it.
-    #[cold]
-    #[inline(never)]
-    fn singly<C: CodeWord>(&self, at: usize, x: &[T], codes: &mut [C], stats: &mut QuantStats) {
-        let Place { first, width, .. } = self.place;
-        for ((j, &v), code) in (first + at..).zip(x).zip(codes) {
-            *code = C::of(self.plan.cast_one(v, &self.decided[j / width], stats));
-        }
+    fn factors(&self) -> Factors<'a> {
+        let granule = self.granule(0);
+        let (values, inverses) = (&self.decided.factors[granule..], &self.decided.inverses[granule..]);
+        Factors::Granules { values, inverses, first: self.column % self.width, width: self.width }
     }
 }
 
@@ -274,27 +170,22 @@ impl Spread {
         Factors::Columns { values: &self.factors, inverses: &self.inverses }
     }
 
-    /// For some columns, counted from the first granule.
-    #[inline(always)]
-    fn fill(&mut self, decided: &[Decided], columns: Range<usize>, width: usize, group: usize) {
-        let groups = columns.len().div_ceil(group);
-        for spread in [&mut self.factors, &mut self.inverses] {
-            spread.clear();
-            spread.resize(groups * group, 1.0);
+    /// Spreads what granules decided over some columns.
+    fn fill(&mut self, plan: &Plan<'_>, place: &Place<'_>, cols: usize) {
+        let &Place { decided, first, width, column } = place;
+        let groups = cols.div_ceil(GROUP);
+        for (spreads, values) in
+            [(&mut self.factors, &decided.factors), (&mut self.inverses, &decided.inverses)]
+        {
+            spreads.resize(groups * GROUP, 1.0);
+            spreads[cols..].fill(1.0);
+            spread(plan.isa, &values[first..], column, width, &mut spreads[..cols]);
         }
+        let rough = |group: usize| {
+            let (start, end) = (group * GROUP, ((group + 1) * GROUP).min(cols));
+            decided.any(place.granule(start)..place.granule(end - 1) + 1).rough
+        };
         self.rough.clear();
-        self.rough.resize(groups, false);
-        let mut column = columns.start;
-        while column < columns.end {
-            let decided = &decided[column / width];
-            let end = (column / width + 1).saturating_mul(width).min(columns.end);
-            let span = column - columns.start..end - columns.start;
-            self.factors[span.clone()].fill(decided.factor);
-            self.inverses[span.clone()].fill(decided.inverse);
-            if !decided.plain {
-                self.rough[span.start / group..=(span.end - 1) / group].fill(true);
-            }
-            column = end;
-        }
+        self.rough.extend((0..groups).map(rough));
     }
 }
