@@ -5,6 +5,7 @@ mod sample;
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use finegrain::Engine;
 use finegrain::formats::{Format, Overflow, Rounding, TensorRounding};
 use finegrain::quant::{Caster, Element};
 use half::bf16;
@@ -18,8 +19,7 @@ fn one<T: Element>(c: &mut Criterion, name: &str, x: &[T], format: Format, round
     let caster = Caster::new(format, rounding_of, Overflow::Saturate);
     let (mut codes, mut known) = (vec![0u8; x.len()], vec![0u8; x.len()]);
     let stats = caster.bytes(x, &mut codes).unwrap();
-    let reference = Caster::reference(format, rounding_of, Overflow::Saturate);
-    assert_eq!(stats, reference.bytes(x, &mut known).unwrap());
+    assert_eq!(stats, Engine::reference().cast_bytes(&caster, x, &mut known).unwrap());
     assert!(codes == known, "{name} to {format}: not the reference's codes");
     let mut group = c.benchmark_group("cast");
     group.sample_size(20).throughput(Throughput::Bytes(((size_of::<T>() + 1) * x.len()) as u64));

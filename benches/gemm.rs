@@ -7,7 +7,8 @@ use std::hint::black_box;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use finegrain::gemm::{Accumulation, Execution, GemmProblem, GroupedProblem};
+use finegrain::Engine;
+use finegrain::gemm::{Accumulation, GemmProblem, GroupedProblem};
 use finegrain::quant::{Quantizer, Recipe};
 use sample::sample;
 
@@ -17,8 +18,7 @@ fn product(group: &mut BenchmarkGroup<'_, WallTime>, (m, n, k): (usize, usize, u
     let a = quantizer.activation(sample(m, k, 3).view()).unwrap();
     let b = quantizer.weight(sample(n, k, 4).view()).unwrap();
     let problem = GemmProblem::nt(a.view(), b.view()).unwrap();
-    let reference = Execution { backend: Some("reference"), ..Execution::default() };
-    assert_eq!(problem.run().unwrap(), problem.run_with(&reference).unwrap());
+    assert_eq!(problem.run().unwrap(), Engine::reference().gemm(&problem).unwrap());
     group.throughput(Throughput::Elements((2 * m * n * k) as u64));
     group.bench_function(BenchmarkId::from_parameter(format!("{m}x{n}x{k}")), |bench| {
         bench.iter(|| black_box(problem).run().unwrap());
@@ -79,11 +79,10 @@ fn emulate(c: &mut Criterion) {
         let b = quantizer.weight(sample(n, k, 9).view()).unwrap().matrix;
         let problem = GemmProblem::nt(a.view(), b.view()).unwrap();
         let problem = problem.with_arithmetic(&model.parse().unwrap()).unwrap();
-        let on = |backend| Execution { backend: Some(backend), ..Execution::default() };
-        let emulated = on("emulated");
-        assert_eq!(problem.run_with(&emulated).unwrap(), problem.run_with(&on("reference")).unwrap());
+        let emulated = Engine::by_name("emulated").unwrap();
+        assert_eq!(emulated.gemm(&problem).unwrap(), Engine::reference().gemm(&problem).unwrap());
         group.bench_function(BenchmarkId::new(model, format!("{m}x{n}x{k}")), |bench| {
-            bench.iter(|| black_box(problem).run_with(&emulated).unwrap());
+            bench.iter(|| emulated.gemm(black_box(&problem)).unwrap());
         });
     }
 }

@@ -6,9 +6,9 @@ mod sample;
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use finegrain::Engine;
 use finegrain::matrix::Matrix;
 use finegrain::quant::{Element, Quantized, Quantizer, Recipe, Role};
-use finegrain::simd::Isa;
 use half::bf16;
 use sample::sample;
 
@@ -19,7 +19,7 @@ fn one<T: Element>(c: &mut Criterion, ty: &str, x: &Matrix<T>, name: &str, role:
     let recipe = *Recipe::by_name(name).unwrap();
     let quantizer = Quantizer::new(recipe);
     let Quantized { matrix, stats } = quantizer.quantize(x.view(), role).unwrap();
-    let known = Quantizer::reference(recipe).quantize(x.view(), role).unwrap();
+    let known = Engine::reference().quantize(x.view(), &recipe, role).unwrap();
     assert!((&matrix, stats) == (&known.matrix, known.stats), "{name} {role:?}: not the reference's bits");
     let mut out = matrix;
     let mut group = c.benchmark_group("quantize");
@@ -43,23 +43,23 @@ fn quantize(c: &mut Criterion) {
 
 fn dequantize(c: &mut Criterion) {
     let x = sample(ROWS, COLS, 3);
-    let isa = Isa::active().unwrap();
+    let engine = Engine::cpu();
     for (granule, role) in [("1x128", Role::Activation), ("128x128", Role::Weight)] {
         let q = Quantizer::new(Recipe::DEEPSEEK_V3).quantize(x.view(), role).unwrap().matrix;
         let mut wide = Matrix::filled(ROWS, COLS, 0f32);
         let mut narrow = Matrix::filled(ROWS, COLS, bf16::ZERO);
-        q.view().dequantize_into(wide.view_mut(), isa).unwrap();
-        q.view().dequantize_into(narrow.view_mut(), isa).unwrap();
+        engine.dequantize_into(q.view(), wide.view_mut()).unwrap();
+        engine.dequantize_into(q.view(), narrow.view_mut()).unwrap();
         assert!(wide == q.view().dequantize_reference(), "{granule}: not the reference's f32");
         assert!(narrow == q.view().dequantize_reference(), "{granule}: not the reference's bf16");
         let mut group = c.benchmark_group("dequantize");
         group.sample_size(20).throughput(Throughput::Bytes((3 * ROWS * COLS) as u64));
         group.bench_function(BenchmarkId::new(granule, "bf16"), |b| {
-            b.iter(|| black_box(q.view()).dequantize_into(narrow.view_mut(), isa).unwrap());
+            b.iter(|| engine.dequantize_into(black_box(q.view()), narrow.view_mut()).unwrap());
         });
         group.throughput(Throughput::Bytes((5 * ROWS * COLS) as u64));
         group.bench_function(BenchmarkId::new(granule, "f32"), |b| {
-            b.iter(|| black_box(q.view()).dequantize_into(wide.view_mut(), isa).unwrap());
+            b.iter(|| engine.dequantize_into(black_box(q.view()), wide.view_mut()).unwrap());
         });
     }
 }

@@ -46,7 +46,7 @@
 //!
 //! # Modules
 //!
-//! Imports go one way: [`error`] → [`formats`], [`matrix`] → [`scaled`], [`simd`] → [`quant`], [`gemm`] → [`backends`] →
+//! Imports go one way: [`error`] → [`formats`], [`matrix`] → [`scaled`], [`simd`] → [`quant`], [`gemm`] → [`engine`] →
 //! [`linear`] → [`accuracy`] → [`checkpoint`] → [`vectors`] → the command line.
 //!
 //! # Features
@@ -55,22 +55,24 @@
 //! adds the CUDA kernels; it needs no CUDA to build.
 
 pub mod accuracy;
-pub mod backends;
 pub mod checkpoint;
 #[cfg(feature = "cli")]
 pub mod cli;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod element;
+pub mod engine;
 pub mod error;
 pub mod formats;
 pub mod gemm;
 pub mod linear;
 pub mod matrix;
 pub mod parallel;
+pub mod plan;
 pub mod quant;
 pub mod scaled;
 pub mod simd;
 pub mod vectors;
 
+pub use engine::Engine;
 pub use error::{Error, Result};

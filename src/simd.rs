@@ -11,8 +11,12 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod choice;
+
 use std::time::Instant;
 
+pub(crate) use choice::{Cpu, Path};
+pub use choice::{OpClass, isa_for};
 pub use finegrain_cpu::simd::Isa;
 pub(crate) use finegrain_cpu::simd::*;
 use rayon::prelude::*;

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 /// Modules by level. A module may use those of lower levels, not its neighbours.
 const LEVELS: &[&[&str]] = &[
     &["error"],
-    &["formats", "matrix", "parallel"],
+    &["formats", "matrix", "parallel", "plan"],
     &["element"],
     &["simd"],
     &["scaled"],
     &["quant", "gemm"],
     &["cuda"],
-    &["backends"],
+    &["engine"],
     &["linear"],
     &["accuracy"],
     &["train", "checkpoint"],

@@ -8,19 +8,20 @@ use super::budget::Budget;
 use super::pass::{ExactPass, Multiplied, OutputFormat, PassReport, Stages};
 use super::sweep::{Sweep, sweep};
 use super::tolerance::ToleranceCheck;
+use crate::engine::Engine;
 use crate::error::Result;
-use crate::gemm::{Accumulation, Arithmetic, Execution, TensorCore};
+use crate::gemm::{Accumulation, Arithmetic, TensorCore};
 use crate::linear::{Linear, Pass, Scheme};
 
 /// What is compared, and what is measured beside the errors.
 ///
 /// ```
 /// use finegrain::accuracy::{Comparison, sample};
-/// use finegrain::gemm::Execution;
+/// use finegrain::Engine;
 /// let (schemes, arithmetics) = (["bf16".parse()?, "deepseek-v3".parse()?], ["f32".parse()?]);
 /// let comparison = Comparison { schemes: &schemes, arithmetics: &arithmetics, ..Comparison::default() };
 /// let layer = sample::one_signed_linear()?;
-/// let compared = comparison.run(&layer, &Execution::default(), |_, _| ())?;
+/// let compared = comparison.run(&layer, &Engine::cpu(), |_, _| ())?;
 /// assert_eq!(compared.rows[0].scheme.name(), "bf16");
 /// assert!(compared.rows[0].score() < compared.rows[1].score());
 /// # Ok::<(), finegrain::Error>(())
@@ -160,7 +161,7 @@ impl Comparison<'_> {
     pub fn run(
         &self,
         layer: &Linear,
-        execution: &Execution<'_>,
+        engine: &Engine<'_>,
         mut finished: impl FnMut(usize, usize),
     ) -> Result<Compared> {
         let Comparison { schemes, arithmetics, .. } = *self;
@@ -180,8 +181,8 @@ impl Comparison<'_> {
                 let quantized = exact.quantized(scheme)?;
                 let mut shared = Shared::default();
                 for (arithmetic, row) in arithmetics.iter().zip(rows) {
-                    match quantized.multiply(arithmetic, execution) {
-                        Ok(result) => row.add(self.measure(&result, &mut shared, execution)?),
+                    match quantized.multiply(arithmetic, engine) {
+                        Ok(result) => row.add(self.measure(&result, &mut shared, engine)?),
                         Err(reason) => row.outcome = Outcome::Unsupported(reason.to_string()),
                     }
                     done += 1;
@@ -192,7 +193,7 @@ impl Comparison<'_> {
                     && !matches!(swept, Some(Ok(_)))
                     && plan.scheme.is_none_or(|only| only == *scheme)
                 {
-                    let sweep = sweep(&quantized, plan.core, plan.interval, execution);
+                    let sweep = sweep(&quantized, plan.core, plan.interval, engine);
                     swept = Some(sweep.map(|sweep| (*scheme, sweep)));
                 }
             }
@@ -205,7 +206,7 @@ impl Comparison<'_> {
         &self,
         result: &Multiplied<'q>,
         shared: &mut Shared<'q>,
-        execution: &Execution<'_>,
+        engine: &Engine<'_>,
     ) -> Result<MeasuredPass> {
         let quantized = result.quantized();
         if self.budgets.is_some() && shared.stages.is_none() {
@@ -214,7 +215,7 @@ impl Comparison<'_> {
         if self.tolerances && shared.product_rms.is_none() {
             shared.product_rms = Some(quantized.product_rms());
         }
-        let check = |rms| ToleranceCheck::of(result, rms, execution);
+        let check = |rms| ToleranceCheck::of(result, rms, engine);
         Ok(MeasuredPass {
             pass: quantized.exact().pass(),
             accumulation: result.accumulation(),

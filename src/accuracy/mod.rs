@@ -2,7 +2,8 @@
 //!
 //! ```
 //! use finegrain::accuracy::ExactPass;
-//! use finegrain::gemm::{Accumulation, Execution};
+//! use finegrain::Engine;
+//! use finegrain::gemm::Accumulation;
 //! use finegrain::linear::{Linear, Pass};
 //! use finegrain::matrix::Matrix;
 //! let x = Matrix::from_fn(8, 256, |t, c| ((t * 37 + c * 11) % 23) as f32 - 11.0);
@@ -10,7 +11,7 @@
 //! let layer = Linear::new(x, w, None)?;
 //! let exact = ExactPass::new(&layer, Pass::Fprop)?;
 //! let quantized = exact.quantized(&"deepseek-v3".parse()?)?;
-//! let result = quantized.multiply(&Accumulation::F32.into(), &Execution::default())?;
+//! let result = quantized.multiply(&Accumulation::F32.into(), &Engine::cpu())?;
 //! assert!(result.report().total.relative_frobenius < 0.04);
 //! assert!(result.report().accumulation.relative_frobenius < 1e-6);
 //! # Ok::<(), finegrain::Error>(())

@@ -5,8 +5,9 @@ use serde::Serialize;
 use super::budget::{Budget, OperandError, Stage};
 use super::metrics::ErrorMetrics;
 use super::product::exact_product;
+use crate::engine::Engine;
 use crate::error::Result;
-use crate::gemm::{Accumulation, Arithmetic, Execution, GemmProblem};
+use crate::gemm::{Accumulation, Arithmetic, GemmProblem};
 use crate::linear::{Linear, Operands, Pass, Scheme};
 use crate::matrix::Matrix;
 use crate::quant::QuantStats;
@@ -103,9 +104,9 @@ impl QuantizedPass<'_> {
     ///
     /// # Errors
     /// [`Error::Unsupported`](crate::Error::Unsupported) if the arithmetic does not take these operands.
-    pub fn multiply(&self, arithmetic: &Arithmetic, execution: &Execution<'_>) -> Result<Multiplied<'_>> {
+    pub fn multiply(&self, arithmetic: &Arithmetic, engine: &Engine<'_>) -> Result<Multiplied<'_>> {
         let problem = self.problem()?.with_arithmetic(arithmetic)?;
-        let d = problem.run_with(execution)?;
+        let d = engine.gemm(&problem)?;
         let report = PassReport {
             total: ErrorMetrics::of(d.view(), self.exact.product.view())?,
             quantization: self.error,

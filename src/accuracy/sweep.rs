@@ -6,8 +6,9 @@ use std::num::NonZeroUsize;
 use serde::Serialize;
 
 use super::pass::QuantizedPass;
+use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::gemm::{Accumulation, Execution, Model, StepResult, StepRounding, TensorCore};
+use crate::gemm::{Accumulation, Model, StepResult, StepRounding, TensorCore};
 
 /// One accumulation of a sweep.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -55,12 +56,13 @@ const SHORTEST_INTERVAL: usize = 16;
 ///
 /// ```
 /// use finegrain::accuracy::{ExactPass, sample, sweep};
-/// use finegrain::gemm::{Execution, TensorCore};
+/// use finegrain::Engine;
+/// use finegrain::gemm::TensorCore;
 /// use finegrain::linear::Pass;
 /// let layer = sample::one_signed_linear()?;
 /// let exact = ExactPass::new(&layer, Pass::Fprop)?;
 /// let quantized = exact.quantized(&"te-current".parse()?)?;
-/// let sweep = sweep(&quantized, TensorCore::HOPPER, None, &Execution::default())?;
+/// let sweep = sweep(&quantized, TensorCore::HOPPER, None, &Engine::cpu())?;
 /// // Truncation is a bias that grows with the length of the chain.
 /// let hopper = &sweep.intervals[0].points;
 /// assert!(hopper.last().unwrap().error > 50.0 * hopper[0].error);
@@ -73,7 +75,7 @@ pub fn sweep(
     quantized: &QuantizedPass<'_>,
     core: TensorCore,
     interval: Option<NonZeroUsize>,
-    execution: &Execution<'_>,
+    engine: &Engine<'_>,
 ) -> Result<Sweep> {
     let k = quantized.problem()?.k();
     let promoted = |model: Model, interval: Option<NonZeroUsize>| match interval {
@@ -119,7 +121,7 @@ pub fn sweep(
     for (name, points) in plan {
         let mut measured = Vec::new();
         for (x, accumulation) in points {
-            match quantized.multiply(&accumulation.into(), execution) {
+            match quantized.multiply(&accumulation.into(), engine) {
                 Ok(result) => measured.push(Point {
                     x,
                     accumulation: result.accumulation().to_string(),

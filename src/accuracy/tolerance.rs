@@ -37,9 +37,10 @@ use serde::Serialize;
 use super::bound::{BoundCheck, bound};
 use super::pass::{Multiplied, OutputFormat, QuantizedPass};
 use super::product::exact_product;
+use crate::engine::Engine;
 use crate::error::Result;
 use crate::formats::{Format, FormatSpec};
-use crate::gemm::{Accumulation, Addend, Execution, Model, StepRounding, TensorCore};
+use crate::gemm::{Accumulation, Addend, Model, StepRounding, TensorCore};
 use crate::linear::{Pass, Scheme};
 use crate::matrix::MatRef;
 use crate::quant::{MxRule, Recipe, ScaleFormat, Scaling};
@@ -109,7 +110,7 @@ impl ToleranceCheck {
     pub(super) fn of(
         result: &Multiplied<'_>,
         product_rms: f64,
-        execution: &Execution<'_>,
+        engine: &Engine<'_>,
     ) -> Result<ToleranceCheck> {
         let (problem, quantized, d) = (result.problem(), result.quantized(), result.values());
         let (exact, shape) = (quantized.exact(), (problem.m(), problem.n(), problem.k()));
@@ -117,7 +118,7 @@ impl ToleranceCheck {
             tolerance(shape, quantized.scheme(), exact.pass(), result.accumulation(), OutputFormat::F32);
         let for_quantized = tolerances.quantized.scaled(product_rms);
         let for_original = tolerances.original.scaled(product_rms);
-        let bound = execution.install(|| Ok(bound(problem, OutputFormat::F32)))?;
+        let bound = engine.install(|| bound(problem, OutputFormat::F32));
         let finite = bound.bound.as_slice().iter().copied().filter(|b| b.is_finite());
         Ok(ToleranceCheck {
             shape,

@@ -10,7 +10,6 @@ use crate::formats::Format;
 use crate::matrix::{MatMut, MatRef};
 use crate::quant::{QuantStats, Quantizer, Recipe, Role, ScaleFormat};
 use crate::scaled::{Codes, CodesRef, Granule, ScaleGrid, ScaleGridRef, ScaledRef, ScalesRef};
-use crate::simd::Isa;
 
 /// Dtypes and shapes of a quantised tensor, known before it is quantised.
 #[derive(Clone, Debug, PartialEq)]
@@ -194,7 +193,6 @@ pub fn dequantize_tensor(
     let f32_scales = if byte_scales.is_some() { Vec::new() } else { scales.to_f32()? };
     let bytes = codes.data();
     let words = if codes.dtype().bitsize() == 16 { codes.word_matrix()?.into_vec() } else { Vec::new() };
-    let isa = Isa::active()?;
     let mut out = vec![0.0f32; codes.elements()];
     for (n, out) in out.chunks_exact_mut(rows * cols).enumerate() {
         let of = n * rows * cols..(n + 1) * rows * cols;
@@ -210,7 +208,7 @@ pub fn dequantize_tensor(
         };
         let scales = ScalesRef { granule, grid, tensor: tensor_scales[n] };
         let scaled = ScaledRef::new(format, matrix, Some(scales))?;
-        scaled.dequantize_into(MatMut::new(out, rows, cols)?, isa)?;
+        scaled.dequantize_into(MatMut::new(out, rows, cols)?)?;
     }
     Ok((out, granule))
 }

@@ -3,16 +3,13 @@
 use std::num::NonZeroUsize;
 use std::time::Instant;
 
+use crate::engine::Engine;
 use crate::formats::Format;
-use crate::gemm::{
-    Accumulation, Arithmetic, BlockScales, Blocked, Emulated, Execution, GemmBackend, GemmProblem,
-    GroupedProblem, Model, Output, Reference,
-};
+use crate::gemm::{Accumulation, Arithmetic, BlockScales, GemmProblem, GroupedProblem, Model, Output};
 use crate::matrix::Matrix;
-use crate::parallel::Watch;
 use crate::quant::{Quantized, Quantizer, Recipe, Role};
 use crate::scaled::{ScaledMatrix, ScaledRef};
-use crate::simd::Isa;
+use crate::simd::{Isa, OpClass};
 use clap::ValueEnum;
 use half::bf16;
 use serde::Serialize;
@@ -192,9 +189,15 @@ pub(crate) fn bytes(x: &ScaledRef<'_>) -> usize {
 }
 
 pub(crate) fn run(args: Args, json: bool) -> Outcome {
-    let isa = args.isa.map_or_else(Isa::active, Isa::checked)?;
-    let execution = Execution { threads: args.threads, ..Execution::default() };
-    let measured = execution.install(|| Ok(measure(&args, isa)))??;
+    let mut engine = Engine::cpu();
+    if let Some(isa) = args.isa {
+        engine = engine.on(isa)?;
+    }
+    if let Some(threads) = args.threads {
+        engine = engine.with_threads(threads)?;
+    }
+    // The peaks are measured on the same threads.
+    let measured = engine.install(|| measure(&args, &engine))?;
     if json {
         return print_json(&measured);
     }
@@ -255,12 +258,12 @@ struct Work {
     backend: &'static str,
 }
 
-fn measure(args: &Args, isa: Isa) -> Result<Measured, Failure> {
+fn measure(args: &Args, engine: &Engine<'static>) -> Result<Measured, Failure> {
     let (m, n, k) = (args.m.get(), args.n.get(), args.k.get());
     let work = match args.op {
-        Op::Gemm | Op::Emulate => dense(args, isa)?,
-        Op::Grouped => grouped(args, isa)?,
-        Op::Quantize | Op::Dequantize | Op::Cast => elements(args, isa)?,
+        Op::Gemm | Op::Emulate => dense(args, engine)?,
+        Op::Grouped => grouped(args, engine)?,
+        Op::Quantize | Op::Dequantize | Op::Cast => elements(args, engine)?,
     };
     let middle = |times: &[f64]| times.get(times.len() / 2).copied();
     let median = middle(&work.times).expect("an operation ran");
@@ -291,16 +294,6 @@ fn quantized(args: &Args, role: Role, rows: usize, seed: u64) -> Result<ScaledMa
     let x = sample(rows, args.k.get(), seed);
     let Quantized { matrix, .. } = Quantizer::new(*args.recipe()?).quantize(x.view(), role)?;
     Ok(matrix)
-}
-
-/// The backend of a dense problem, the fastest that computes it, on an instruction set of choice.
-fn backend(problem: &GemmProblem<'_>, isa: Isa) -> Result<(Box<dyn GemmBackend>, Isa), Failure> {
-    let (blocked, emulated) = (Blocked::on(isa)?, Emulated::on(isa)?);
-    Ok(match (blocked.isa_for(problem), emulated.isa_for(problem)) {
-        (Ok(isa), _) => (Box::new(blocked), isa),
-        (_, Ok(isa)) => (Box::new(emulated), isa),
-        _ => (Box::new(Reference), Isa::Scalar),
-    })
 }
 
 impl Args {
@@ -343,8 +336,7 @@ fn check(
     for start in [0, (m - stripe) / 2, m - stripe] {
         let rows = a.row_range(start, start + stripe);
         let part = GemmProblem::nt(rows, b)?.with_accumulation(problem.accumulation())?;
-        let expected =
-            part.run_with(&Execution { backend: Some(Reference.name()), ..Execution::default() })?;
+        let expected = Engine::reference().gemm(&part)?;
         for i in 0..stripe {
             let got = d.row(first + start + i);
             if let Some(j) = (0..got.len()).find(|&j| got[j].to_bits() != expected.row(i)[j].to_bits()) {
@@ -360,14 +352,14 @@ fn check(
     Ok(())
 }
 
-fn dense(args: &Args, isa: Isa) -> Result<Work, Failure> {
+fn dense(args: &Args, engine: &Engine<'_>) -> Result<Work, Failure> {
     let (m, n, k) = (args.m.get(), args.n.get(), args.k.get());
     let a = quantized(args, Role::Activation, m, 1)?;
     let b = quantized(args, Role::Weight, n, 2)?;
     let problem = GemmProblem::nt(a.view(), b.view())?.with_arithmetic(&args.arithmetic())?;
-    let (backend, isa) = backend(&problem, isa)?;
+    let plan = engine.plan_gemm(&problem)?;
     let mut d = Matrix::filled(m, n, 0.0);
-    backend.run(&problem, Output::F32(d.view_mut()), &Watch::NONE)?;
+    plan.run_into(Output::F32(d.view_mut()))?;
     check(&problem, a.view(), b.view(), &d, 0)?;
     let mut narrow = Matrix::filled(m, n, bf16::ZERO);
     let times = times(args.seconds, || {
@@ -375,15 +367,16 @@ fn dense(args: &Args, isa: Isa) -> Result<Work, Failure> {
             Out::F32 => Output::F32(d.view_mut()),
             Out::Bf16 => Output::Bf16(narrow.view_mut()),
         };
-        Ok(backend.run(&problem, out, &Watch::NONE)?)
+        Ok(engine.gemm_into(&problem, out)?)
     })?;
     let element = if args.out == Out::F32 { 4 } else { 2 };
     let bytes = bytes(problem.a()) + bytes(problem.b()) + m * n * element;
     let accumulation = problem.accumulation().to_string();
-    Ok(Work { times, copies: Vec::new(), macs: m * n * k, bytes, accumulation, isa, backend: backend.name() })
+    let (isa, backend) = (plan.isa().unwrap_or(Isa::Scalar), plan.backend());
+    Ok(Work { times, copies: Vec::new(), macs: m * n * k, bytes, accumulation, isa, backend })
 }
 
-fn grouped(args: &Args, isa: Isa) -> Result<Work, Failure> {
+fn grouped(args: &Args, engine: &Engine<'_>) -> Result<Work, Failure> {
     let (m, n, k, groups) = (args.m.get(), args.n.get(), args.k.get(), args.groups.get());
     let a = quantized(args, Role::Activation, groups * m, 1)?;
     let experts =
@@ -393,21 +386,13 @@ fn grouped(args: &Args, isa: Isa) -> Result<Work, Failure> {
     let problem =
         GroupedProblem::contiguous(a.view(), &index, &experts)?.with_arithmetic(&args.arithmetic())?;
     let first = problem.parts()[0].problem();
-    let (backend, isa) = backend(first, isa)?;
+    let plan = engine.plan_gemm(&problem)?;
     let mut d = Matrix::filled(groups * m, n, 0.0);
-    let run = |d: &mut Matrix<f32>| -> Result<(), Failure> {
-        let mut out = Output::F32(d.view_mut());
-        for part in problem.parts() {
-            let rows = part.rows();
-            backend.run(part.problem(), out.row_range(rows.start, rows.end), &Watch::NONE)?;
-        }
-        Ok(())
-    };
-    run(&mut d)?;
+    plan.run_into(Output::F32(d.view_mut()))?;
     for (g, &expert) in experts.iter().enumerate() {
         check(first, a.view().row_range(g * m, (g + 1) * m), expert, &d, g * m)?;
     }
-    let times = times(args.seconds, || run(&mut d))?;
+    let times = times(args.seconds, || Ok(engine.gemm_into(&problem, Output::F32(d.view_mut()))?))?;
     let operands: usize = experts.iter().map(bytes).sum::<usize>() + bytes(&a.view());
     Ok(Work {
         times,
@@ -415,19 +400,27 @@ fn grouped(args: &Args, isa: Isa) -> Result<Work, Failure> {
         macs: groups * m * n * k,
         bytes: operands + groups * m * n * 4,
         accumulation: problem.accumulation().to_string(),
-        isa,
-        backend: backend.name(),
+        isa: plan.isa().unwrap_or(Isa::Scalar),
+        backend: plan.backend(),
     })
 }
 
 /// Quantise, dequantise, cast: by element, without multiply-adds.
-fn elements(args: &Args, isa: Isa) -> Result<Work, Failure> {
+fn elements(args: &Args, engine: &Engine<'static>) -> Result<Work, Failure> {
     let op = args.op.by_element().expect("an operation by element");
     let (role, to) = match op {
         ElementOp::Dequantize => (Role::Weight, Format::Bf16),
         _ => (Role::Activation, Format::E4M3),
     };
+    let class = match (op, args.role) {
+        (ElementOp::Quantize, Some(RoleWord::Transposed)) => OpClass::QuantizeTransposed,
+        (ElementOp::Quantize, _) => OpClass::Quantize,
+        (ElementOp::Dequantize, _) => OpClass::Dequantize,
+        (ElementOp::Cast, _) => OpClass::Cast,
+    };
+    let isa = engine.isa_for(class)?.unwrap_or(Isa::Scalar);
     let measured = Elements {
+        engine: engine.clone(),
         op,
         rows: args.m.get(),
         cols: args.k.get(),
@@ -435,7 +428,6 @@ fn elements(args: &Args, isa: Isa) -> Result<Work, Failure> {
         role: args.role.map_or(role, Role::from),
         from: args.from.unwrap_or(Format::F32),
         to: args.to.unwrap_or(to),
-        isa,
         least: args.seconds,
     };
     let Timed { times, copies, bytes } = measured.run()?;

@@ -3,10 +3,10 @@
 use std::time::Instant;
 
 use crate::element::Output;
+use crate::engine::Engine;
 use crate::formats::{Format, Overflow, Rounding, TensorRounding};
 use crate::matrix::Matrix;
-use crate::quant::{CastStats, Caster, Element, Quantizer, Recipe, Role};
-use crate::simd::Isa;
+use crate::quant::{CastStats, Caster, Element, Recipe, Role};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
@@ -24,7 +24,8 @@ pub(crate) struct Elements {
     pub(crate) from: Format,
     /// What it is dequantised or cast to.
     pub(crate) to: Format,
-    pub(crate) isa: Isa,
+    /// Where.
+    pub(crate) engine: Engine<'static>,
     /// Least time to measure, in seconds.
     pub(crate) least: f64,
 }
@@ -67,50 +68,46 @@ impl Elements {
         match self.op {
             ElementOp::Quantize => self.quantize(x),
             _ if bits > 16 => Err(Failure::Usage(format!("--to {}: expected at most 16 bits", self.to))),
-            _ if bits > 8 => self.cast(x.as_slice(), Caster::words),
-            _ => self.cast(x.as_slice(), Caster::bytes),
+            _ if bits > 8 => self.cast(x.as_slice(), Engine::cast_words),
+            _ => self.cast(x.as_slice(), Engine::cast_bytes),
         }
     }
 
     fn quantize<T: Element>(&self, x: &Matrix<T>) -> Result<Timed, Failure> {
-        let quantizer = Quantizer::new(*self.recipe).on(self.isa)?;
-        let first = quantizer.quantize(x.view(), self.role)?;
-        same(
-            "codes, scales and counts",
-            first == Quantizer::reference(*self.recipe).quantize(x.view(), self.role)?,
-        )?;
+        let first = self.engine.quantize(x.view(), self.recipe, self.role)?;
+        let known = Engine::reference().quantize(x.view(), self.recipe, self.role)?;
+        same("codes, scales and counts", first == known)?;
         let mut out = first.matrix;
         let bytes = size_of::<T>() * self.rows * self.cols + bytes(&out.view());
         self.alternate(bytes, || {
-            quantizer.quantize_into(x.view(), self.role, &mut out)?;
+            self.engine.quantize_into(x.view(), self.recipe, self.role, &mut out)?;
             Ok(())
         })
     }
 
     fn dequantize<T: Output + PartialEq>(&self, x: &Matrix<f32>) -> Result<Timed, Failure> {
-        let q = Quantizer::new(*self.recipe).on(self.isa)?.quantize(x.view(), self.role)?.matrix;
+        let q = self.engine.quantize(x.view(), self.recipe, self.role)?.matrix;
         let (rows, cols) = q.shape();
         let mut out = Matrix::filled(rows, cols, T::from_f32(0.0));
-        q.view().dequantize_into(out.view_mut(), self.isa)?;
+        self.engine.dequantize_into(q.view(), out.view_mut())?;
         same("values", out == q.view().dequantize_reference())?;
         let bytes = size_of::<T>() * rows * cols + bytes(&q.view());
-        self.alternate(bytes, || Ok(q.view().dequantize_into(out.view_mut(), self.isa)?))
+        self.alternate(bytes, || Ok(self.engine.dequantize_into(q.view(), out.view_mut())?))
     }
 
     fn cast<T: Element, C: Copy + Default + PartialEq>(
         &self,
         x: &[T],
-        cast: fn(&Caster, &[T], &mut [C]) -> crate::Result<CastStats>,
+        cast: fn(&Engine<'static>, &Caster, &[T], &mut [C]) -> crate::Result<CastStats>,
     ) -> Result<Timed, Failure> {
         let nearest = TensorRounding::Fixed(Rounding::NearestEven);
-        let caster = Caster::new(self.to, nearest, Overflow::Saturate).on(self.isa)?;
-        let reference = Caster::reference(self.to, nearest, Overflow::Saturate);
+        let caster = Caster::new(self.to, nearest, Overflow::Saturate);
         let (mut codes, mut expected) = (vec![C::default(); x.len()], vec![C::default(); x.len()]);
-        let stats = cast(&caster, x, &mut codes)?;
-        let known = cast(&reference, x, &mut expected)?;
+        let stats = cast(&self.engine, &caster, x, &mut codes)?;
+        let known = cast(&Engine::reference(), &caster, x, &mut expected)?;
         same("codes and counts", stats == known && codes == expected)?;
         self.alternate((size_of::<T>() + size_of::<C>()) * x.len(), || {
-            cast(&caster, x, &mut codes)?;
+            cast(&self.engine, &caster, x, &mut codes)?;
             Ok(())
         })
     }

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use crate::checkpoint::{Dtype, Tensor, TensorFile, refuse_same_file, write_tensors};
-use crate::gemm::{Accumulation, Arithmetic, Execution, GemmProblem, GroupedProblem, Model, Promotion};
+use crate::engine::{Engine, Product};
+use crate::gemm::{Accumulation, Arithmetic, GemmProblem, GroupedProblem, Model, Promotion};
 use crate::matrix::Matrix;
 use clap::ValueEnum;
 
@@ -117,19 +118,28 @@ pub(crate) fn run(args: Args, json: bool) -> Outcome {
     let groups = read_groups(&file, args.grouped)?;
     let blame_file = |e: crate::Error| crate::Error::file(&args.r#in, e);
     let problem = problem(&args, &a, &b, c.as_ref(), groups.as_deref()).map_err(blame_file)?;
-    let (accumulation, work) = match &problem {
-        Problem::Dense(p) => (p.accumulation(), multiply_adds(p)),
-        Problem::Grouped(p, _) => {
-            (p.accumulation(), p.parts().iter().map(|part| multiply_adds(part.problem())).sum())
-        }
+    let (accumulation, product) = match &problem {
+        Problem::Dense(p) => (p.accumulation(), Product::from(&**p)),
+        Problem::Grouped(p, _) => (p.accumulation(), Product::from(p)),
     };
 
+    let work = product.multiply_adds();
     let progress = Progress::multiply_adds(work);
     let report = |done| progress.advance(done);
-    let backend = args.backend.as_deref();
-    let execution = Execution { threads: args.threads, backend, progress: Some(&report) };
+    let mut engine = args.backend.as_deref().map_or_else(|| Ok(Engine::cpu()), Engine::by_name)?;
+    if let Some(threads) = args.threads {
+        engine = engine.with_threads(threads)?;
+    }
+    let engine = engine.with_progress(&report);
     let start = Instant::now();
-    let d = multiply(&problem, args.out, &execution)?;
+    let d = match args.out {
+        Out::F32 => Tensor::from_f32(&engine.gemm(product)?),
+        Out::Bf16 => Tensor::from_bf16(&engine.gemm_bf16(product)?),
+    };
+    let d = match &problem {
+        Problem::Dense(_) => d,
+        Problem::Grouped(_, shape) => d.reshaped(shape.clone())?,
+    };
     let seconds = start.elapsed().as_secs_f64();
     drop(progress);
     let (shape, dtype) = (d.shape().to_vec(), d.dtype());
@@ -160,10 +170,6 @@ pub(crate) fn run(args: Args, json: bool) -> Outcome {
         a.describe(),
         b.describe(),
     ))
-}
-
-fn multiply_adds(p: &GemmProblem<'_>) -> u64 {
-    p.m() as u64 * p.n() as u64 * p.k() as u64
 }
 
 fn read_addend(file: &TensorFile) -> crate::Result<Option<Matrix<f32>>> {
@@ -235,14 +241,4 @@ pub(crate) fn sizes(groups: &[i32]) -> crate::Result<Vec<usize>> {
         usize::try_from(g).map_err(|_| crate::Error::Invalid(format!("groups[{i}] is {g}, expected a size")))
     };
     groups.iter().enumerate().map(size).collect()
-}
-
-fn multiply(problem: &Problem<'_>, out: Out, execution: &Execution<'_>) -> crate::Result<Tensor> {
-    let (d, shape) = match (problem, out) {
-        (Problem::Dense(p), Out::F32) => return Ok(Tensor::from_f32(&p.run_with(execution)?)),
-        (Problem::Dense(p), Out::Bf16) => return Ok(Tensor::from_bf16(&p.run_bf16_with(execution)?)),
-        (Problem::Grouped(p, shape), Out::F32) => (Tensor::from_f32(&p.run_with(execution)?), shape),
-        (Problem::Grouped(p, shape), Out::Bf16) => (Tensor::from_bf16(&p.run_bf16_with(execution)?), shape),
-    };
-    d.reshaped(shape.clone())
 }

@@ -2,12 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::backends;
 use crate::checkpoint::{Dtype, Tensor, TensorFile, write_tensors};
+use crate::engine::Engine;
 use crate::gemm::Arithmetic;
-use crate::gemm::sanitize::{
-    GroupedOperands, Groups, LayoutRules, Leak, OnBackend, Poison, Rule, Violation, sanitize,
-};
+use crate::gemm::sanitize::{GroupedOperands, Groups, LayoutRules, Leak, Poison, Rule, Violation, sanitize};
 use crate::matrix::Matrix;
 use crate::scaled::layout::ScaleLayout;
 use crate::scaled::{Codes, ScaleGrid, ScaledMatrix, ScaledRef};
@@ -147,14 +145,18 @@ fn operands(args: &Args, file: &TensorFile) -> crate::Result<GroupedOperands> {
 
 fn on_backends(args: &Args, operands: &GroupedOperands) -> crate::Result<Vec<Run>> {
     let problem = operands.problem()?.with_arithmetic(&args.accumulate)?;
-    let named: Vec<_> = args.backend.iter().map(|n| backends::by_name(n)).collect::<Result<_, _>>()?;
-    let able = |backend: &&dyn crate::gemm::GemmBackend| {
-        problem.parts().iter().all(|p| backend.supports(p.problem()).is_ok())
+    let named: Vec<_> = args.backend.iter().map(|n| Engine::by_name(n)).collect::<Result<_, _>>()?;
+    let able = |name: &&str| -> Option<Engine<'static>> {
+        let engine = Engine::by_name(name).ok()?;
+        let able = engine.plan_gemm(&problem).is_ok();
+        able.then_some(engine)
     };
-    let all = if named.is_empty() { backends::ALL.iter().copied().filter(able).collect() } else { named };
-    let run = |backend: &dyn crate::gemm::GemmBackend| {
-        let leaks = sanitize(operands, &OnBackend { backend, arithmetic: args.accumulate })?;
-        let kernel = format!("{} {}", backend.name(), problem.accumulation());
+    let all = if named.is_empty() { Engine::NAMES.iter().filter_map(able).collect() } else { named };
+    let run = |engine: Engine<'static>| {
+        let multiply =
+            |operands: &GroupedOperands| engine.gemm(&operands.problem()?.with_arithmetic(&args.accumulate)?);
+        let leaks = sanitize(operands, &multiply)?;
+        let kernel = format!("{} {}", engine.name(), problem.accumulation());
         Ok(Run { kernel, poisons: Poison::ALL.len(), leaks })
     };
     all.into_iter().map(run).collect()

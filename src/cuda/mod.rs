@@ -10,7 +10,7 @@
 //! - [`Cuda`]: the launcher, over a [`Driver`]: a real device, or what stands in for one. [`GemmDesc`] → [`kernels::Config`]
 //!   → [`Launch`]: what is asked for, how it is cut, what is run.
 //! - [`roofline`]: what a kernel can reach at best, estimated from its machine code and published peaks.
-//! - [`FirstDevice`]: the machine's first device as a backend that can be named.
+//! - [`Engine::cuda`](crate::Engine::cuda), or `cuda` by name: a device as the place where operations run.
 //! - [`RecipeArgs`], [`ScaleGridArgs`]: recipes and scale grids as kernel arguments.
 //!
 //! The kernels give the bits of [`quant`](crate::quant), with one difference: each NaN they write is the canonical one
@@ -19,7 +19,6 @@
 
 mod arch;
 mod args;
-mod backend;
 mod compile;
 mod device;
 pub mod disasm;
@@ -30,7 +29,6 @@ pub mod roofline;
 
 pub use arch::Arch;
 pub use args::{RecipeArgs, ScaleGridArgs, ScaleKind};
-pub use backend::FirstDevice;
 pub use compile::{Compiled, Compiler, Resources, Target, nvrtc_present};
 pub use device::{Cuda, Float, Form, GemmDesc};
 pub use driver::{Arg, CudaDriver, Driver};

@@ -1,7 +1,6 @@
 //! What a GEMM implementation is.
 
 use std::fmt;
-use std::num::NonZeroUsize;
 use std::ops::Range;
 
 use half::bf16;
@@ -9,9 +8,10 @@ use half::bf16;
 use super::accumulation::Model;
 use super::grouped::{GroupedPart, GroupedProblem};
 use super::problem::GemmProblem;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::matrix::MatMut;
 use crate::parallel::Watch;
+use crate::simd::Isa;
 
 /// An implementation of the [contract](super): the reference's bits, or a refusal.
 ///
@@ -86,7 +86,15 @@ pub trait GemmBackend: Send + Sync {
 }
 
 /// How one problem is computed. Displayed: the backend, its instruction set or device, and how the problem is cut.
-pub trait GemmPlan: fmt::Display + Sync {
+pub trait GemmPlan: fmt::Display + Send + Sync {
+    /// The name of the backend that made it; of one that computes the first group.
+    fn backend(&self) -> &'static str;
+
+    /// The CPU's instruction set that it was made for, if for one.
+    fn isa(&self) -> Option<Isa> {
+        None
+    }
+
     /// Computes D into `out`, all of it; callers have checked that it is M × N. The work is spread over the threads of the
     /// current pool; `watch` is told the multiply-adds done, which add up to M·N·K.
     ///
@@ -111,6 +119,14 @@ pub(crate) fn group_by_group<'p>(
 struct GroupByGroup<'p>(Vec<(Range<usize>, Box<dyn GemmPlan + 'p>)>);
 
 impl GemmPlan for GroupByGroup<'_> {
+    fn backend(&self) -> &'static str {
+        self.0.first().map_or("none", |(_, plan)| plan.backend())
+    }
+
+    fn isa(&self) -> Option<Isa> {
+        self.0.first().and_then(|(_, plan)| plan.isa())
+    }
+
     fn run(&self, mut out: Output<'_>, watch: &Watch<'_>) -> Result<()> {
         out.clear();
         self.0.iter().try_for_each(|(rows, plan)| plan.run(out.row_range(rows.start, rows.end), watch))
@@ -165,45 +181,5 @@ impl Output<'_> {
             Output::F32(m) => m.reborrow().into_rows().into_iter().for_each(|row| row.fill(0.0)),
             Output::Bf16(m) => m.reborrow().into_rows().into_iter().for_each(|row| row.fill(bf16::ZERO)),
         }
-    }
-}
-
-/// How a problem is computed. Nothing here changes a bit of the result.
-#[derive(Clone, Copy, Default)]
-pub struct Execution<'a> {
-    /// Number of threads; `None` for the pool of the calling thread.
-    pub threads: Option<NonZeroUsize>,
-    /// Name of the backend; `None` for the fastest that supports the problem.
-    pub backend: Option<&'a str>,
-    /// Called from any thread with the number of multiply-adds just finished; the calls add up to M·N·K.
-    pub progress: Option<&'a (dyn Fn(u64) + Sync)>,
-}
-
-impl Execution<'_> {
-    /// Runs `work` in a pool of the asked-for size.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] if that many threads cannot be started; those of `work`.
-    pub fn install<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-        let Some(threads) = self.threads else { return work() };
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build();
-        pool.map_err(|e| Error::Invalid(format!("{threads} threads: {e}")))?.install(work)
-    }
-
-    /// Who watches.
-    pub fn watch(&self) -> Watch<'_> {
-        Watch { progress: self.progress, ..Watch::NONE }
-    }
-}
-
-impl std::fmt::Debug for Execution<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Execution { threads, backend, progress } = self;
-        let progress = progress.is_some();
-        f.debug_struct("Execution")
-            .field("threads", threads)
-            .field("backend", backend)
-            .field("progress", &progress)
-            .finish()
     }
 }

@@ -3,11 +3,16 @@
 use std::num::NonZeroUsize;
 use std::ops::Range;
 
+use half::bf16;
+
 use super::accumulation::{Accumulation, Model};
 use super::arithmetic::Arithmetic;
+use super::backend::{GemmBackend, Output};
+use super::cpu::OnCpu;
 use super::problem::{GemmProblem, fitting_interval};
 use crate::error::{Error, Result};
-use crate::matrix::MatRef;
+use crate::matrix::{MatRef, Matrix};
+use crate::parallel::Watch;
 use crate::scaled::ScaledRef;
 
 /// The row of a contiguous grouped problem that belongs to no group (DeepGEMM's alignment padding).
@@ -216,6 +221,29 @@ impl<'a> GroupedProblem<'a> {
             part.problem = part.problem.with_addend(c.row_range(part.rows.start, part.rows.end))?;
         }
         Ok(GroupedProblem { addend: Some(c), ..self })
+    }
+
+    /// D in f32, on this CPU: the fastest backend that has these bits, the threads of the current pool. An
+    /// [`Engine`](crate::Engine) runs it elsewhere, and watched.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] if `FINEGRAIN_ISA` names an instruction set that the CPU lacks.
+    pub fn run(&self) -> Result<Matrix<f32>> {
+        let (rows, cols) = self.output_shape();
+        let mut d = Matrix::filled(rows, cols, 0.0);
+        OnCpu::AUTO.run_grouped(self, Output::F32(d.view_mut()), &Watch::NONE)?;
+        Ok(d)
+    }
+
+    /// D rounded once to BF16, to nearest even.
+    ///
+    /// # Errors
+    /// As [`GroupedProblem::run`].
+    pub fn run_bf16(&self) -> Result<Matrix<bf16>> {
+        let (rows, cols) = self.output_shape();
+        let mut d = Matrix::filled(rows, cols, bf16::ZERO);
+        OnCpu::AUTO.run_grouped(self, Output::Bf16(d.view_mut()), &Watch::NONE)?;
+        Ok(d)
     }
 
     /// The operands as they were given.

@@ -59,6 +59,7 @@ mod arithmetic;
 mod backend;
 mod blocked;
 mod buffer;
+mod cpu;
 mod custom;
 mod emulated;
 mod exact;
@@ -71,8 +72,9 @@ mod tensor_core;
 
 pub use accumulation::{Accumulation, Addend, BlockScales, Model, Promotion, TensorCore};
 pub use arithmetic::Arithmetic;
-pub use backend::{Execution, GemmBackend, GemmPlan, Output};
+pub use backend::{GemmBackend, GemmPlan, Output};
 pub use blocked::Blocked;
+pub(crate) use cpu::{OnCpu, Only};
 pub use custom::{StepResult, StepRounding};
 pub use emulated::Emulated;
 pub use grouped::{GroupedForm, GroupedPart, GroupedProblem};

@@ -2,11 +2,16 @@
 
 use std::num::NonZeroUsize;
 
+use half::bf16;
+
 use super::accumulation::{Accumulation, BlockScales, DEEPSEEK_INTERVAL, Model, TensorCore};
 use super::arithmetic::Arithmetic;
+use super::backend::{GemmBackend, Output};
+use super::cpu::OnCpu;
 use crate::error::{Error, Result};
 use crate::formats::Format;
-use crate::matrix::MatRef;
+use crate::matrix::{MatRef, Matrix};
+use crate::parallel::Watch;
 use crate::scaled::{Granule, ScaleGridRef, ScaledRef};
 
 /// D [M, N] = A [M, K] · B [N, K]ᵀ (+ C [M, N]) with its arithmetic. A problem that exists is legal.
@@ -84,6 +89,29 @@ impl<'a> GemmProblem<'a> {
             return Err(Error::Shape(format!("the addend is {rows}×{cols}, the output {m}×{n}")));
         }
         GemmProblem { addend: Some(c), ..self }.checked()
+    }
+
+    /// D in f32, on this CPU: the fastest backend that has these bits, the threads of the current pool. An
+    /// [`Engine`](crate::Engine) runs it elsewhere, and watched.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] if `FINEGRAIN_ISA` names an instruction set that the CPU lacks.
+    pub fn run(&self) -> Result<Matrix<f32>> {
+        let (rows, cols) = self.output_shape();
+        let mut d = Matrix::filled(rows, cols, 0.0);
+        OnCpu::AUTO.run(self, Output::F32(d.view_mut()), &Watch::NONE)?;
+        Ok(d)
+    }
+
+    /// D rounded once to BF16, to nearest even.
+    ///
+    /// # Errors
+    /// As [`GemmProblem::run`].
+    pub fn run_bf16(&self) -> Result<Matrix<bf16>> {
+        let (rows, cols) = self.output_shape();
+        let mut d = Matrix::filled(rows, cols, bf16::ZERO);
+        OnCpu::AUTO.run(self, Output::Bf16(d.view_mut()), &Watch::NONE)?;
+        Ok(d)
     }
 
     /// A [M, K].

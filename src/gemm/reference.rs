@@ -52,6 +52,10 @@ impl fmt::Display for ByDefinition<'_> {
 }
 
 impl GemmPlan for ByDefinition<'_> {
+    fn backend(&self) -> &'static str {
+        Reference.name()
+    }
+
     fn run(&self, out: Output<'_>, watch: &Watch<'_>) -> Result<()> {
         let problem = self.0;
         let (a, b) = (problem.a(), problem.b());

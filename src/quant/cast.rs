@@ -10,7 +10,7 @@ use crate::element::{CodesMut, Element, Elements};
 use crate::error::{Error, Result};
 use crate::formats::{Events, Format, Overflow, TensorRounding, Unpacked};
 use crate::parallel::{self, Watch};
-use crate::simd::{Encoder, Isa};
+use crate::simd::{Encoder, Isa, OpClass, Path, isa_for};
 
 /// Elements of a task: some ten microseconds, so that progress can be told.
 const TASK: usize = 1 << 16;
@@ -97,17 +97,12 @@ impl Caster {
         Caster { format, rounding, overflow, isa: None, reference: false }
     }
 
-    /// The definition: [`Format::cast`] of one element after the other.
-    pub const fn reference(format: Format, rounding: TensorRounding, overflow: Overflow) -> Self {
-        Caster { format, rounding, overflow, isa: None, reference: true }
-    }
-
-    /// The same on an instruction set.
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`] if the CPU lacks it.
-    pub fn on(self, isa: Isa) -> Result<Self> {
-        Ok(Caster { isa: Some(isa.checked()?), ..self })
+    /// The same by who is to do the work.
+    pub(crate) fn on_path(self, path: Path) -> Self {
+        match path {
+            Path::Reference => Caster { reference: true, ..self },
+            Path::Registers(isa) => Caster { isa, ..self },
+        }
     }
 
     /// Whether registers do the work.
@@ -160,7 +155,7 @@ impl Caster {
         let registers = match (self.encoder(), self.isa) {
             (None, _) => None,
             (Some(encoder), Some(isa)) => Some((encoder, isa)),
-            (Some(encoder), None) => Some((encoder, Isa::active()?)),
+            (Some(encoder), None) => Some((encoder, isa_for(OpClass::Cast)?)),
         };
         let past_cache = x.len() * (x.kind().bytes() + codes.code_bytes()) > PAST_CACHE;
         let mut stats = vec![CastStats::default(); x.len().div_ceil(TASK)];

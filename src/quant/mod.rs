@@ -23,10 +23,11 @@ mod delayed;
 mod derive;
 mod diff;
 mod fast;
+mod on_cpu;
 mod recipe;
 mod reference;
 mod stats;
-mod swiglu;
+pub(crate) mod swiglu;
 
 pub use crate::element::Element;
 pub(crate) use cast::elements;
@@ -41,14 +42,12 @@ pub use recipe::{
 pub use stats::QuantStats;
 pub use swiglu::{silu, swiglu};
 
-use self::fast::Order;
-use crate::element::panel;
-use crate::error::{Error, Result};
-use crate::formats::Format;
-use crate::matrix::{MatRef, Matrix};
-use crate::parallel::Watch;
+pub(crate) use on_cpu::OnCpu;
+
+use crate::error::Result;
+use crate::matrix::MatRef;
 use crate::scaled::{Granule, ScaledMatrix, ScaledRef};
-use crate::simd::Isa;
+use crate::simd::Cpu;
 
 /// What a matrix is to its GEMM, which decides how it is grouped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -59,6 +58,17 @@ pub enum Role {
     Weight,
     /// Grouped along the first dimension; stored transposed.
     Transposed,
+}
+
+impl Role {
+    /// The word for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Role::Activation => "activation",
+            Role::Weight => "weight",
+            Role::Transposed => "transposed",
+        }
+    }
 }
 
 /// A quantised matrix and what happened on the way.
@@ -77,39 +87,17 @@ impl Quantized {
     }
 }
 
-/// Quantises by one recipe.
+/// Quantises by one recipe on this CPU, on the instruction set that it chooses and the threads of the current pool. An
+/// [`Engine`](crate::Engine) quantises elsewhere, and watched.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Quantizer {
     recipe: Recipe,
-    path: Path,
-}
-
-/// Who does the work. The bits do not depend on it.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Path {
-    /// The definition.
-    Reference,
-    /// An instruction set; `None` for the active one.
-    Registers(Option<Isa>),
 }
 
 impl Quantizer {
-    /// A quantiser for a recipe, on the active instruction set.
+    /// A quantiser for a recipe.
     pub const fn new(recipe: Recipe) -> Self {
-        Quantizer { recipe, path: Path::Registers(None) }
-    }
-
-    /// The definition: one element after the other. [`Quantizer::new`] gives the same codes, scales and statistics.
-    pub const fn reference(recipe: Recipe) -> Self {
-        Quantizer { recipe, path: Path::Reference }
-    }
-
-    /// The same on an instruction set.
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`] if the CPU lacks it.
-    pub fn on(self, isa: Isa) -> Result<Self> {
-        Ok(Quantizer { path: Path::Registers(Some(isa.checked()?)), ..self })
+        Quantizer { recipe }
     }
 
     /// The recipe.
@@ -117,23 +105,12 @@ impl Quantizer {
         &self.recipe
     }
 
-    /// The instruction set that quantises a matrix of this shape by this recipe; `None` where it is the reference: for
-    /// formats that registers do not encode, and for nothing.
-    fn isa(&self, shape: (usize, usize)) -> Result<Option<Isa>> {
-        let isa = match self.path {
-            Path::Reference => return Ok(None),
-            Path::Registers(Some(isa)) => isa,
-            Path::Registers(None) => Isa::active()?,
-        };
-        Ok((fast::supports(&self.recipe) && shape.0 > 0 && shape.1 > 0).then_some(isa))
-    }
-
     /// Groups along the last dimension.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] if `FINEGRAIN_ISA` names an instruction set that the CPU lacks.
+    /// [`Error::Unsupported`](crate::Error::Unsupported) if `FINEGRAIN_ISA` names an instruction set that the CPU lacks.
     pub fn activation<T: Element>(&self, x: MatRef<'_, T>) -> Result<Quantized> {
-        self.in_granules(x, self.recipe.activation)
+        self.quantize(x, Role::Activation)
     }
 
     /// Groups in the recipe's weight granule.
@@ -141,7 +118,7 @@ impl Quantizer {
     /// # Errors
     /// As [`Quantizer::activation`].
     pub fn weight<T: Element>(&self, w: MatRef<'_, T>) -> Result<Quantized> {
-        self.in_granules(w, self.recipe.weight)
+        self.quantize(w, Role::Weight)
     }
 
     /// Groups along the first dimension and returns the transposed matrix.
@@ -149,13 +126,7 @@ impl Quantizer {
     /// # Errors
     /// As [`Quantizer::activation`].
     pub fn transposed<T: Element>(&self, x: MatRef<'_, T>) -> Result<Quantized> {
-        let Some(isa) = self.isa(x.shape())? else {
-            return self.by_reference(x.transposed().view(), self.recipe.activation);
-        };
-        let mut matrix = fast::blank(&self.recipe, x.cols(), x.rows(), self.recipe.activation);
-        let stats =
-            fast::quantize(panel(x), &self.recipe, Order::Transposed, isa, &mut matrix, &Watch::NONE)?;
-        Ok(Quantized { matrix, stats })
+        self.quantize(x, Role::Transposed)
     }
 
     /// One of the three above.
@@ -163,11 +134,7 @@ impl Quantizer {
     /// # Errors
     /// As [`Quantizer::activation`].
     pub fn quantize<T: Element>(&self, x: MatRef<'_, T>, role: Role) -> Result<Quantized> {
-        match role {
-            Role::Activation => self.activation(x),
-            Role::Weight => self.weight(x),
-            Role::Transposed => self.transposed(x),
-        }
+        self.on_cpu().quantize(x, role)
     }
 
     /// The same into the memory of an earlier result of the same shape, recipe and role, which is overwritten.
@@ -186,47 +153,15 @@ impl Quantizer {
     /// ```
     ///
     /// # Errors
-    /// As [`Quantizer::activation`]; [`Error::Shape`] and [`Error::Invalid`] if `out` is no such result.
+    /// As [`Quantizer::activation`]; [`Error::Shape`](crate::Error::Shape) and
+    /// [`Error::Invalid`](crate::Error::Invalid) if `out` is no such result.
     pub fn quantize_into<T: Element>(
         &self,
         x: MatRef<'_, T>,
         role: Role,
         out: &mut ScaledMatrix,
     ) -> Result<QuantStats> {
-        let (rows, cols) = x.shape();
-        let (granule, shape) = match role {
-            Role::Activation => (self.recipe.activation, (rows, cols)),
-            Role::Weight => (self.recipe.weight, (rows, cols)),
-            Role::Transposed => (self.recipe.activation, (cols, rows)),
-        };
-        self.check_result(out, granule, shape)?;
-        let Some(isa) = self.isa(shape)? else {
-            let Quantized { matrix, stats } = self.quantize(x, role)?;
-            *out = matrix;
-            return Ok(stats);
-        };
-        let order = if role == Role::Transposed { Order::Transposed } else { Order::Same };
-        fast::quantize(panel(x), &self.recipe, order, isa, out, &Watch::NONE)
-    }
-
-    /// Whether a matrix has the shape, formats and granule of a result.
-    fn check_result(&self, out: &ScaledMatrix, granule: Granule, shape: (usize, usize)) -> Result<()> {
-        if out.shape() != shape {
-            let ((r, c), (rows, cols)) = (out.shape(), shape);
-            return Err(Error::Shape(format!("{r}×{c} codes are to hold a result of {rows}×{cols}")));
-        }
-        let kind = |format: Format, granule: Granule, scales: Format| {
-            format!("{format} in {granule} with {scales} scales")
-        };
-        let wanted = kind(self.recipe.element, granule, fast::scale_format(&self.recipe));
-        let found = match out.scales() {
-            Some(s) => kind(out.format(), s.granule, s.grid.view().format()),
-            None => format!("{} without scales", out.format()),
-        };
-        if found != wanted {
-            return Err(Error::Invalid(format!("a matrix of {found} is to hold a result of {wanted}")));
-        }
-        Ok(())
+        self.on_cpu().quantize_into(x, role, out)
     }
 
     /// Any granule, with the recipe's arithmetic.
@@ -234,16 +169,7 @@ impl Quantizer {
     /// # Errors
     /// As [`Quantizer::activation`].
     pub fn in_granules<T: Element>(&self, x: MatRef<'_, T>, granule: Granule) -> Result<Quantized> {
-        let Some(isa) = self.isa(x.shape())? else { return self.by_reference(x, granule) };
-        let mut matrix = fast::blank(&self.recipe, x.rows(), x.cols(), granule);
-        let stats = fast::quantize(panel(x), &self.recipe, Order::Same, isa, &mut matrix, &Watch::NONE)?;
-        Ok(Quantized { matrix, stats })
-    }
-
-    fn by_reference<T: Element>(&self, x: MatRef<'_, T>, granule: Granule) -> Result<Quantized> {
-        let x = x.map(|v| v.to_f32());
-        let (matrix, stats) = reference::quantize(x.view(), &self.recipe, granule, &Watch::NONE)?;
-        Ok(Quantized { matrix, stats })
+        self.on_cpu().in_granules(x, granule)
     }
 
     /// The transpose of an already quantised matrix, grouped anew: dequantise, regroup, quantise, tile by tile where the
@@ -253,19 +179,10 @@ impl Quantizer {
     /// # Errors
     /// As [`Quantizer::activation`].
     pub fn requantize_transposed(&self, x: ScaledRef<'_>) -> Result<Quantized> {
-        match self.isa(x.shape())? {
-            None => self.transposed(x.dequantize_reference::<f32>().view()),
-            Some(isa) if fast::requantizes_by_tiles(&self.recipe) => {
-                let (rows, cols) = x.shape();
-                let mut matrix = fast::blank(&self.recipe, cols, rows, self.recipe.activation);
-                let stats = fast::requantize_transposed(&x, &self.recipe, isa, &mut matrix, &Watch::NONE)?;
-                Ok(Quantized { matrix, stats })
-            }
-            Some(isa) => {
-                let mut values = Matrix::filled(x.shape().0, x.shape().1, 0.0f32);
-                x.dequantize_into(values.view_mut(), isa)?;
-                self.transposed(values.view())
-            }
-        }
+        self.on_cpu().requantize_transposed(x)
+    }
+
+    fn on_cpu(&self) -> OnCpu<'_> {
+        OnCpu { recipe: &self.recipe, cpu: Cpu::AUTOMATIC }
     }
 }

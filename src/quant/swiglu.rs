@@ -50,12 +50,19 @@ pub fn silu(x: f32) -> f32 {
 /// # Errors
 /// [`Error::Shape`] if the shapes differ.
 pub fn swiglu<T: Element>(gate: MatRef<'_, T>, up: MatRef<'_, T>) -> Result<Matrix<f32>> {
+    check_shapes(&gate, &up)?;
     let (rows, cols) = gate.shape();
-    if up.shape() != (rows, cols) {
-        let (r, c) = up.shape();
-        return Err(Error::Shape(format!("gate is {rows}x{cols}, up is {r}x{c}: they must agree")));
-    }
     Ok(Matrix::from_fn(rows, cols, |i, j| silu(gate.at(i, j).to_f32()) * up.at(i, j).to_f32()))
+}
+
+/// # Errors
+/// [`Error::Shape`] if the shapes differ.
+pub(crate) fn check_shapes<T>(gate: &MatRef<'_, T>, up: &MatRef<'_, T>) -> Result<()> {
+    let ((rows, cols), (r, c)) = (gate.shape(), up.shape());
+    if (rows, cols) == (r, c) {
+        return Ok(());
+    }
+    Err(Error::Shape(format!("gate is {rows}x{cols}, up is {r}x{c}: they must agree")))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use crate::element::{ElementsMut, Output};
 use crate::error::{Error, Result};
 use crate::matrix::{MatMut, Matrix};
 use crate::parallel::{self, Watch};
-use crate::simd::Isa;
+use crate::simd::{Cpu, Isa, OpClass};
 
 /// Elements of a task: some hundred microseconds.
 const TASK: usize = 1 << 17;
@@ -47,44 +47,57 @@ impl ScaledRef<'_> {
         Matrix::from_vec(self.shape().0, cols, data).expect("one value each code")
     }
 
-    /// All values in f32, the bits of [`ScaledRef::dequantize_reference`], by the active instruction set.
+    /// All values in f32, the bits of [`ScaledRef::dequantize_reference`], on this CPU.
     ///
     /// # Errors
     /// [`Error::Unsupported`] if `FINEGRAIN_ISA` names an instruction set that the CPU lacks.
     pub fn dequantize(&self) -> Result<Matrix<f32>> {
         let (rows, cols) = self.shape();
         let mut out = Matrix::filled(rows, cols, 0.0);
-        self.dequantize_into(out.view_mut(), Isa::active()?)?;
+        self.dequantize_into(out.view_mut())?;
         Ok(out)
     }
 
-    /// All values in f32 or bf16 into memory of the caller, by an instruction set: [`Isa::active`] unless there is a
-    /// reason. The bits are those of [`ScaledRef::dequantize_reference`].
+    /// All values in f32 or bf16 into memory of the caller, on this CPU; an [`Engine`](crate::Engine) does it elsewhere, and
+    /// watched. The bits are those of [`ScaledRef::dequantize_reference`].
     ///
     /// ```
     /// use finegrain::matrix::Matrix;
     /// use finegrain::quant::{Quantizer, Recipe};
-    /// use finegrain::simd::Isa;
     /// use half::bf16;
     /// let w = Matrix::from_fn(200, 300, |i, j| (i * j) as f32);
     /// let q = Quantizer::new(Recipe::DEEPSEEK_V3).weight(w.view())?;
     /// let mut values = Matrix::filled(200, 300, bf16::ZERO);
-    /// q.view().dequantize_into(values.view_mut(), Isa::active()?)?;
+    /// q.view().dequantize_into(values.view_mut())?;
     /// assert_eq!(values, q.view().dequantize_reference());
     /// # Ok::<(), finegrain::Error>(())
     /// ```
     ///
     /// # Errors
-    /// [`Error::Shape`] if `out` has another shape; [`Error::Unsupported`] if the CPU lacks the instruction set.
-    pub fn dequantize_into<T: Output>(&self, out: MatMut<'_, T>, isa: Isa) -> Result<()> {
+    /// [`Error::Shape`] if `out` has another shape; as [`ScaledRef::dequantize`].
+    pub fn dequantize_into<T: Output>(&self, out: MatMut<'_, T>) -> Result<()> {
+        self.dequantize_on(out, &Cpu::AUTOMATIC)
+    }
+
+    /// The same where and watched as told.
+    ///
+    /// # Errors
+    /// As [`ScaledRef::dequantize_into`]; [`Error::Cancelled`].
+    pub(crate) fn dequantize_on<T: Output>(&self, mut out: MatMut<'_, T>, cpu: &Cpu<'_>) -> Result<()> {
         let (rows, cols) = self.shape();
         if out.shape() != (rows, cols) {
             let (r, c) = out.shape();
             return Err(Error::Shape(format!("{r}×{c} values are to hold codes of {rows}×{cols}")));
         }
-        let isa = isa.checked()?;
+        let Some(isa) = cpu.isa(OpClass::Dequantize)? else {
+            cpu.watch.check()?;
+            let values = self.dequantize_reference::<T>();
+            (0..rows).for_each(|i| out.row_mut(i).copy_from_slice(values.row(i)));
+            cpu.watch.report((rows * cols) as u64);
+            return Ok(());
+        };
         let (data, stride) = out.into_strided();
-        self.dequantize_rows(T::typed_mut(data), stride, isa, &Watch::NONE)
+        self.dequantize_rows(T::typed_mut(data), stride, isa, &cpu.watch)
     }
 
     /// All values into rows `stride` apart, which are shared out among threads.

@@ -2,11 +2,10 @@
 
 use super::{Vectors, random, random_matrix, tensor};
 use crate::checkpoint::{Dtype, Tensor};
+use crate::engine::Engine;
 use crate::error::Result;
 use crate::formats::{Format, Unpacked};
-use crate::gemm::{
-    Accumulation, BlockScales, Execution, GemmProblem, GroupedProblem, Model, Promotion, TensorCore,
-};
+use crate::gemm::{Accumulation, BlockScales, GemmProblem, GroupedProblem, Model, Promotion, TensorCore};
 use crate::matrix::Matrix;
 use crate::scaled::{Codes, Granule, ScaleGrid, ScaledMatrix, ScaledRef, Scales};
 
@@ -18,7 +17,7 @@ const CUSTOM: [&str; 3] = [
 ];
 
 /// Vectors are what the reference gives, not what a faster backend makes of it.
-const REFERENCE: Execution<'_> = Execution { threads: None, backend: Some("reference"), progress: None };
+const REFERENCE: Engine<'static> = Engine::reference();
 
 const M: usize = 9;
 const N: usize = 7;
@@ -103,17 +102,12 @@ fn dense(
             [("accumulation", words.as_str()), ("interval", interval.as_str()), ("promotion", order)];
         let name = format!("{base}.d.{interval}.{order}");
         let names: Vec<&str> = inputs.iter().map(String::as_str).collect();
-        out.output(
-            &name,
-            None,
-            Tensor::from_f32(&problem.run_with(&REFERENCE)?),
-            ("gemm", &names, &parameters),
-        );
-        let bf16 = Tensor::from_bf16(&problem.run_bf16_with(&REFERENCE)?);
+        out.output(&name, None, Tensor::from_f32(&REFERENCE.gemm(&problem)?), ("gemm", &names, &parameters));
+        let bf16 = Tensor::from_bf16(&REFERENCE.gemm_bf16(&problem)?);
         out.output(format!("{name}.bf16"), None, bf16, ("gemm", &names, &parameters));
         if let Ok(with_addend) = problem.with_addend(c.view()) {
             let names = [names.as_slice(), &["c"]].concat();
-            let d = Tensor::from_f32(&with_addend.run_with(&REFERENCE)?);
+            let d = Tensor::from_f32(&REFERENCE.gemm(&with_addend)?);
             out.output(format!("{name}.c"), None, d, ("gemm", &names, &parameters));
         }
     }
@@ -133,7 +127,7 @@ fn grouped(out: &mut Vectors, model: Model) -> Result<()> {
     let accumulation = Accumulation::new(model).promote_every(128)?;
     let groups_of = |values: &[i32]| tensor(Dtype::I32, &[values.len()], values, |v| v.to_le_bytes());
     let put = |out: &mut Vectors, form: &str, problem: GroupedProblem<'_>, inputs: &[&str]| {
-        let d = Tensor::from_f32(&problem.with_accumulation(accumulation)?.run_with(&REFERENCE)?);
+        let d = Tensor::from_f32(&REFERENCE.gemm(&problem.with_accumulation(accumulation)?)?);
         let parameters = [("accumulation", model.name()), ("interval", "128"), ("promotion", "scales-first")];
         out.output(format!("{base}.{form}.d"), None, d, (&format!("gemm-{form}"), inputs, &parameters));
         Ok(())

@@ -4,7 +4,8 @@ use crate::common::golden;
 use approx::assert_relative_eq;
 use finegrain::accuracy::{Budget, Comparison, ExactPass, OutputFormat, Stage, sample};
 use finegrain::checkpoint::TensorFile;
-use finegrain::gemm::{Accumulation, Arithmetic, Execution};
+use finegrain::engine::Engine;
+use finegrain::gemm::{Accumulation, Arithmetic};
 use finegrain::linear::{Linear, Pass, Scheme};
 use finegrain::matrix::Matrix;
 use finegrain::quant::{QuantStats, Quantizer, Recipe, Role};
@@ -21,7 +22,7 @@ fn raw_hopper_chains_drift_on_one_signed_data_and_promotion_repairs_it() {
     let exact = ExactPass::new(&layer, Pass::Fprop).unwrap();
     let quantized = exact.quantized(&scheme("te-current")).unwrap();
     let run = |accumulation: Accumulation| {
-        let result = quantized.multiply(&accumulation.into(), &Execution::default()).unwrap();
+        let result = quantized.multiply(&accumulation.into(), &Engine::cpu()).unwrap();
         assert_eq!(result.accumulation(), accumulation);
         result.report().accumulation
     };
@@ -41,7 +42,7 @@ fn raw_hopper_chains_hardly_drift_on_zero_mean_data() {
     let layer = sample::transformer_linear().unwrap();
     let exact = ExactPass::new(&layer, Pass::Fprop).unwrap();
     let quantized = exact.quantized(&scheme("te-current")).unwrap();
-    let result = quantized.multiply(&Accumulation::HOPPER.into(), &Execution::default()).unwrap();
+    let result = quantized.multiply(&Accumulation::HOPPER.into(), &Engine::cpu()).unwrap();
     let report = result.report();
     assert!(report.accumulation.bias.abs() < 2e-3, "{}", report.accumulation.bias);
     assert!(report.accumulation.relative_frobenius < 0.1 * report.total.relative_frobenius);
@@ -58,7 +59,7 @@ fn comparisons_are_ranked_and_say_what_does_not_exist() {
         assert_eq!(all, 4 * 2 * 3);
     };
     let comparison = Comparison { schemes: &schemes, arithmetics: &arithmetics, ..Comparison::default() };
-    let rows = comparison.run(&layer, &Execution::default(), finished).unwrap().rows;
+    let rows = comparison.run(&layer, &Engine::cpu(), finished).unwrap().rows;
     assert_eq!((rows.len(), calls), (8, 24));
     assert_eq!(rows[0].scheme, Scheme::Bf16);
     assert!(rows.windows(2).all(|w| w[0].score() <= w[1].score()));
@@ -89,7 +90,7 @@ fn budgets_add_up_and_blame_the_cause() {
         let exact = ExactPass::new(layer, pass).unwrap();
         let quantized = exact.quantized(&scheme(name)).unwrap();
         let arithmetic = arithmetic.parse().unwrap();
-        let result = quantized.multiply(&arithmetic, &Execution::default()).unwrap();
+        let result = quantized.multiply(&arithmetic, &Engine::cpu()).unwrap();
         let budget = quantized.stages().unwrap().budget(&result, output);
         if output == OutputFormat::F32 {
             assert_relative_eq!(budget.total, result.report().total.relative_frobenius, max_relative = 1e-9);
@@ -145,7 +146,7 @@ fn passes_are_the_products_of_their_formulas() {
     for pass in Pass::ALL {
         let exact = ExactPass::new(&layer, pass).unwrap();
         let quantized = exact.quantized(&Scheme::Bf16).unwrap();
-        let result = quantized.multiply(&Accumulation::F32.into(), &Execution::default()).unwrap();
+        let result = quantized.multiply(&Accumulation::F32.into(), &Engine::cpu()).unwrap();
         assert_eq!(result.report().total.relative_frobenius, 0.0, "{pass:?}");
     }
     assert!(Linear::new(x.clone(), dy.clone(), None).unwrap_err().to_string().contains("5×7"));

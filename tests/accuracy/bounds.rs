@@ -1,16 +1,15 @@
 //! The rigorous bound, attacked: no result may lie beyond it, and some must come close.
 
 use crate::common::operands::{Random, of_values};
+use finegrain::Engine;
 use finegrain::accuracy::{OutputFormat, bound};
 use finegrain::formats::{Format, Unpacked};
-use finegrain::gemm::{
-    Accumulation, Arithmetic, BlockScales, Execution, GemmProblem, Model, Promotion, TensorCore,
-};
+use finegrain::gemm::{Accumulation, Arithmetic, BlockScales, GemmProblem, Model, Promotion, TensorCore};
 use finegrain::matrix::Matrix;
 use finegrain::quant::{Quantizer, Recipe};
 use finegrain::scaled::{Codes, Granule, ScaleGrid, ScaledMatrix, Scales};
 
-const REFERENCE: Execution<'_> = Execution { threads: None, backend: Some("reference"), progress: None };
+const REFERENCE: Engine<'static> = Engine::reference();
 
 /// Every model, and custom ones that differ in each parameter.
 fn models() -> Vec<Model> {
@@ -140,8 +139,7 @@ fn operand(
 
 /// The share of its bound that a problem reaches in f32, and the elements without a bound; beyond it is a failure.
 fn in_f32(problem: &GemmProblem<'_>, what: &str) -> (f64, usize) {
-    let check =
-        bound(problem, OutputFormat::F32).check(problem.run_with(&REFERENCE).unwrap().view()).unwrap();
+    let check = bound(problem, OutputFormat::F32).check(REFERENCE.gemm(problem).unwrap().view()).unwrap();
     assert_eq!(check.violations, 0, "{what}, {}: {check:?}", problem.accumulation());
     assert!(check.worst <= 1.0);
     (check.worst, check.unbounded)
@@ -149,7 +147,7 @@ fn in_f32(problem: &GemmProblem<'_>, what: &str) -> (f64, usize) {
 
 /// The same with the result stored in BF16 held to its bound too.
 fn worst(problem: &GemmProblem<'_>, what: &str) -> (f64, usize) {
-    let d = problem.run_bf16_with(&REFERENCE).unwrap();
+    let d = REFERENCE.gemm_bf16(problem).unwrap();
     let check = bound(problem, OutputFormat::Bf16).check(d.view()).unwrap();
     assert_eq!(check.violations, 0, "{what}, {}, bf16: {check:?}", problem.accumulation());
     in_f32(problem, what)

@@ -4,3 +4,4 @@
 pub mod golden;
 pub mod isas;
 pub mod operands;
+pub(crate) mod runner;

@@ -4,9 +4,10 @@
 use crate::common::operands::scaled;
 use crate::support::device_checks;
 use cudarc::driver::sys::is_culib_present;
-use finegrain::cuda::{Cuda, CudaDriver, FirstDevice};
+use finegrain::Engine;
+use finegrain::cuda::{Cuda, CudaDriver};
 use finegrain::formats::Format::E4M3;
-use finegrain::gemm::{Execution, GemmBackend, GemmProblem};
+use finegrain::gemm::GemmProblem;
 use finegrain::scaled::Granule;
 
 /// The machine's first device, or `None` where there is none and need not be.
@@ -48,14 +49,14 @@ fn the_backend_can_be_named() {
     let (a, b) =
         (scaled(E4M3, 9, 256, Granule::TILE_1X128, 1), scaled(E4M3, 10, 256, Granule::BLOCK_128X128, 2));
     let problem = GemmProblem::nt(a.view(), b.view()).unwrap();
-    let execution = Execution { backend: Some("cuda"), ..Execution::default() };
     match gpu() {
-        Some(_) => assert_eq!(problem.run_with(&execution).unwrap(), problem.run().unwrap()),
+        Some(_) => {
+            let cuda = Engine::by_name("cuda").unwrap();
+            assert_eq!(cuda.gemm(&problem).unwrap(), problem.run().unwrap());
+        }
         None => {
             let why = CudaDriver::new(0).unwrap_err().to_string();
-            assert_eq!(problem.run_with(&execution).unwrap_err().to_string(), why);
-            assert_eq!(FirstDevice.supports(&problem).unwrap_err().to_string(), why);
-            assert!(FirstDevice.models().is_empty());
+            assert_eq!(Engine::by_name("cuda").unwrap_err().to_string(), why);
         }
     }
 }

@@ -7,15 +7,16 @@
 use crate::common::isas::available;
 use crate::common::operands::{Random, e8m0, scaled, unscaled};
 use crate::conforming::{self, chosen};
+use finegrain::engine::Product;
 use finegrain::formats::Format;
-use finegrain::gemm::{Accumulation, Blocked, Execution, GemmProblem, GroupedProblem, Promotion};
+use finegrain::gemm::{Accumulation, GemmProblem, GroupedProblem, Promotion};
 use finegrain::matrix::Matrix;
 use finegrain::scaled::{Granule, ScaledMatrix};
 use finegrain::simd::Isa;
 
 /// Compares the blocked backend on every instruction set with the reference; returns how many combinations ran.
-fn conforms(what: &str, problem: &GemmProblem<'_>) -> usize {
-    conforming::conforms(Blocked::on, what, problem)
+fn conforms<'p>(what: &str, product: impl Into<Product<'p>>) -> usize {
+    conforming::conforms("blocked", what, product)
 }
 
 const FORMATS: [Format; 3] = [Format::E4M3, Format::E5M2, Format::Bf16];
@@ -178,7 +179,5 @@ fn grouped_problems() {
     for part in problem.parts() {
         assert!(conforms("contiguous", part.problem()) >= 2);
     }
-    let run =
-        |backend| problem.run_with(&Execution { backend: Some(backend), ..Execution::default() }).unwrap();
-    assert_eq!(run("blocked"), run("reference"));
+    assert!(conforms("contiguous", &problem) >= 2);
 }

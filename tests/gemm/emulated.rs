@@ -5,10 +5,11 @@
 use crate::common::isas::available;
 use crate::common::operands::{Random, codes, e8m0, nvfp4, scaled, unscaled};
 use crate::conforming::{self, chosen};
+use finegrain::Engine;
+use finegrain::engine::Product;
 use finegrain::formats::Format;
 use finegrain::gemm::{
-    Accumulation, Addend, BlockScales, Emulated, Execution, GemmBackend, GemmProblem, GroupedProblem, Model,
-    Promotion, StepResult, TensorCore,
+    Accumulation, Addend, BlockScales, GemmProblem, GroupedProblem, Model, Promotion, StepResult, TensorCore,
 };
 use finegrain::matrix::Matrix;
 use finegrain::scaled::{Codes, Granule, ScaleGrid, ScaledMatrix, Scales};
@@ -22,8 +23,8 @@ fn chain(core: TensorCore) -> Accumulation {
 }
 
 /// Compares with the reference; every instruction set runs every problem given here.
-fn conforms(what: &str, problem: &GemmProblem<'_>) {
-    let ran = conforming::conforms(Emulated::on, what, problem);
+fn conforms<'p>(what: &str, product: impl Into<Product<'p>>) {
+    let ran = conforming::conforms("emulated", what, product);
     assert_eq!(ran, 2 * available().len(), "{what}: an instruction set refused it");
 }
 
@@ -286,6 +287,7 @@ fn custom_cores() {
     let (m, n, k) = (5, 33, 150);
     let c = addends(m, n, 50);
     let (mut ran, mut refused) = (0, 0);
+    let emulated = Engine::by_name("emulated").unwrap();
     let mut try_all = |base: TensorCore, a: &ScaledMatrix, b: &ScaledMatrix, steps: &[usize]| {
         for f in 0..=38 {
             for &step in steps {
@@ -296,14 +298,11 @@ fn custom_cores() {
                 let problem = problem.with_accumulation(chain(core)).unwrap();
                 let problem = problem.with_addend(c.view()).unwrap();
                 let what = format!("{} L {step} F {f} {result:?}", base.name());
-                if Emulated::AUTO.supports(&problem).is_ok() {
+                if emulated.plan_gemm(&problem).is_ok() {
                     conforms(&what, &problem);
                     ran += 1;
                 } else {
-                    assert_eq!(
-                        finegrain::backends::choose(&problem, &Execution::default()).unwrap().name(),
-                        "reference"
-                    );
+                    assert_eq!(Engine::cpu().plan_gemm(&problem).unwrap().backend(), "reference");
                     refused += 1;
                 }
             }
@@ -346,14 +345,13 @@ fn grouped_problems() {
     for part in problem.parts() {
         conforms("contiguous", part.problem());
     }
-    let run =
-        |backend| problem.run_with(&Execution { backend: Some(backend), ..Execution::default() }).unwrap();
-    assert_eq!(run("emulated"), run("reference"));
+    conforms("contiguous", &problem);
 }
 
 /// Every named core that multiplies codes of a byte runs here; the others are refused with their reason.
 #[test]
 fn what_runs_here_is_said() {
+    let emulated = Engine::by_name("emulated").unwrap();
     for &core in TensorCore::ALL {
         let format = core.operands()[0];
         let scales = match core.scales() {
@@ -362,19 +360,20 @@ fn what_runs_here_is_said() {
         };
         let x = ScaledMatrix::new(format, codes(format, 3, 64, 1, f32::is_finite), scales).unwrap();
         let problem = GemmProblem::nt(x.view(), x.view()).unwrap().with_accumulation(chain(core)).unwrap();
-        match Emulated::AUTO.supports(&problem) {
-            Ok(()) => assert!(format.spec().bits() <= 8),
+        match emulated.plan_gemm(&problem) {
+            Ok(_) => assert!(format.spec().bits() <= 8),
             Err(e) => {
                 assert!(e.to_string().contains(&format!("does not decode A in {format}")), "{e}");
                 assert!(format.spec().bits() > 8);
             }
         }
-        let chosen = finegrain::backends::choose(&problem, &Execution::default()).unwrap().name();
+        let engine = Engine::cpu();
+        let chosen = engine.plan_gemm(&problem).unwrap().backend();
         assert_eq!(chosen == "emulated", format.spec().bits() <= 8, "{}", core.name());
     }
     let x = unscaled(Format::E4M3, 3, 64, 1);
     let problem = GemmProblem::nt(x.view(), x.view()).unwrap();
-    let refusal = Emulated::AUTO.supports(&problem).unwrap_err().to_string();
+    let refusal = emulated.plan_gemm(&problem).unwrap_err().to_string();
     assert!(refusal.contains("as tensor cores do, not as f32/128"), "{refusal}");
     assert_eq!(TensorCore::BLACKWELL_MMA.addend(), Addend::Late);
 }

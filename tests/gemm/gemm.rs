@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::common::golden::{self, Score, bits, exact, oracle, tensor};
 use crate::common::operands::{codes, e8m0, nvfp4, of_values, scaled, unscaled};
+use finegrain::Engine;
 use finegrain::checkpoint::TensorFile;
 use finegrain::formats::Format;
-use finegrain::gemm::{Accumulation, Execution, GemmProblem, Model, Output, Promotion};
+use finegrain::gemm::{Accumulation, GemmProblem, Model, Output, Promotion};
 use finegrain::matrix::{MatRef, Matrix};
 use finegrain::scaled::{Codes, Granule, ScaleGrid, ScaledMatrix, Scales};
 
@@ -434,7 +435,7 @@ fn mx_scales_promote_every_32_in_f32_and_enter_the_chain_in_mx() {
     assert_eq!(run(&a, &b, Accumulation::BLACKWELL_MX), run(&a, &b, Accumulation::BLACKWELL));
 }
 
-/// Clause 8, and what [`Execution`] promises.
+/// Clause 8, and what [`Engine`] promises.
 #[test]
 fn results_do_not_depend_on_threads() {
     let a = scaled(Format::E4M3, 37, 300, Granule::TILE_1X128, 1);
@@ -449,12 +450,9 @@ fn results_do_not_depend_on_threads() {
             let count = |n| {
                 macs.fetch_add(n, Ordering::Relaxed);
             };
-            let execution = Execution {
-                threads: NonZeroUsize::new(threads),
-                backend: Some("reference"),
-                progress: Some(&count),
-            };
-            assert_same("threads", &problem.run_with(&execution).unwrap(), &want);
+            let engine = Engine::reference().with_threads(NonZeroUsize::new(threads).unwrap()).unwrap();
+            assert_eq!(engine.threads(), threads);
+            assert_same("threads", &engine.with_progress(&count).gemm(&problem).unwrap(), &want);
             assert_eq!(macs.into_inner(), 37 * 29 * 300);
         }
     }
@@ -476,13 +474,12 @@ fn bf16_output_is_the_f32_result_rounded_once() {
 fn running_refuses_unknown_backends_and_wrong_outputs() {
     let x = unscaled(Format::E4M3, 4, 16, 1);
     let problem = GemmProblem::nt(x.view(), x.view()).unwrap();
-    let execution = Execution { backend: Some("abacus"), ..Execution::default() };
-    let message = problem.run_with(&execution).unwrap_err().to_string();
+    let message = Engine::by_name("abacus").unwrap_err().to_string();
     assert!(
         message.starts_with("unknown backend 'abacus'; known: ") && message.contains("reference"),
         "{message}"
     );
     let mut out = Matrix::filled(3, 4, 0.0);
-    let refused = problem.run_into(Output::F32(out.view_mut()), &Execution::default());
+    let refused = Engine::cpu().gemm_into(&problem, Output::F32(out.view_mut()));
     assert_eq!(refused.unwrap_err().to_string(), "the output given is 3×4, expected 4×4");
 }

@@ -2,8 +2,9 @@
 
 use std::num::NonZeroUsize;
 
+use finegrain::Engine;
 use finegrain::formats::Format;
-use finegrain::gemm::{Accumulation, Execution, GemmProblem, GroupedProblem};
+use finegrain::gemm::{Accumulation, GemmProblem, GroupedProblem};
 use finegrain::matrix::Matrix;
 use finegrain::scaled::{Codes, Granule, ScaleGrid, ScaledMatrix, ScaledRef, Scales};
 
@@ -179,9 +180,9 @@ fn results_do_not_depend_on_threads_and_bf16_is_rounded_once() {
     let problem = GroupedProblem::contiguous(a.view(), &groups, &views(&b)).unwrap();
     let want = problem.run().unwrap();
     for threads in [1, 3] {
-        let execution = Execution { threads: NonZeroUsize::new(threads), ..Execution::default() };
-        assert_row("threads", problem.run_with(&execution).unwrap().as_slice(), want.as_slice());
-        let narrow = problem.run_bf16_with(&execution).unwrap();
+        let engine = Engine::cpu().with_threads(NonZeroUsize::new(threads).unwrap()).unwrap();
+        assert_row("threads", engine.gemm(&problem).unwrap().as_slice(), want.as_slice());
+        let narrow = engine.gemm_bf16(&problem).unwrap();
         assert_eq!(narrow, want.map(|&x| half::bf16::from_f32(x)));
     }
 }

@@ -3,11 +3,10 @@
 use crate::common::golden::{self, Score, bits, exact, nan_f32, oracle, tensor};
 use crate::common::isas;
 use crate::conforming;
+use finegrain::Engine;
 use finegrain::checkpoint::TensorFile;
 use finegrain::formats::Format;
-use finegrain::gemm::{
-    Accumulation, Emulated, Execution, GemmProblem, Model, Promotion, StepResult, TensorCore,
-};
+use finegrain::gemm::{Accumulation, GemmProblem, Model, Promotion, StepResult, TensorCore};
 use finegrain::matrix::{MatRef, Matrix};
 use finegrain::scaled::{CodesRef, Granule, ScaleGridRef, ScaledRef, ScalesRef};
 
@@ -54,9 +53,9 @@ fn bits_of(d: &Matrix<f32>) -> Vec<u64> {
 
 /// D by the reference, and by the emulated backend on every instruction set, which must be the same.
 fn run(what: &str, problem: &GemmProblem<'_>) -> Matrix<f32> {
-    let ran = conforming::conforms(Emulated::on, what, problem);
+    let ran = conforming::conforms("emulated", what, problem);
     assert_eq!(ran, 2 * isas::available().len(), "{what}: the emulated backend refused it");
-    problem.run_with(&Execution { backend: Some("reference"), ..Execution::default() }).unwrap()
+    Engine::reference().gemm(problem).unwrap()
 }
 
 /// Compares results; the golden values do not settle the sign of zero, ours is +.

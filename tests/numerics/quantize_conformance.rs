@@ -6,55 +6,19 @@
 
 use crate::common::isas::available;
 use crate::common::operands::Random;
+use crate::common::runner::{self, on_cpu};
+use finegrain::Engine;
 use finegrain::formats::{Format, Overflow};
 use finegrain::matrix::{MatMut, MatRef, Matrix};
 use finegrain::quant::{Element, ElementCast, Quantized, Quantizer, Recipe, Role};
 use finegrain::scaled::{Codes, Granule, ScaleGrid, ScaledRef};
-use finegrain::simd::Isa;
 use half::{bf16, f16};
 
 const ROLES: [Role; 3] = [Role::Activation, Role::Weight, Role::Transposed];
 
-/// What is compared: codes and scales as bits, the tensor scale, and the statistics.
-fn bits(q: &Quantized) -> (Vec<u16>, Vec<u32>, u32, finegrain::quant::QuantStats) {
-    let codes = match q.matrix.codes() {
-        Codes::Bytes(m) => m.as_slice().iter().map(|&c| u16::from(c)).collect(),
-        Codes::Words(m) => m.as_slice().to_vec(),
-    };
-    let scales = q.matrix.scales().unwrap();
-    // The bits of a NaN scale are not defined: processors differ in the sign of the NaN that 0/0 gives.
-    let canonical = |s: &f32| if s.is_nan() { f32::NAN.to_bits() } else { s.to_bits() };
-    let grid = match &scales.grid {
-        ScaleGrid::F32(m) => m.as_slice().iter().map(canonical).collect(),
-        ScaleGrid::E8M0(m) | ScaleGrid::E4M3(m) => m.as_slice().iter().map(|&s| u32::from(s)).collect(),
-    };
-    (codes, grid, canonical(&scales.tensor), q.stats)
-}
-
-fn on_threads<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> R {
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(work)
-}
-
 /// Compares every instruction set, on one thread and on three, with the reference; returns how many ran.
 fn conforms<T: Element>(what: &str, recipe: &Recipe, x: MatRef<'_, T>, role: Role) -> usize {
-    let expected = bits(&Quantizer::reference(*recipe).quantize(x, role).unwrap());
-    let mut ran = 0;
-    for isa in available() {
-        let quantizer = Quantizer::new(*recipe).on(isa).unwrap();
-        for threads in [1, 3] {
-            let got = bits(&on_threads(threads, || quantizer.quantize(x, role).unwrap()));
-            let at = |i: usize| format!("{what}, {} {role:?} on {isa}, {threads} threads, {i}", recipe.name);
-            if let Some(i) = got.1.iter().zip(&expected.1).position(|(a, b)| a != b) {
-                panic!("scale {}: {:08x}, the reference says {:08x}", at(i), got.1[i], expected.1[i]);
-            }
-            if let Some(i) = got.0.iter().zip(&expected.0).position(|(a, b)| a != b) {
-                panic!("code {}: {:x}, the reference says {:x}", at(i), got.0[i], expected.0[i]);
-            }
-            assert_eq!(got, expected, "{what}, {} {role:?} on {isa}, {threads} threads", recipe.name);
-            ran += 1;
-        }
-    }
-    ran
+    runner::quantize(&on_cpu("cpu"), what, x, recipe, role)
 }
 
 /// All recipes, and formats and casts that no recipe of the catalogue has.
@@ -217,33 +181,7 @@ fn into_memory_of_the_caller() {
 
 /// Both types of a dequantised matrix on every instruction set.
 fn dequantizes(what: &str, x: ScaledRef<'_>) -> usize {
-    fn one<T: finegrain::element::Output + PartialEq + std::fmt::Debug>(
-        what: &str,
-        x: ScaledRef<'_>,
-        isa: Isa,
-        bits: fn(&T) -> u32,
-    ) {
-        let expected = x.dequantize_reference::<T>();
-        let (rows, cols) = x.shape();
-        for threads in [1, 3] {
-            // Rows lie apart, and what lies between them stays.
-            let stride = cols + 3;
-            let mut out = vec![T::from_f32(-7.0); (rows * stride).max(1)];
-            let whole = MatMut::new(&mut out[..rows * stride], rows, stride).unwrap();
-            on_threads(threads, || x.dequantize_into(whole.col_range(0, cols), isa).unwrap());
-            for (i, row) in out[..rows * stride].chunks_exact(stride.max(1)).enumerate() {
-                for (j, v) in row.iter().enumerate() {
-                    let want = if j < cols { expected.row(i)[j] } else { T::from_f32(-7.0) };
-                    assert_eq!(bits(v), bits(&want), "{what} on {isa}, {threads} threads, ({i}, {j})");
-                }
-            }
-        }
-    }
-    for isa in available() {
-        one::<f32>(what, x, isa, |v| v.to_bits());
-        one::<bf16>(what, x, isa, |v| u32::from(v.to_bits()));
-    }
-    available().len()
+    runner::dequantize(&on_cpu("cpu"), what, x)
 }
 
 #[test]
@@ -260,7 +198,7 @@ fn dequantising_every_recipe() {
             }
         }
     }
-    assert_eq!(ran, available().len() * FILLS.len() * recipes().len() * ROLES.len());
+    assert_eq!(ran, 2 * available().len() * FILLS.len() * recipes().len() * ROLES.len());
 }
 
 /// All codes of every format under scales that overflow, underflow and are not finite; without scales.
@@ -298,7 +236,8 @@ fn dequantizes_gapless(what: &str, x: ScaledRef<'_>, offsets: &[usize]) -> usize
         for &offset in offsets {
             out.fill(bf16::from_f32(-7.0));
             let part = &mut out[offset..offset + rows * cols];
-            x.dequantize_into(MatMut::new(part, rows, cols).unwrap(), isa).unwrap();
+            let engine = Engine::cpu().on(isa).unwrap();
+            engine.dequantize_into(x, MatMut::new(part, rows, cols).unwrap()).unwrap();
             let differs = part.iter().zip(expected.as_slice()).position(|(a, b)| a.to_bits() != b.to_bits());
             assert_eq!(differs, None, "{what} on {isa}, {offset} elements from the start");
             let around = out[..offset].iter().chain(&out[offset + rows * cols..]);
@@ -360,16 +299,9 @@ fn requantising_to_the_transpose() {
     for (fill, rows, cols) in [(Fill::Wide, 300, 200), (Fill::Specials, 129, 65), (Fill::Sparse, 64, 64)] {
         let x = matrix(fill, rows, cols, 30);
         for recipe in recipes() {
-            let first = Quantizer::reference(recipe).activation(x.view()).unwrap();
-            let expected = bits(&Quantizer::reference(recipe).requantize_transposed(first.view()).unwrap());
-            for isa in available() {
-                for threads in [1, 3] {
-                    let quantizer = Quantizer::new(recipe).on(isa).unwrap();
-                    let again =
-                        on_threads(threads, || quantizer.requantize_transposed(first.view()).unwrap());
-                    assert_eq!(bits(&again), expected, "{} {fill:?} on {isa}", recipe.name);
-                }
-            }
+            let first = Engine::reference().quantize(x.view(), &recipe, Role::Activation).unwrap();
+            let ran = runner::requantize(&on_cpu("cpu"), &format!("{fill:?}"), first.view(), &recipe);
+            assert_eq!(ran, 2 * available().len());
         }
     }
 }

@@ -14,7 +14,8 @@ use crate::accuracy::{
     Budget, Comparison, ComparisonRow, Outcome as Combination, OutputFormat, ToleranceCheck, sample,
 };
 use crate::checkpoint::{TensorFile, write_atomically};
-use crate::gemm::{Arithmetic, Execution};
+use crate::engine::Engine;
+use crate::gemm::Arithmetic;
 use crate::linear::{Linear, Pass, Scheme};
 use crate::matrix::Matrix;
 use regex::Regex;
@@ -158,7 +159,10 @@ pub(crate) fn run(args: Args, json: bool) -> Outcome {
     let all_asked_for = !args.recipe.is_empty() && !args.accumulate.is_empty();
     let schemes = or_default(&args.recipe, SCHEMES)?;
     let arithmetics = or_default(&args.accumulate, ARITHMETICS)?;
-    let execution = Execution { threads: args.threads, ..Execution::default() };
+    let mut engine = Engine::cpu();
+    if let Some(threads) = args.threads {
+        engine = engine.with_threads(threads)?;
+    }
     if let Some(path) = &args.plot {
         plot::Kind::of(path)?;
     }
@@ -178,7 +182,7 @@ pub(crate) fn run(args: Args, json: bool) -> Outcome {
     for (name, linear) in &layers {
         progress.on(name);
         let finished = |_, _| progress.advance(linear.multiply_adds());
-        let mut compared = comparison.run(linear, &execution, finished)?;
+        let mut compared = comparison.run(linear, &engine, finished)?;
         compared.rows.retain(|row| all_asked_for || matches!(row.outcome, Combination::Measured(_)));
         let sweep = match compared.sweep {
             Some(Ok((scheme, swept))) => Some(sweep::LayerSweep::new(scheme, &comparison, swept)),

@@ -404,6 +404,10 @@ impl<D: Driver> fmt::Display for Planned<'_, D> {
 }
 
 impl<D: Driver> GemmPlan for Planned<'_, D> {
+    fn backend(&self) -> &'static str {
+        self.gpu.name()
+    }
+
     fn run(&self, out: Output<'_>, watch: &Watch<'_>) -> Result<()> {
         watch.check()?;
         match out {

@@ -46,7 +46,7 @@ use crate::formats::Format;
 use crate::matrix::MatMut;
 use crate::parallel::{self, Watch};
 use crate::scaled::{CodesRef, ScaledRef};
-use crate::simd::{Convert, Decoder, Isa, Simd, Work};
+use crate::simd::{Convert, Decoder, Isa, OpClass, Simd, Work, isa_for};
 
 /// Dense `f32` GEMM over E4M3, E5M2, BF16 and the 6- and 4-bit formats, in any mix, with any scales and promotion.
 ///
@@ -94,7 +94,8 @@ impl Blocked {
 
     /// The same without a look at the data, which decides only between the two AVX-512 sets.
     fn supporting_isa(&self, problem: &GemmProblem<'_>) -> Result<Isa> {
-        let isa = self.isa.map_or_else(Isa::active, Ok)?;
+        let op = OpClass::Gemm { m: problem.m(), n: problem.n(), k: problem.k() };
+        let isa = self.isa.map_or_else(|| isa_for(op), Ok)?;
         let (a, b) = (problem.a(), problem.b());
         if problem.accumulation().model() != Model::F32 {
             let accumulation = problem.accumulation();
@@ -180,6 +181,14 @@ impl fmt::Display for OnIsa<'_> {
 }
 
 impl GemmPlan for OnIsa<'_> {
+    fn backend(&self) -> &'static str {
+        "blocked"
+    }
+
+    fn isa(&self) -> Option<Isa> {
+        Some(self.isa)
+    }
+
     fn run(&self, out: Output<'_>, watch: &Watch<'_>) -> Result<()> {
         let OnIsa { plan, isa } = self;
         match out {

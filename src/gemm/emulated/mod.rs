@@ -46,7 +46,7 @@ use crate::formats::Specials;
 use crate::matrix::{MatBlock, MatMut, Matrix};
 use crate::parallel::{self, Watch};
 use crate::scaled::{CodesRef, ScaleGridRef, ScaledRef};
-use crate::simd::{Fused, FusedWork, Isa};
+use crate::simd::{Fused, FusedWork, Isa, OpClass, isa_for};
 
 /// Tensor cores over FP8, FP6 and FP4: all of [`TensorCore`]'s that multiply such formats, and custom ones whose sums
 /// fit: (4L + 2)·2^F + L below 2^51, with [`BlockScales::Fp4`](super::BlockScales::Fp4)
@@ -90,7 +90,8 @@ impl Emulated {
     /// [`Error::Unsupported`] if the backend does not compute it.
     pub fn isa_for(&self, problem: &GemmProblem<'_>) -> Result<Isa> {
         self.kernel(problem)?;
-        Ok(self.isa.map_or_else(Isa::active, Ok)?.fused())
+        let op = OpClass::Emulated { m: problem.m(), n: problem.n(), k: problem.k() };
+        Ok(self.isa.map_or_else(|| isa_for(op), Ok)?.fused())
     }
 
     fn kernel(&self, problem: &GemmProblem<'_>) -> Result<(TensorCore, Kernel)> {
@@ -156,6 +157,14 @@ impl fmt::Display for OnIsa<'_> {
 }
 
 impl GemmPlan for OnIsa<'_> {
+    fn backend(&self) -> &'static str {
+        "emulated"
+    }
+
+    fn isa(&self) -> Option<Isa> {
+        Some(self.isa)
+    }
+
     fn run(&self, out: Output<'_>, watch: &Watch<'_>) -> Result<()> {
         let OnIsa { plan, isa } = self;
         let problem = plan.problem;

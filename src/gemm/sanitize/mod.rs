@@ -14,14 +14,15 @@
 //!
 //! ```
 //! use finegrain::formats::Format;
-//! use finegrain::gemm::sanitize::{GroupedOperands, Groups, OnBackend, sanitize};
-//! use finegrain::gemm::{Accumulation, Reference};
+//! use finegrain::Engine;
+//! use finegrain::gemm::sanitize::{GroupedOperands, Groups, sanitize};
 //! use finegrain::matrix::Matrix;
 //! use finegrain::scaled::{Codes, ScaledMatrix};
 //! let ones = |rows| ScaledMatrix::new(Format::E4M3, Codes::Bytes(Matrix::filled(rows, 64, 0x38)), None);
 //! let operands =
 //!     GroupedOperands::new(vec![ones(4)?], vec![ones(2)?, ones(2)?], Groups::Contiguous(vec![0, -1, 1, -1]))?;
-//! let kernel = OnBackend { backend: &Reference, arithmetic: Accumulation::F32.into() };
+//! let engine = Engine::cpu();
+//! let kernel = |operands: &GroupedOperands| engine.gemm(&operands.problem()?);
 //! assert!(sanitize(&operands, &kernel)?.is_empty());
 //!
 //! // A kernel that reads one row too far.
@@ -41,13 +42,10 @@ use serde::Serialize;
 
 pub use layout::{LayoutRules, Rule, Violation};
 
-use super::arithmetic::Arithmetic;
-use super::backend::{GemmBackend, Output};
 use super::grouped::GroupedProblem;
 use crate::error::{Error, Result};
 use crate::formats::{Format, FormatSpec};
 use crate::matrix::Matrix;
-use crate::parallel::Watch;
 use crate::scaled::{Codes, Granule, ScaleGrid, ScaledMatrix, ScaledRef, Scales};
 
 /// Which rows, or which part of K, belong to which group. The forms of [`GroupedProblem`].
@@ -129,29 +127,6 @@ pub trait GroupedKernel {
 impl<F: Fn(&GroupedOperands) -> Result<Matrix<f32>>> GroupedKernel for F {
     fn run(&self, operands: &GroupedOperands) -> Result<Matrix<f32>> {
         self(operands)
-    }
-}
-
-/// A [`GemmBackend`] as a grouped kernel: group by group.
-pub struct OnBackend<'a> {
-    /// What computes the groups.
-    pub backend: &'a dyn GemmBackend,
-    /// In which arithmetic.
-    pub arithmetic: Arithmetic,
-}
-
-impl GroupedKernel for OnBackend<'_> {
-    fn run(&self, operands: &GroupedOperands) -> Result<Matrix<f32>> {
-        let problem = operands.problem()?.with_arithmetic(&self.arithmetic)?;
-        let (rows, cols) = problem.output_shape();
-        let mut d = Matrix::filled(rows, cols, 0.0);
-        for part in problem.parts() {
-            self.backend.supports(part.problem())?;
-            let range = part.rows();
-            let out = Output::F32(d.view_mut().row_range(range.start, range.end));
-            self.backend.run(part.problem(), out, &Watch::NONE)?;
-        }
-        Ok(d)
     }
 }
 
