@@ -1,5 +1,7 @@
 //! `finegrain bench`: small sizes; the numbers are not looked at, what was run is.
 
+use finegrain::simd::Isa;
+
 use crate::{finegrain, json};
 
 #[test]
@@ -53,4 +55,35 @@ fn the_instruction_set_is_the_one_asked_for() {
         message.contains("unknown instruction set 'abacus'") && message.contains("avx512-bf16"),
         "{message}"
     );
+}
+
+/// `FINEGRAIN_ISA` decides where no option does; what the CPU lacks, or nobody has, is an error and never another one.
+#[test]
+fn a_forced_instruction_set_runs_or_is_an_error() {
+    let bench = |name: &str| {
+        std::process::Command::new(env!("CARGO_BIN_EXE_finegrain"))
+            .args(["bench", "gemm", "--m", "17", "--n", "33", "--k", "200", "--seconds", "0", "--json"])
+            .env("FINEGRAIN_ISA", name)
+            .output()
+            .unwrap()
+    };
+    let mut ran = 0;
+    for isa in Isa::ALL {
+        let output = bench(isa.name());
+        let message = String::from_utf8_lossy(&output.stderr);
+        if isa.is_available() {
+            assert_eq!(output.status.code(), Some(0), "{isa}: {message}");
+            let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+            assert_eq!(report["isa"], isa.name());
+            ran += 1;
+        } else {
+            assert_eq!(output.status.code(), Some(1), "{isa}: {message}");
+            assert!(message.contains("FINEGRAIN_ISA") && message.contains(isa.name()), "{message}");
+        }
+    }
+    assert!(ran > 0);
+    let refused = bench("abacus");
+    let message = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{message}");
+    assert!(message.contains("FINEGRAIN_ISA") && message.contains("abacus"), "{message}");
 }
