@@ -76,3 +76,12 @@ pub mod vectors;
 
 pub use engine::Engine;
 pub use error::{Error, Result};
+
+// Their examples are tests.
+#[cfg(all(doctest, feature = "cli"))]
+mod pages {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+    #[doc = include_str!("../docs/library.md")]
+    struct Library;
+}

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use crate::support::compiler::compiler;
+use crate::support::kept;
 use crate::support::promises::broken;
 use finegrain::cuda::disasm::disassemble;
 use finegrain::cuda::kernels::{KERNELS, SOURCES};
@@ -11,10 +12,6 @@ use finegrain::cuda::{Compiler, Target};
 
 /// The version that scripts/nvrtc.sh installs: only its PTX can be compared with what is committed.
 const PINNED: (i32, i32) = (13, 5);
-
-fn ptx_path(file: &str) -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/ptx").join(file)
-}
 
 #[test]
 fn machine_code_is_what_the_table_promises() {
@@ -43,22 +40,28 @@ fn machine_code_is_what_the_table_promises() {
 fn committed_ptx_is_of_the_sources_at_hand() {
     for source in SOURCES {
         for &arch in source.ptx {
-            let path = ptx_path(&source.ptx_file(arch));
-            let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-            let first = text.lines().next().unwrap_or_default();
+            let text = kept::read(source, arch);
             assert_eq!(
-                first,
+                text.lines().next().unwrap_or_default(),
                 format!("// source {}", source.ptx_hash(arch)),
-                "{} is not of the present source: cargo run --features cuda --example emit_ptx kernels/ptx",
-                path.display()
+                "{} is not of the present source: cargo run --features cuda --example emit_ptx",
+                source.ptx_file(arch)
             );
         }
     }
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/ptx");
     let known: Vec<_> = SOURCES.iter().flat_map(|s| s.ptx.iter().map(|&a| s.ptx_file(a))).collect();
-    for entry in std::fs::read_dir(ptx_path("")).unwrap() {
+    for entry in std::fs::read_dir(folder).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         assert!(known.contains(&name), "kernels/ptx/{name} belongs to no source");
     }
+}
+
+/// A line of PTX without the number of its kernel in the module, which labels carry: `$L__BB3_17`.
+fn unnumbered(line: &str) -> String {
+    let mut parts = line.split("$L__BB");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| text + "$L__BB" + part.trim_start_matches(|c: char| c.is_ascii_digit()))
 }
 
 #[test]
@@ -71,9 +74,21 @@ fn committed_ptx_is_what_the_compiler_gives() {
     for source in SOURCES {
         for &arch in source.ptx {
             let compiled = compiler.compile(source, arch, Target::Ptx).unwrap();
-            let text = std::fs::read(ptx_path(&source.ptx_file(arch))).unwrap();
-            let body = text.iter().position(|&b| b == b'\n').map_or(&text[..], |i| &text[i + 1..]);
-            assert!(body == compiled.image, "{} differs from what NVRTC gives", source.ptx_file(arch));
+            let fresh = std::str::from_utf8(&compiled.image).unwrap();
+            let file = source.ptx_file(arch);
+            let text = kept::read(source, arch);
+            let (_, body) = text.split_once('\n').unwrap();
+            assert!(body == kept::kept(fresh), "{file} differs from what NVRTC gives");
+            // The kernels that are told from others, too.
+            for kernel in KERNELS.iter().filter(|k| std::ptr::eq(k.source, *source)) {
+                let told = kept::alone(body, kernel.name);
+                let entry = format!(".visible .entry {}(", kernel.name);
+                let (_, told) = told.split_once(&entry).unwrap();
+                let (_, given) = fresh.split_once(&entry).unwrap();
+                let given = given.split(".visible .entry ").next().unwrap();
+                let same = kept::lines(told).map(unnumbered).eq(kept::lines(given).map(unnumbered));
+                assert!(same, "{file}: {} is not what NVRTC gives", kernel.name);
+            }
         }
     }
 }

@@ -4,8 +4,9 @@
 use std::time::Instant;
 
 use crate::common::operands::{Random, scaled, unscaled};
-use crate::support::emulated_gemm::{Case, Form, Layout, Plain, alone, options, ptx};
-use finegrain::cuda::kernels::KERNELS;
+use crate::support::emulated_gemm::{Case, Form, Layout, Plain, options};
+use crate::support::kept;
+use finegrain::cuda::kernels::{KERNELS, Kernel};
 use finegrain::formats::Format::{self, E4M3, E5M2};
 use finegrain::gemm::{Accumulation, Promotion};
 use finegrain::matrix::Matrix;
@@ -197,6 +198,12 @@ fn agrees(
     want.len()
 }
 
+/// A kernel's PTX, as it is kept.
+fn module(kernel: &Kernel) -> Module {
+    let text = kept::read(kernel.source, kernel.source.ptx[0]);
+    Module::parse(&kept::alone(&text, kernel.name)).unwrap()
+}
+
 /// Every kernel of a table, with the cases that name it.
 fn check(
     cases: &[Case],
@@ -204,14 +211,13 @@ fn check(
     kernel: impl Fn(&Case) -> String,
     run: impl Fn(&Case, &Module, &str) -> usize,
 ) {
-    let text = ptx(file);
     let (mut values, mut launches) = (0, 0);
     for entry in KERNELS.iter().filter(|k| k.source.file == format!("{file}.cu")) {
         let own: Vec<&Case> = cases.iter().filter(|c| kernel(c) == entry.name).collect();
         if own.is_empty() {
             continue;
         }
-        let module = Module::parse(&alone(&text, entry.name)).unwrap();
+        let module = module(entry);
         launches += own.len();
         values += own.iter().map(|case| run(case, &module, entry.name)).sum::<usize>();
     }
@@ -306,7 +312,7 @@ fn memory_is_touched_as_planned() {
         for k in [256, 640] {
             let case = dense("whole tiles", scaled(E4M3, 256, k, TILE, 1), scaled(E4M3, 256, k, BLOCK, 2));
             let kernel = if file == MMA { case.mma_kernel() } else { case.wgmma_kernel() };
-            let module = Module::parse(&alone(&ptx(file), &kernel)).unwrap();
+            let module = module(Kernel::by_name(&kernel).unwrap());
             let start = Instant::now();
             let (got, report) = case.run(&module, &kernel, None, &options(&kernel)).unwrap();
             let time = start.elapsed();

@@ -5,28 +5,22 @@ use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use crate::support::interpreter::{KINDS, Shape, Stored, shape};
+use crate::support::kept;
 use crate::support::trials::{
     BLOCKS, EDGES, GRANULE, MANY, ROWS, Trial, Values, codes_in_tiles, dequantised_on, kernel,
     made_up_recipes, recipes,
 };
-use finegrain::cuda::kernels::Kernel;
+use finegrain::cuda::kernels::{Kernel, SOURCES, Source};
 use finegrain::quant::Recipe;
 use finegrain::scaled::layout::ScaleLayout;
 use finegrain::scaled::{Granule, ScaledMatrix};
 use ptx_emulator::{Module, Report};
 
-const PTX: [(&str, &str); 5] = [
-    ("quantize_1x128.cu", include_str!("../../kernels/ptx/quantize_1x128.sm_89.ptx")),
-    ("quantize_128x128.cu", include_str!("../../kernels/ptx/quantize_128x128.sm_89.ptx")),
-    ("quantize_128x1.cu", include_str!("../../kernels/ptx/quantize_128x1.sm_89.ptx")),
-    ("dequantize.cu", include_str!("../../kernels/ptx/dequantize.sm_89.ptx")),
-    ("swiglu_quantize_1x128.cu", include_str!("../../kernels/ptx/swiglu_quantize_1x128.sm_89.ptx")),
-];
-
 fn module(kernel: &Kernel) -> &'static Module {
     static MODULES: OnceLock<BTreeMap<&str, Module>> = OnceLock::new();
-    let parse = || PTX.iter().map(|(file, text)| (*file, Module::parse(text).unwrap())).collect();
-    &MODULES.get_or_init(parse)[kernel.source.file]
+    let all = || SOURCES.iter().filter(|source| !source.file.contains("gemm"));
+    let parse = |source: &&Source| Module::parse(&kept::read(source, source.ptx[0])).unwrap();
+    &MODULES.get_or_init(|| all().map(|source| (source.file, parse(source))).collect())[kernel.source.file]
 }
 
 /// Every recipe and every way to store its scales on every shape, the kinds of granules going round.

@@ -325,24 +325,8 @@ impl Case {
     }
 }
 
-/// The PTX that is kept of a source.
-pub fn ptx(file: &str) -> String {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/ptx");
-    let arch = if file.starts_with("sm90a") { "sm_90a" } else { "sm_89" };
-    std::fs::read_to_string(folder.join(format!("{file}.{arch}.ptx"))).unwrap()
-}
-
 /// All checks on, with the shared memory that a block of the kernel's architecture may have.
 pub fn options(kernel: &str) -> Options {
     let shared_limit = if kernel.starts_with("sm90a") { 227 } else { 99 } * 1024;
     Options { shared_limit, ..Options::default() }
-}
-
-/// The text of one kernel of a module, with all that stands before the first: parsing the others takes time.
-pub fn alone(ptx: &str, kernel: &str) -> String {
-    let entries: Vec<usize> = ptx.match_indices("\n.visible .entry ").map(|(at, _)| at + 1).collect();
-    let index = entries.iter().position(|&at| ptx[at..].starts_with(&format!(".visible .entry {kernel}(")));
-    let index = index.unwrap_or_else(|| panic!("no kernel {kernel}"));
-    let end = entries.get(index + 1).copied().unwrap_or(ptx.len());
-    format!("{}{}", &ptx[..entries[0]], &ptx[entries[index]..end])
 }

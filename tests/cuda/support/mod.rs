@@ -7,6 +7,7 @@ pub mod device_checks;
 pub mod emulated_gemm;
 pub mod gemm_bugs;
 pub mod interpreter;
+pub mod kept;
 pub mod mutant;
 pub mod promises;
 pub mod quantize_bugs;

@@ -9,7 +9,7 @@ use finegrain::cuda::{Arch, Arg, Driver};
 use finegrain::error::{Error, Result};
 use ptx_emulator::{Device, Module, Options};
 
-use super::emulated_gemm::alone;
+use super::kept::{alone, read};
 
 /// The interpreter as a device of `arch`, all checks on.
 pub struct StandIn {
@@ -71,10 +71,7 @@ impl StandIn {
         let load = || {
             let kept = kernel.source.ptx;
             let arch = if kept.contains(&self.arch) { self.arch } else { kept[0] };
-            let file = kernel.source.ptx_file(arch);
-            let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/ptx").join(file);
-            let text = std::fs::read_to_string(path).unwrap();
-            Arc::new(Module::parse(&alone(&text, kernel.name)).unwrap())
+            Arc::new(Module::parse(&alone(&read(kernel.source, arch), kernel.name)).unwrap())
         };
         Arc::clone(modules.entry(kernel.name).or_insert_with(load))
     }
