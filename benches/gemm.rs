@@ -74,7 +74,7 @@ fn emulate(c: &mut Criterion) {
         ("blackwell-mx", "mxfp8"),
         ("blackwell-fp4", "nvfp4"),
     ] {
-        let quantizer = Quantizer::new(*Recipe::by_name(recipe).unwrap());
+        let quantizer = Quantizer::new(recipe.parse::<Recipe>().unwrap());
         let a = quantizer.activation(sample(m, k, 8).view()).unwrap().matrix;
         let b = quantizer.weight(sample(n, k, 9).view()).unwrap().matrix;
         let problem = GemmProblem::nt(a.view(), b.view()).unwrap();

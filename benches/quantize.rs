@@ -16,7 +16,7 @@ const ROWS: usize = 4096;
 const COLS: usize = 4096;
 
 fn one<T: Element>(c: &mut Criterion, ty: &str, x: &Matrix<T>, name: &str, role: Role) {
-    let recipe = *Recipe::by_name(name).unwrap();
+    let recipe = name.parse::<Recipe>().unwrap();
     let quantizer = Quantizer::new(recipe);
     let Quantized { matrix, stats } = quantizer.quantize(x.view(), role).unwrap();
     let known = Engine::reference().quantize(x.view(), &recipe, role).unwrap();

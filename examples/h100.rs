@@ -28,7 +28,7 @@ fn main() -> finegrain::Result<()> {
     let w = Matrix::from_fn(256, 7168, |o, c| ((o * 29 + c * 7) % 89) as f32 * 0.01 - 0.3);
     let quantizer = Quantizer::new(Recipe::DEEPSEEK_V3);
     let (x, w) = (quantizer.activation(x.view())?, quantizer.weight(w.view())?);
-    for accumulation in [Accumulation::F32, Accumulation::HOPPER.promote_every(128)?] {
+    for accumulation in [Accumulation::F32, Accumulation::HOPPER.promoted::<128>()] {
         let problem = GemmProblem::nt(x.view(), w.view())?.with_accumulation(accumulation)?;
         let d = problem.run()?;
         let bound = bound(&problem, OutputFormat::F32);

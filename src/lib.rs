@@ -25,7 +25,7 @@
 //!
 //! // What an H100 gives: 14-bit accumulation, promoted to FP32 every 128 elements of K.
 //! let problem = GemmProblem::nt(xq.view(), wq.view())?
-//!     .with_accumulation(Accumulation::HOPPER.promote_every(128)?)?;
+//!     .with_accumulation(Accumulation::HOPPER.promoted::<128>())?;
 //! let y = problem.run()?;
 //!
 //! let wide = |m: &Matrix<f32>| m.map(|&v| f64::from(v));
@@ -67,6 +67,7 @@ pub mod formats;
 pub mod gemm;
 pub mod linear;
 pub mod matrix;
+pub mod name;
 pub mod parallel;
 pub mod plan;
 pub mod quant;

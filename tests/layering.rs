@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 /// Modules of the root package by level. A module may use those of lower levels, not its neighbours.
 const LEVELS: &[&[&str]] = &[
     &["error"],
-    &["formats", "matrix", "parallel", "plan"],
+    &["name", "parallel", "plan"],
+    &["formats", "matrix"],
     &["element"],
     &["simd"],
     &["scaled"],

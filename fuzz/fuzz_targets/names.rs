@@ -11,11 +11,11 @@ fuzz_target!(|text: &str| {
     if let Ok(granule) = text.parse::<Granule>() {
         assert_eq!(granule.to_string().parse::<Granule>().unwrap(), granule);
     }
-    if let Ok(format) = Format::by_name(text) {
-        assert_eq!(Format::by_name(format.name()).unwrap(), format);
+    if let Ok(format) = text.parse::<Format>() {
+        assert_eq!(format.name().parse::<Format>().unwrap(), format);
     }
-    if let Ok(recipe) = Recipe::by_name(text) {
-        assert_eq!(Recipe::by_name(recipe.name).unwrap(), recipe);
+    if let Ok(recipe) = text.parse::<Recipe>() {
+        assert_eq!(recipe.to_string().parse::<Recipe>().unwrap(), recipe);
     }
     if let Ok(arithmetic) = text.parse::<Arithmetic>() {
         assert_eq!(arithmetic.to_string().parse::<Arithmetic>().unwrap(), arithmetic);

@@ -57,7 +57,7 @@ fn a_compiled_tile_has_the_reference_bits() {
             a[5 * K + 7] = 0x7F;
         }
         for model in ["ada", "f32", "hopper", "blackwell-mma"] {
-            let model = Model::by_name(model).unwrap();
+            let model = model.parse::<Model>().unwrap();
             let (d, amax, report) = run(TILE, &a, &b, model).unwrap_or_else(|f| panic!("{f}"));
             let want = reference(&a, &b, Accumulation::new(model));
             let same = d.iter().zip(&want).all(|(x, y)| x.to_bits() == y.to_bits());
@@ -75,7 +75,7 @@ fn a_compiled_tile_has_the_reference_bits() {
 #[test]
 fn bugs_planted_in_it_are_found() {
     let (a, b) = (codes(1, 16 * K), codes(2, 8 * K));
-    let ada = Model::by_name("ada").unwrap();
+    let ada = "ada".parse::<Model>().unwrap();
     let planted = |from: &str, to: &str| {
         assert!(TILE.contains(from), "{from}");
         run(&TILE.replace(from, to), &a, &b, ada)

@@ -78,10 +78,7 @@ pub fn sweep(
     engine: &Engine<'_>,
 ) -> Result<Sweep> {
     let k = quantized.problem()?.k();
-    let promoted = |model: Model, interval: Option<NonZeroUsize>| match interval {
-        Some(n) => Accumulation::new(model).promote_every(n.get()),
-        None => Ok(Accumulation::new(model)),
-    };
+    let promoted = |model: Model, interval| Accumulation::new(model).with_interval(interval);
     let widths = {
         let mut widths = FRACTION_BITS.to_vec();
         widths.push(core.fraction_bits());
@@ -91,7 +88,7 @@ pub fn sweep(
     };
     let mut variants = vec![(core.to_string(), core)];
     if core.result() != StepResult::F32 {
-        let wide = core.customised(core.name(), core.step(), core.fraction_bits(), StepResult::F32)?;
+        let wide = core.customized(core.step(), core.fraction_bits(), StepResult::F32)?;
         variants.push(("result in f32".to_owned(), wide));
     }
     if core.truncates() {
@@ -102,8 +99,8 @@ pub fn sweep(
     let mut plan: Vec<(String, Vec<(usize, Accumulation)>)> = Vec::new();
     for (name, variant) in variants {
         let of = |&f: &u32| {
-            let core = variant.customised(variant.name(), variant.step(), f, variant.result())?;
-            Ok((f as usize, promoted(Model::TensorCore(core), interval)?))
+            let core = variant.customized(variant.step(), f, variant.result())?;
+            Ok((f as usize, promoted(Model::TensorCore(core), interval)))
         };
         plan.push((name, widths.iter().map(of).collect::<Result<_>>()?));
     }
@@ -112,8 +109,8 @@ pub fn sweep(
         std::iter::successors(Some(SHORTEST_INTERVAL), |n| n.checked_mul(2)).take_while(|&n| n < k);
     let intervals: Vec<Option<NonZeroUsize>> = intervals.map(NonZeroUsize::new).chain([None]).collect();
     for model in [Model::TensorCore(core), Model::F32] {
-        let of = |n: &Option<NonZeroUsize>| Ok((n.map_or(k, NonZeroUsize::get), promoted(model, *n)?));
-        plan.push((model.to_string(), intervals.iter().map(of).collect::<Result<_>>()?));
+        let of = |n: &Option<NonZeroUsize>| (n.map_or(k, NonZeroUsize::get), promoted(model, *n));
+        plan.push((model.to_string(), intervals.iter().map(of).collect()));
     }
 
     let mut refused = None;

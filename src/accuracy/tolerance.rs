@@ -146,7 +146,7 @@ impl QuantizedPass<'_> {
 /// use finegrain::gemm::Accumulation;
 /// use finegrain::linear::Pass;
 /// let v3 = "deepseek-v3".parse()?;
-/// let hopper = Accumulation::HOPPER.promote_every(128)?;
+/// let hopper = Accumulation::HOPPER.promoted::<128>();
 /// let test = tolerance((128, 4096, 7168), &v3, Pass::Fprop, hopper, OutputFormat::F32);
 /// // |D − R| ≤ 0.6 against the quantised operands; elements of R are around √7168 = 85.
 /// assert!((0.59..0.6).contains(&test.quantized.atol), "{test:?}");

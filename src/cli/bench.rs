@@ -16,8 +16,7 @@ use serde::Serialize;
 
 use crate::cli::bench_elements::{ElementOp, Elements, Timed};
 use crate::cli::output::{print, print_json};
-use crate::cli::values::RoleWord;
-use crate::cli::{Failure, Outcome, values};
+use crate::cli::{Failure, Outcome};
 
 const EXAMPLE: &str = "\
 A product is checked against the reference before the clock starts: all of it, or rows at
@@ -57,8 +56,8 @@ pub(crate) struct Args {
     groups: NonZeroUsize,
 
     /// Recipe of the operands [default: deepseek-v3, or one with the block scales that the model applies]
-    #[arg(long, value_name = "NAME", value_parser = values::recipe)]
-    recipe: Option<&'static Recipe>,
+    #[arg(long, value_name = "NAME")]
+    recipe: Option<Recipe>,
 
     /// Accumulation model [default: f32; hopper for emulate]
     #[arg(long, value_name = "MODEL")]
@@ -70,14 +69,14 @@ pub(crate) struct Args {
 
     /// Role of the quantised matrix: activation 1x128, weight 128x128, transposed 128x1
     #[arg(long = "as", value_enum)]
-    role: Option<RoleWord>,
+    role: Option<Role>,
 
     /// Format that quantize and cast read: f32, bf16, f16 [default: f32]
-    #[arg(long, value_name = "FORMAT", value_parser = values::format)]
+    #[arg(long, value_name = "FORMAT")]
     from: Option<Format>,
 
     /// Format that cast [default: e4m3] and dequantize [default: bf16] write
-    #[arg(long, value_name = "FORMAT", value_parser = values::format)]
+    #[arg(long, value_name = "FORMAT")]
     to: Option<Format>,
 
     /// Threads [default: all]
@@ -85,7 +84,7 @@ pub(crate) struct Args {
     threads: Option<NonZeroUsize>,
 
     /// Instruction set: scalar, avx2, avx512, avx512-bf16 [default: the fastest here, or FINEGRAIN_ISA]
-    #[arg(long, value_name = "NAME", value_parser = str::parse::<Isa>)]
+    #[arg(long, value_name = "NAME")]
     isa: Option<Isa>,
 
     /// Least time to measure, in seconds
@@ -135,7 +134,7 @@ struct Measured {
     m: usize,
     n: usize,
     k: usize,
-    recipe: &'static str,
+    recipe: String,
     accumulation: String,
     threads: usize,
     isa: &'static str,
@@ -273,7 +272,7 @@ fn measure(args: &Args, engine: &Engine<'static>) -> Result<Measured, Failure> {
         m,
         n: if args.op.by_element().is_some() { 1 } else { n },
         k,
-        recipe: args.recipe()?.name,
+        recipe: args.recipe()?.to_string(),
         accumulation: work.accumulation,
         threads: rayon::current_num_threads(),
         isa: work.isa.name(),
@@ -292,7 +291,7 @@ fn measure(args: &Args, engine: &Engine<'static>) -> Result<Measured, Failure> {
 
 fn quantized(args: &Args, role: Role, rows: usize, seed: u64) -> Result<ScaledMatrix, Failure> {
     let x = sample(rows, args.k.get(), seed);
-    let Quantized { matrix, .. } = Quantizer::new(*args.recipe()?).quantize(x.view(), role)?;
+    let Quantized { matrix, .. } = Quantizer::new(args.recipe()?).quantize(x.view(), role)?;
     Ok(matrix)
 }
 
@@ -303,7 +302,7 @@ impl Args {
     }
 
     /// The recipe asked for, or one with the block scales that the model applies.
-    fn recipe(&self) -> crate::Result<&'static Recipe> {
+    fn recipe(&self) -> crate::Result<Recipe> {
         let model = match self.arithmetic() {
             Arithmetic::Fitting(model) => model,
             Arithmetic::Fixed(accumulation) => accumulation.model(),
@@ -317,7 +316,7 @@ impl Args {
             BlockScales::Mx => "mxfp8-rceil",
             BlockScales::Fp4 => "nvfp4",
         };
-        self.recipe.map_or_else(|| Recipe::by_name(fitting), Ok)
+        self.recipe.map_or_else(|| fitting.parse(), Ok)
     }
 }
 
@@ -413,7 +412,7 @@ fn elements(args: &Args, engine: &Engine<'static>) -> Result<Work, Failure> {
         _ => (Role::Activation, Format::E4M3),
     };
     let class = match (op, args.role) {
-        (ElementOp::Quantize, Some(RoleWord::Transposed)) => OpClass::QuantizeTransposed,
+        (ElementOp::Quantize, Some(Role::Transposed)) => OpClass::QuantizeTransposed,
         (ElementOp::Quantize, _) => OpClass::Quantize,
         (ElementOp::Dequantize, _) => OpClass::Dequantize,
         (ElementOp::Cast, _) => OpClass::Cast,

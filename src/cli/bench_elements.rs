@@ -18,7 +18,7 @@ pub(crate) struct Elements {
     pub(crate) op: ElementOp,
     pub(crate) rows: usize,
     pub(crate) cols: usize,
-    pub(crate) recipe: &'static Recipe,
+    pub(crate) recipe: Recipe,
     pub(crate) role: Role,
     /// What is quantised or cast.
     pub(crate) from: Format,
@@ -74,19 +74,19 @@ impl Elements {
     }
 
     fn quantize<T: Element>(&self, x: &Matrix<T>) -> Result<Timed, Failure> {
-        let first = self.engine.quantize(x.view(), self.recipe, self.role)?;
-        let known = Engine::reference().quantize(x.view(), self.recipe, self.role)?;
+        let first = self.engine.quantize(x.view(), &self.recipe, self.role)?;
+        let known = Engine::reference().quantize(x.view(), &self.recipe, self.role)?;
         same("codes, scales and counts", first == known)?;
         let mut out = first.matrix;
         let bytes = size_of::<T>() * self.rows * self.cols + bytes(&out.view());
         self.alternate(bytes, || {
-            self.engine.quantize_into(x.view(), self.recipe, self.role, &mut out)?;
+            self.engine.quantize_into(x.view(), &self.recipe, self.role, &mut out)?;
             Ok(())
         })
     }
 
     fn dequantize<T: Output + PartialEq>(&self, x: &Matrix<f32>) -> Result<Timed, Failure> {
-        let q = self.engine.quantize(x.view(), self.recipe, self.role)?.matrix;
+        let q = self.engine.quantize(x.view(), &self.recipe, self.role)?.matrix;
         let (rows, cols) = q.shape();
         let mut out = Matrix::filled(rows, cols, T::from_f32(0.0));
         self.engine.dequantize_into(q.view(), out.view_mut())?;

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use crate::checkpoint::{
     CastOptions, CastRounding, CastStats, Tensor, TensorFile, TensorWriter, cast_tensor, refuse_same_file,
 };
-use crate::formats::{Format, TensorRounding};
+use crate::formats::{Format, Overflow, TensorRounding};
 use serde::Serialize;
 
 use crate::cli::output::{Table, measured, print_report, printable, shape};
 use crate::cli::progress::Progress;
-use crate::cli::values::{self, OverflowMode, Round};
+use crate::cli::values::{self, Round};
 use crate::cli::{Failure, Outcome};
 
 const EXAMPLE: &str = "\
@@ -34,7 +34,7 @@ pub(crate) struct Args {
     out: PathBuf,
 
     /// Format of the result: e4m3, e5m2, e4m3fnuz, e5m2fnuz, e5m6, e3m2, e2m3, e2m1, e8m0, bf16, f16 …
-    #[arg(long, value_name = "FORMAT", value_parser = values::format)]
+    #[arg(long, value_name = "FORMAT")]
     to: Format,
 
     /// Rounding
@@ -42,8 +42,8 @@ pub(crate) struct Args {
     round: Round,
 
     /// What becomes of values beyond the format's range
-    #[arg(long, value_enum, default_value_t = OverflowMode::Saturate)]
-    overflow: OverflowMode,
+    #[arg(long, value_enum, default_value_t = Overflow::Saturate)]
+    overflow: Overflow,
 
     /// Seed of stochastic rounding [default: 0]
     #[arg(long, value_name = "N")]
@@ -94,7 +94,7 @@ fn options(args: &Args) -> Result<CastOptions, Failure> {
         None => CastRounding::Tensor(TensorRounding::Stochastic { seed: args.seed.unwrap_or(0) }),
     };
     let usage = |e: crate::Error| Failure::Usage(e.to_string());
-    let options = CastOptions::new(args.to, rounding, args.overflow.into()).map_err(usage)?;
+    let options = CastOptions::new(args.to, rounding, args.overflow).map_err(usage)?;
     if args.packed { options.packed().map_err(usage) } else { Ok(options) }
 }
 

@@ -39,11 +39,11 @@ pub(crate) struct Args {
     to: Target,
 
     /// Elements that share a scale, such as 1x128, tensor or row, for shapes that do not say it
-    #[arg(long, value_name = "RxC", value_parser = values::granule)]
+    #[arg(long, value_name = "RxC")]
     granule: Option<Granule>,
 
     /// Format of codes that are stored as U8 or U16
-    #[arg(long, value_name = "FORMAT", value_parser = values::format)]
+    #[arg(long, value_name = "FORMAT")]
     format: Option<Format>,
 }
 

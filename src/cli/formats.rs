@@ -5,7 +5,6 @@ use serde::Serialize;
 
 use crate::cli::Outcome;
 use crate::cli::output::{Table, number, print, print_json};
-use crate::cli::values;
 
 /// Columns of the code table: 256 codes in 64 lines.
 const CODE_COLUMNS: usize = 4;
@@ -17,7 +16,6 @@ const LISTED_BITS: u32 = 8;
 #[command(after_help = "Example:\n  finegrain formats e4m3")]
 pub(crate) struct Args {
     /// Show this format in detail: e4m3, e5m2, e5m6, e3m2, e2m3, e2m1, e8m0, bf16 …
-    #[arg(value_parser = values::format)]
     name: Option<Format>,
 }
 

@@ -42,7 +42,7 @@ pub(crate) struct Args {
 
     /// Accumulation model: f32, exact, ada, hopper, hopper-f16, blackwell, blackwell-mma, blackwell-mx, blackwell-fp4 ...,
     /// or a custom tensor core such as hopper:f=10,terms=nearest (compare --help lists the parameters)
-    #[arg(long, value_name = "MODEL", default_value = "f32", value_parser = Model::by_name)]
+    #[arg(long, value_name = "MODEL", default_value = "f32")]
     accumulate: Model,
 
     /// Promotion interval, or none [default: 128 or the finest scale along K; none where the model takes block scales]
@@ -50,7 +50,7 @@ pub(crate) struct Args {
     promote: Option<Interval>,
 
     /// Order in which partial sum, scales and accumulator meet: scales-first, partial-first, deepseek-v3
-    #[arg(long, value_name = "ORDER", default_value = "scales-first", value_parser = Promotion::by_name)]
+    #[arg(long, value_name = "ORDER", default_value = "scales-first")]
     promotion: Promotion,
 
     /// Format of d

@@ -6,8 +6,6 @@ use crate::matrix::Matrix;
 use crate::scaled::{Codes, CodesRef, Granule, ScaleGrid, ScaleGridRef, ScaledRef, ScalesRef};
 use crate::{Error, Result};
 
-use crate::cli::values;
-
 // A comment for clap would replace the text of the subcommand: what the shapes and dtypes of a and b do not say.
 #[derive(clap::Args)]
 pub(crate) struct OperandArgs {
@@ -20,11 +18,11 @@ pub(crate) struct OperandArgs {
     granule_b: Option<Granule>,
 
     /// Format of a's codes, where its dtype is U8 or U16
-    #[arg(long, value_name = "FORMAT", value_parser = values::format)]
+    #[arg(long, value_name = "FORMAT")]
     format_a: Option<Format>,
 
     /// Format of b's codes, where its dtype is U8 or U16
-    #[arg(long, value_name = "FORMAT", value_parser = values::format)]
+    #[arg(long, value_name = "FORMAT")]
     format_b: Option<Format>,
 }
 

@@ -6,14 +6,14 @@ use crate::checkpoint::{
     QuantizedLayout, SCALE_SUFFIX, TENSOR_SCALE_SUFFIX, Tensor, TensorFile, TensorWriter, quantize_tensor,
     refuse_same_file,
 };
-use crate::quant::{QuantStats, Recipe};
+use crate::quant::{QuantStats, Recipe, Role};
 use regex::Regex;
 use serde::Serialize;
 
 use crate::cli::Outcome;
 use crate::cli::output::{Table, print_report, printable, shape};
 use crate::cli::progress::Progress;
-use crate::cli::values::{self, RoleWord};
+use crate::cli::values;
 
 const EXAMPLE: &str = "\
 Tensor T becomes T (codes) and T_scale_inv (the factors that dequantise), with NVFP4 also T_scale_tensor. \
@@ -33,12 +33,12 @@ pub(crate) struct Args {
     out: PathBuf,
 
     /// Recipe: deepseek-v3, deepseek-v3-ue8m0, deepgemm, te, mxfp8-e4m3-floor, nvfp4-te-1x16 … (an unknown name lists all)
-    #[arg(long, value_name = "NAME", value_parser = values::recipe)]
-    recipe: &'static Recipe,
+    #[arg(long, value_name = "NAME")]
+    recipe: Recipe,
 
     /// What the tensors are to their GEMM
     #[arg(long = "as", value_name = "ROLE", value_enum)]
-    role: RoleWord,
+    role: Role,
 
     /// Quantise only float tensors whose name matches
     #[arg(long, value_name = "REGEX", value_parser = values::regex)]
@@ -49,7 +49,7 @@ pub(crate) struct Args {
 struct Report {
     input: String,
     output: String,
-    recipe: &'static str,
+    recipe: String,
     r#as: String,
     tensors: Vec<Line>,
     total: QuantStats,
@@ -92,7 +92,7 @@ fn quantize_file(args: &Args, file: &TensorFile) -> crate::Result<Report> {
         let info = file.info(name)?;
         bytes += info.bytes() as u64;
         let layout = if chosen(args, file, name)? {
-            let layout = QuantizedLayout::of(&info.shape, args.recipe, args.role.into());
+            let layout = QuantizedLayout::of(&info.shape, &args.recipe, args.role);
             Some(layout.map_err(|e| file.blame(name, e))?)
         } else {
             None
@@ -128,7 +128,7 @@ fn quantize_file(args: &Args, file: &TensorFile) -> crate::Result<Report> {
         match layout {
             None => out.put(name, &tensor)?,
             Some(layout) => {
-                let quantized = quantize_tensor(&tensor, name, args.recipe, args.role.into());
+                let quantized = quantize_tensor(&tensor, name, &args.recipe, args.role);
                 let (tensors, stats) = quantized.map_err(|e| file.blame(name, e))?;
                 tensors.iter().try_for_each(|(name, tensor)| out.put(name, tensor))?;
                 line.to = layout.codes.0.to_string();
@@ -144,7 +144,7 @@ fn quantize_file(args: &Args, file: &TensorFile) -> crate::Result<Report> {
     Ok(Report {
         input: args.r#in.display().to_string(),
         output: args.out.display().to_string(),
-        recipe: args.recipe.name,
+        recipe: args.recipe.to_string(),
         r#as: values::word(&args.role),
         total: lines.iter().filter_map(|l| l.stats).sum(),
         tensors: lines,

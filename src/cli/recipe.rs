@@ -10,7 +10,6 @@ use serde::Serialize;
 
 use crate::cli::output::{Table, percent, print, print_json};
 use crate::cli::progress::Progress;
-use crate::cli::values::RoleWord;
 use crate::cli::{Failure, Outcome};
 
 const EXAMPLE: &str = "\
@@ -38,19 +37,17 @@ enum Command {
 #[derive(clap::Args)]
 struct DiffArgs {
     /// First recipe
-    #[arg(value_parser = Recipe::by_name)]
-    a: &'static Recipe,
+    a: Recipe,
 
     /// Second recipe
-    #[arg(value_parser = Recipe::by_name)]
-    b: &'static Recipe,
+    b: Recipe,
 
     /// safetensors file
     file: PathBuf,
 
     /// How tensors are grouped
-    #[arg(long = "as", value_enum, default_value_t = RoleWord::Activation)]
-    role: RoleWord,
+    #[arg(long = "as", value_enum, default_value_t = Role::Activation)]
+    role: Role,
 
     /// Only tensors whose name matches
     #[arg(long, value_name = "REGEX")]
@@ -59,7 +56,7 @@ struct DiffArgs {
 
 #[derive(Serialize)]
 struct Line {
-    name: &'static str,
+    name: String,
     element: &'static str,
     gradient: &'static str,
     scale: &'static str,
@@ -99,19 +96,21 @@ fn diff(args: &DiffArgs, json: bool) -> Outcome {
     }
     let bytes = |name: &&&String| file.info(name).map_or(0, |i| i.bytes() as u64);
     let progress = Progress::bytes(names.iter().map(|n| bytes(&n)).sum());
-    let role: Role = args.role.into();
     let mut diffs = Vec::new();
     for name in names {
         progress.on(name);
         let tensor = file.read(name)?;
         let matrix = tensor.to_matrix().map_err(|e| file.blame(name, e))?;
-        let diff = diff_recipes(matrix.view(), args.a, args.b, role).map_err(|e| file.blame(name, e))?;
+        let diff =
+            diff_recipes(matrix.view(), &args.a, &args.b, args.role).map_err(|e| file.blame(name, e))?;
         progress.advance(tensor.data().len() as u64);
         diffs.push(TensorDiff { tensor: name.clone(), diff });
     }
     drop(progress);
     if json {
-        return print_json(&serde_json::json!({ "a": args.a.name, "b": args.b.name, "tensors": diffs }));
+        return print_json(
+            &serde_json::json!({ "a": args.a.to_string(), "b": args.b.to_string(), "tensors": diffs }),
+        );
     }
     let titles = ["<tensor", "codes", "differ", "%", "scales", "differ", "%", "<of which (codes, scales)"];
     let mut table = Table::new(&titles);
@@ -159,14 +158,14 @@ fn list(json: bool) -> Outcome {
         let floor = if l.amax_floor == 0.0 { "-".to_owned() } else { format!("{:e}", l.amax_floor) };
         let text = [l.scale, l.nan_in_amax, l.source].map(str::to_owned);
         let [scale, nan, source] = text;
-        table.row([l.name.to_owned(), codes, scale, l.activation, l.weight, floor, nan, source]);
+        table.row([l.name, codes, scale, l.activation, l.weight, floor, nan, source]);
     }
     print(&table.render())
 }
 
 fn line(recipe: &Recipe) -> Line {
     Line {
-        name: recipe.name,
+        name: recipe.to_string(),
         element: recipe.element.name(),
         gradient: recipe.gradient.name(),
         scale: match recipe.scale_format() {

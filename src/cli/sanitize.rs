@@ -53,7 +53,7 @@ pub(crate) struct Args {
     ue8m0: bool,
 
     /// A rule that may be broken; repeat for more: alignment, boundary-in-tile, split-group, empty-group ...
-    #[arg(long, value_name = "RULE", value_parser = Rule::by_name)]
+    #[arg(long, value_name = "RULE")]
     allow: Vec<Rule>,
 
     /// Accumulation of the backends: MODEL, MODEL/N or MODEL/none

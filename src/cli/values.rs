@@ -1,26 +1,10 @@
 //! Values of arguments: words into the library's types.
 
-use crate::formats::{Format, Overflow, Rounding};
-use crate::quant::Recipe;
+use crate::formats::{Overflow, Rounding};
 use crate::quant::Role;
-use crate::scaled::Granule;
 use clap::ValueEnum;
+use clap::builder::PossibleValue;
 use regex::Regex;
-
-/// A format by name.
-pub(crate) fn format(name: &str) -> crate::Result<Format> {
-    Format::by_name(name)
-}
-
-/// A recipe by name.
-pub(crate) fn recipe(name: &str) -> crate::Result<&'static Recipe> {
-    Recipe::by_name(name)
-}
-
-/// A granule as RxC, `tensor` or `row`.
-pub(crate) fn granule(text: &str) -> crate::Result<Granule> {
-    text.parse()
-}
 
 /// A regular expression. Its error is a drawing of several lines; the last says what is wrong.
 pub(crate) fn regex(text: &str) -> Result<Regex, String> {
@@ -60,46 +44,36 @@ impl Round {
     }
 }
 
-/// What becomes of values beyond the range.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum OverflowMode {
-    /// Overflow and infinity become the largest finite value
-    Saturate,
-    /// They become infinity, or NaN where the format has none
-    Nonsaturating,
+impl ValueEnum for Overflow {
+    fn value_variants<'a>() -> &'a [Self] {
+        Overflow::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let help = match self {
+            Overflow::Saturate => "Overflow and infinity become the largest finite value",
+            Overflow::NonSaturating => "They become infinity, or NaN where the format has none",
+        };
+        Some(PossibleValue::new(self.name()).help(help))
+    }
 }
 
-impl From<OverflowMode> for Overflow {
-    fn from(mode: OverflowMode) -> Overflow {
-        match mode {
-            OverflowMode::Saturate => Overflow::Saturate,
-            OverflowMode::Nonsaturating => Overflow::NonSaturating,
-        }
+impl ValueEnum for Role {
+    fn value_variants<'a>() -> &'a [Self] {
+        Role::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let help = match self {
+            Role::Weight => "In the recipe's weight granule, 128x128 for most",
+            Role::Activation => "Along the last dimension, 1x128 for most",
+            Role::Transposed => "Along the first dimension; stored as the transposed matrix",
+        };
+        Some(PossibleValue::new(self.name()).help(help))
     }
 }
 
 /// The word for an argument's value, as it is typed.
 pub(crate) fn word(value: &impl ValueEnum) -> String {
     value.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned())
-}
-
-/// How tensors are grouped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum RoleWord {
-    /// In the recipe's weight granule, 128x128 for most
-    Weight,
-    /// Along the last dimension, 1x128 for most
-    Activation,
-    /// Along the first dimension; stored as the transposed matrix
-    Transposed,
-}
-
-impl From<RoleWord> for Role {
-    fn from(word: RoleWord) -> Role {
-        match word {
-            RoleWord::Weight => Role::Weight,
-            RoleWord::Activation => Role::Activation,
-            RoleWord::Transposed => Role::Transposed,
-        }
-    }
 }

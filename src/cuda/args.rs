@@ -13,7 +13,7 @@ use crate::quant::{
 /// use finegrain::quant::Recipe;
 /// let args = RecipeArgs::try_from(&Recipe::DEEPSEEK_V3)?;
 /// assert_eq!(args.floor, 1e-4);
-/// assert!(RecipeArgs::try_from(Recipe::by_name("mxfp8")?).is_err());
+/// assert!(RecipeArgs::try_from(&"mxfp8".parse()?).is_err());
 /// # Ok::<(), finegrain::Error>(())
 /// ```
 #[repr(C)]

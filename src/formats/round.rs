@@ -5,6 +5,8 @@
 
 use super::spec::{FormatSpec, Specials};
 use super::unpacked::Unpacked;
+use crate::error::{Error, Result};
+use crate::name::by_name;
 
 /// How one value is rounded. Random bits come as an argument, so a rounding is a pure function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +37,62 @@ pub enum Rounding {
     },
 }
 
+impl std::fmt::Display for Rounding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Rounding::NearestEven => f.pad("nearest-even"),
+            Rounding::TowardZero => f.pad("toward-zero"),
+            Rounding::Up => f.pad("up"),
+            Rounding::Down => f.pad("down"),
+            Rounding::NearestAway => f.pad("nearest-away"),
+            Rounding::Stochastic { random, bits } => f.pad(&format!("stochastic:{random}/{bits}")),
+            Rounding::StochasticCoarse { random, bits } => {
+                f.pad(&format!("stochastic-coarse:{random}/{bits}"))
+            }
+        }
+    }
+}
+
+impl std::str::FromStr for Rounding {
+    type Err = Error;
+
+    /// Reads what is displayed; a stochastic rounding has its random integer and the number of bits, `stochastic:5/8`.
+    fn from_str(text: &str) -> Result<Self> {
+        const FIXED: [Rounding; 5] = [
+            Rounding::NearestEven,
+            Rounding::TowardZero,
+            Rounding::Up,
+            Rounding::Down,
+            Rounding::NearestAway,
+        ];
+        if let Some(rounding) = FIXED.into_iter().find(|r| r.to_string() == text) {
+            return Ok(rounding);
+        }
+        let (word, draw) = text.split_once(':').unwrap_or((text, ""));
+        let draw = || {
+            let (random, bits) = draw.split_once('/')?;
+            let (random, bits): (u32, u32) = (random.parse().ok()?, bits.parse().ok()?);
+            ((1..=32).contains(&bits) && u64::from(random) < 1 << bits).then_some((random, bits))
+        };
+        let wrong = || {
+            Error::Invalid(format!("rounding '{text}': expected {word}:R/B with R below 2^B, B from 1 to 32"))
+        };
+        match word {
+            "stochastic" => {
+                draw().map(|(random, bits)| Rounding::Stochastic { random, bits }).ok_or_else(wrong)
+            }
+            "stochastic-coarse" => {
+                draw().map(|(random, bits)| Rounding::StochasticCoarse { random, bits }).ok_or_else(wrong)
+            }
+            _ => {
+                let fixed = FIXED.map(|r| r.to_string());
+                let known = fixed.iter().map(String::as_str).chain(["stochastic", "stochastic-coarse"]);
+                Err(Error::unknown("rounding", text, known))
+            }
+        }
+    }
+}
+
 /// What becomes of values beyond the largest finite one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Overflow {
@@ -44,6 +102,21 @@ pub enum Overflow {
     /// saturate.
     NonSaturating,
 }
+
+impl Overflow {
+    /// Both.
+    pub const ALL: &[Overflow] = &[Overflow::Saturate, Overflow::NonSaturating];
+
+    /// The name, as the command line takes it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Overflow::Saturate => "saturate",
+            Overflow::NonSaturating => "nonsaturating",
+        }
+    }
+}
+
+by_name!(Overflow, "overflow rule");
 
 /// What happened while rounding. A set; `|` unites.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -281,6 +354,33 @@ impl FormatSpec {
 mod tests {
     use super::super::spec::Format;
     use super::*;
+
+    #[test]
+    fn words_are_read_as_displayed() {
+        use Rounding::*;
+        let (random, bits) = (u32::MAX, 32);
+        for rounding in [
+            NearestEven,
+            TowardZero,
+            Up,
+            Down,
+            NearestAway,
+            Stochastic { random, bits },
+            Stochastic { random: 0, bits: 1 },
+            StochasticCoarse { random: 5, bits: 3 },
+        ] {
+            assert_eq!(rounding.to_string().parse::<Rounding>().unwrap(), rounding);
+        }
+        for wrong in
+            ["nearest", "stochastic", "stochastic:8/3", "stochastic:0/33", "stochastic:0/0", "up:1/2"]
+        {
+            let message = wrong.parse::<Rounding>().unwrap_err().to_string();
+            assert!(message.contains(wrong), "{message}");
+        }
+        for &overflow in Overflow::ALL {
+            assert_eq!(overflow.name().parse::<Overflow>().unwrap(), overflow);
+        }
+    }
 
     #[test]
     fn losses_are_told_apart() {

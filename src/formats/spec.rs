@@ -307,12 +307,13 @@ impl Format {
     pub const fn name(self) -> &'static str {
         self.spec().name
     }
+}
 
-    /// Looks a format up by its name in lower case; the "fn" names of ml_dtypes are accepted too.
-    ///
-    /// # Errors
-    /// [`Error::Unknown`] with the list of names.
-    pub fn by_name(name: &str) -> Result<Self> {
+impl std::str::FromStr for Format {
+    type Err = Error;
+
+    /// Looks a format up by its name in either case; the "fn" names of ml_dtypes are accepted too.
+    fn from_str(name: &str) -> Result<Self> {
         let lower = name.to_ascii_lowercase();
         let short = match lower.as_str() {
             "e4m3fn" => "e4m3",
@@ -359,7 +360,7 @@ mod tests {
         ];
         assert_eq!(table.len(), Format::ALL.len());
         for (name, bits, bias, emax, max, min_normal, min_subnormal) in table {
-            let s = Format::by_name(name).unwrap().spec();
+            let s = name.parse::<Format>().unwrap().spec();
             assert_eq!((s.bits(), s.bias, s.emax()), (bits, bias, emax), "{name}");
             assert_eq!(s.max_finite(), max, "{name}");
             assert_eq!(s.min_normal(), min_normal, "{name}");
@@ -387,7 +388,7 @@ mod tests {
 
     #[test]
     fn unknown_names_list_the_known_ones() {
-        let message = Format::by_name("e9m9").unwrap_err().to_string();
+        let message = "e9m9".parse::<Format>().unwrap_err().to_string();
         assert!(message.contains("'e9m9'") && message.contains("e4m3fnuz"), "{message}");
     }
 }

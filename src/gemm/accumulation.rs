@@ -2,10 +2,13 @@
 //! order the scales enter.
 
 use std::num::NonZeroUsize;
+use std::str::FromStr;
 
 use super::custom::{StepResult, StepRounding};
+pub(super) use super::promotion::Promotion;
 use crate::error::{Error, Result};
 use crate::formats::Format;
+use crate::name::Name;
 
 /// When the accumulator enters a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -45,7 +48,7 @@ pub enum BlockScales {
 ///
 /// ```
 /// use finegrain::gemm::{StepRounding, TensorCore};
-/// let core = TensorCore::by_name("hopper:f=10,terms=nearest,l=16,result=e8m10,addend=late")?;
+/// let core: TensorCore = "hopper:f=10,terms=nearest,l=16,result=e8m10,addend=late".parse()?;
 /// assert_eq!((core.step(), core.fraction_bits()), (16, 10));
 /// assert_eq!(core.term_rounding(), StepRounding::NearestEven);
 /// assert_eq!(core.to_string(), "hopper:l=16,f=10,result=e8m10,terms=nearest,addend=late");
@@ -59,12 +62,12 @@ pub enum BlockScales {
 /// for core in TensorCore::ALL {
 ///     println!("{:14} L {:2}  F {:2}  {:?}", core.name(), core.step(), core.fraction_bits(), core.result());
 /// }
-/// assert_eq!(TensorCore::by_name("hopper")?, TensorCore::HOPPER);
+/// assert_eq!("hopper".parse::<TensorCore>()?, TensorCore::HOPPER);
 /// # Ok::<(), finegrain::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TensorCore {
-    name: &'static str,
+    name: Name,
     step: usize,
     fraction_bits: u32,
     result: StepResult,
@@ -147,7 +150,7 @@ impl TensorCore {
         zero_exponent: i32,
     ) -> TensorCore {
         TensorCore {
-            name,
+            name: Name::literal(name),
             step,
             fraction_bits,
             result,
@@ -160,44 +163,27 @@ impl TensorCore {
         }
     }
 
-    /// Looks a tensor core up by name, such as `hopper`, or makes a custom one from a base and what differs from it,
-    /// such as `hopper:f=10,terms=nearest`.
-    ///
-    /// # Errors
-    /// [`Error::Unknown`] with the list of names or of parameters; [`Error::Invalid`] for values outside their range.
-    pub fn by_name(name: &str) -> Result<Self> {
-        let (base, changes) = name.split_once(':').map_or((name, None), |(base, c)| (base, Some(c)));
-        let base = TensorCore::named(base)
-            .ok_or_else(|| Error::unknown("tensor core", base, TensorCore::ALL.iter().map(|c| c.name)))?;
-        changes.map_or(Ok(base), |changes| base.changed(changes))
-    }
-
     /// The tensor core of [`TensorCore::ALL`] with this name.
     pub(super) fn named(name: &str) -> Option<Self> {
         TensorCore::ALL.iter().find(|core| core.name == name).copied()
     }
 
     /// A tensor core that never was: this one with another step L, number of fraction bits F and result. Roundings,
-    /// addend, block scales, operand formats and the exponent of zero stay.
+    /// addend, block scales, operand formats, the exponent of zero and the name stay.
     ///
     /// ```
     /// use finegrain::gemm::{StepResult, TensorCore};
     /// // What would Hopper lose with full FP32 registers but the same aligner?
-    /// let wide = TensorCore::HOPPER.customised("hopper-f32-result", 32, 13, StepResult::F32)?;
+    /// let wide = TensorCore::HOPPER.customized(32, 13, StepResult::F32)?;
     /// assert_eq!(wide.operands(), TensorCore::HOPPER.operands());
+    /// assert_eq!(wide.to_string(), "hopper:result=f32");
     /// # Ok::<(), finegrain::Error>(())
     /// ```
     ///
     /// # Errors
     /// [`Error::Invalid`] if L is not 1 … 1024 (with [`BlockScales::Fp4`]: a multiple of 16) or F above 38, where sums
     /// would no longer be exact in 64 bits.
-    pub fn customised(
-        self,
-        name: &'static str,
-        step: usize,
-        fraction_bits: u32,
-        result: StepResult,
-    ) -> Result<Self> {
+    pub fn customized(self, step: usize, fraction_bits: u32, result: StepResult) -> Result<Self> {
         if !(1..=Self::MAX_STEP).contains(&step) {
             return Err(Error::Invalid(format!(
                 "a step of {step} products: expected 1 to {}",
@@ -217,7 +203,12 @@ impl TensorCore {
                 Self::MAX_FRACTION_BITS
             )));
         }
-        Ok(TensorCore { name, step, fraction_bits, result, ..self })
+        Ok(TensorCore { step, fraction_bits, result, ..self })
+    }
+
+    /// The same under another name, which is then all that is displayed, unless it is one of [`TensorCore::ALL`].
+    pub const fn with_name(self, name: Name) -> Self {
+        TensorCore { name, ..self }
     }
 
     /// The same with the accumulator entering early or late.
@@ -235,9 +226,9 @@ impl TensorCore {
         TensorCore { rounding, ..self }
     }
 
-    /// The name; a custom tensor core made by [`TensorCore::by_name`] has that of its base.
-    pub const fn name(self) -> &'static str {
-        self.name
+    /// The name; a custom tensor core has that of its base until it is given another.
+    pub const fn name(&self) -> &str {
+        self.name.as_str()
     }
 
     /// L: products summed in one step.
@@ -303,33 +294,34 @@ pub enum Model {
 }
 
 impl Model {
-    /// Looks a model up by name: `f32`, `exact`, or a tensor core's as in [`TensorCore::by_name`].
-    ///
-    /// # Errors
-    /// [`Error::Unknown`] with the list of names; those of [`TensorCore::by_name`] for custom ones.
-    pub fn by_name(name: &str) -> Result<Self> {
-        match name {
-            "f32" => Ok(Model::F32),
-            "exact" => Ok(Model::Exact),
-            _ if name.contains(':') => TensorCore::by_name(name).map(Model::TensorCore),
-            _ => TensorCore::named(name).map(Model::TensorCore).ok_or_else(|| {
-                let cores = TensorCore::ALL.iter().map(|c| c.name);
-                Error::unknown("accumulation model", name, ["f32", "exact"].into_iter().chain(cores))
-            }),
-        }
-    }
-
     /// Whether the model applies block scales itself.
     pub const fn takes_block_scales(self) -> bool {
         matches!(self, Model::TensorCore(TensorCore { scales: BlockScales::Mx | BlockScales::Fp4, .. }))
     }
 
     /// The name; that of a custom tensor core is its base's, and all of it is displayed.
-    pub const fn name(self) -> &'static str {
+    pub const fn name(&self) -> &str {
         match self {
             Model::F32 => "f32",
             Model::Exact => "exact",
-            Model::TensorCore(core) => core.name,
+            Model::TensorCore(core) => core.name(),
+        }
+    }
+}
+
+impl FromStr for Model {
+    type Err = Error;
+
+    /// Reads `f32`, `exact`, or a tensor core as it is displayed.
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "f32" => Ok(Model::F32),
+            "exact" => Ok(Model::Exact),
+            _ if name.contains(':') => name.parse().map(Model::TensorCore),
+            _ => TensorCore::named(name).map(Model::TensorCore).ok_or_else(|| {
+                let cores = TensorCore::ALL.iter().map(TensorCore::name);
+                Error::unknown("accumulation model", name, ["f32", "exact"].into_iter().chain(cores))
+            }),
         }
     }
 }
@@ -343,71 +335,13 @@ impl std::fmt::Display for Model {
     }
 }
 
-/// The order in which a partial sum p, its scales sa and sb and the accumulator meet; fl is one f32 rounding. With
-/// scales that are powers of two all three agree, but for under- and overflow.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Promotion {
-    /// acc = fma(fl(sa·sb), p, acc): DeepGEMM.
-    #[default]
-    ScalesFirst,
-    /// acc = fma(fl(p·sa), sb, acc): TransformerEngine's reference for cuBLAS.
-    PartialFirst,
-    /// acc = fl(acc + fl(fl(p·sa)·sb)): the Triton kernel of DeepSeek-V3's inference code.
-    Unfused,
-}
-
-impl Promotion {
-    /// Every order.
-    pub const ALL: &[Promotion] = &[Promotion::ScalesFirst, Promotion::PartialFirst, Promotion::Unfused];
-
-    /// The name, as the command line takes it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Promotion::ScalesFirst => "scales-first",
-            Promotion::PartialFirst => "partial-first",
-            Promotion::Unfused => "deepseek-v3",
-        }
-    }
-
-    /// Looks an order up by name.
-    ///
-    /// # Errors
-    /// [`Error::Unknown`] with the list of names.
-    pub fn by_name(name: &str) -> Result<Self> {
-        let found = Promotion::ALL.iter().find(|p| p.name() == name);
-        found
-            .copied()
-            .ok_or_else(|| Error::unknown("promotion", name, Promotion::ALL.iter().map(|p| p.name())))
-    }
-
-    /// One promotion: the accumulator after the partial sum `partial` with scales `sa` and `sb`.
-    ///
-    /// ```
-    /// use finegrain::gemm::Promotion;
-    /// assert_eq!(Promotion::ScalesFirst.promote(1.0, 3.0, 0.5, 4.0), 7.0);
-    /// ```
-    #[inline]
-    pub fn promote(self, acc: f32, partial: f32, sa: f32, sb: f32) -> f32 {
-        match self {
-            Promotion::ScalesFirst => (sa * sb).mul_add(partial, acc),
-            Promotion::PartialFirst => (partial * sa).mul_add(sb, acc),
-            Promotion::Unfused => acc + partial * sa * sb,
-        }
-    }
-}
-
-impl std::fmt::Display for Promotion {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(self.name())
-    }
-}
-
 /// The arithmetic of a GEMM: model, promotion interval, promotion order.
 ///
 /// ```
 /// use finegrain::gemm::{Accumulation, Promotion};
-/// let deepseek = Accumulation::HOPPER.promote_every(128)?;
+/// let deepseek = Accumulation::HOPPER.promoted::<128>();
 /// assert_eq!(deepseek.to_string(), "hopper/128");
+/// assert_eq!(deepseek, "hopper/128".parse()?);
 /// assert_eq!(Accumulation::HOPPER.to_string(), "hopper/none");
 /// assert_eq!(Accumulation::F32.with_promotion(Promotion::PartialFirst).to_string(), "f32/128/partial-first");
 /// # Ok::<(), finegrain::Error>(())
@@ -455,7 +389,12 @@ impl Accumulation {
         Accumulation { model, interval: None, promotion: Promotion::ScalesFirst }
     }
 
-    /// The same with partial sums promoted every `n` elements of K.
+    /// The same with partial sums promoted every `N` elements of K; 0 does not compile.
+    pub const fn promoted<const N: usize>(self) -> Self {
+        self.with_interval(Some(const { NonZeroUsize::new(N).expect("promotion intervals start at 1") }))
+    }
+
+    /// The same with partial sums promoted every `n` elements of K, for an `n` of run time.
     ///
     /// # Errors
     /// [`Error::Invalid`] if `n` is 0; [`Accumulation::without_promotion`] is the way to say "never".
@@ -463,16 +402,17 @@ impl Accumulation {
         let interval = NonZeroUsize::new(n).ok_or_else(|| {
             Error::Invalid("a promotion interval of 0 elements: intervals start at 1".to_owned())
         })?;
-        Ok(self.promoted(interval))
+        Ok(self.with_interval(Some(interval)))
     }
 
-    pub(super) const fn promoted(self, interval: NonZeroUsize) -> Self {
-        Accumulation { interval: Some(interval), ..self }
+    /// The same with another interval: `None` for one chain over K.
+    pub const fn with_interval(self, interval: Option<NonZeroUsize>) -> Self {
+        Accumulation { interval, ..self }
     }
 
     /// The same without promotion: one chain over K.
     pub const fn without_promotion(self) -> Self {
-        Accumulation { interval: None, ..self }
+        self.with_interval(None)
     }
 
     /// The same with another promotion order.
@@ -499,6 +439,29 @@ impl Accumulation {
 impl From<Model> for Accumulation {
     fn from(model: Model) -> Self {
         Accumulation::new(model)
+    }
+}
+
+impl FromStr for Accumulation {
+    type Err = Error;
+
+    /// Reads `MODEL/N` or `MODEL/none`, and with another promotion order than scales first `MODEL/N/ORDER`.
+    fn from_str(text: &str) -> Result<Self> {
+        let mut parts = text.splitn(3, '/');
+        let (model, interval, order) = (parts.next().unwrap_or_default(), parts.next(), parts.next());
+        let accumulation = Accumulation::new(model.parse()?);
+        let accumulation = match interval {
+            None => {
+                return Err(Error::Invalid(format!(
+                    "accumulation '{text}': expected {text}/N, promoted every N elements, or {text}/none"
+                )));
+            }
+            Some("none") => accumulation,
+            Some(n) => accumulation.promote_every(n.parse().map_err(|_| {
+                Error::Invalid(format!("promotion interval '{n}' in '{text}': expected a number or none"))
+            })?)?,
+        };
+        Ok(accumulation.with_promotion(order.map_or(Ok(Promotion::ScalesFirst), str::parse)?))
     }
 }
 
@@ -536,38 +499,63 @@ mod tests {
         ];
         assert_eq!(table.len(), TensorCore::ALL.len());
         for (name, step, fraction_bits, result, zero) in table {
-            let core = TensorCore::by_name(name).unwrap();
+            let core: TensorCore = name.parse().unwrap();
             assert_eq!(
                 (core.step(), core.fraction_bits(), core.result(), core.zero_exponent()),
                 (step, fraction_bits, result, zero),
                 "{name}"
             );
-            assert_eq!(core.customised(name, step, fraction_bits, result).unwrap(), core);
-            assert_eq!(Model::by_name(name).unwrap(), Model::TensorCore(core));
+            assert_eq!(core.customized(step, fraction_bits, result).unwrap(), core);
+            assert_eq!(name.parse::<Model>().unwrap(), Model::TensorCore(core));
         }
     }
 
     #[test]
     fn unknown_names_list_the_known_ones() {
         for message in [
-            TensorCore::by_name("pascal").unwrap_err().to_string(),
-            Model::by_name("pascal").unwrap_err().to_string(),
+            "pascal".parse::<TensorCore>().unwrap_err().to_string(),
+            "pascal".parse::<Model>().unwrap_err().to_string(),
         ] {
             assert!(message.contains("'pascal'") && message.contains("hopper-f16, blackwell,"), "{message}");
         }
-        let message = Promotion::by_name("last").unwrap_err().to_string();
+        let message = "last".parse::<Promotion>().unwrap_err().to_string();
         assert_eq!(message, "unknown promotion 'last'; known: scales-first, partial-first, deepseek-v3");
         for &p in Promotion::ALL {
-            assert_eq!(Promotion::by_name(p.name()).unwrap(), p);
+            assert_eq!(p.name().parse::<Promotion>().unwrap(), p);
+        }
+    }
+
+    #[test]
+    fn what_is_displayed_is_read_again() {
+        let custom: TensorCore = "hopper:f=10".parse().unwrap();
+        for model in [Model::F32, Model::Exact, Model::TensorCore(TensorCore::ADA), Model::TensorCore(custom)]
+        {
+            assert_eq!(model.to_string().parse::<Model>().unwrap(), model);
+            for accumulation in [Accumulation::new(model), Accumulation::new(model).promoted::<64>()] {
+                for &promotion in Promotion::ALL {
+                    let accumulation = accumulation.with_promotion(promotion);
+                    assert_eq!(accumulation.to_string().parse::<Accumulation>().unwrap(), accumulation);
+                }
+            }
         }
     }
 
     #[test]
     fn impossible_arithmetic_is_refused() {
         assert!(Accumulation::F32.promote_every(0).is_err());
-        let custom = |step, f| TensorCore::HOPPER.customised("x", step, f, StepResult::F32);
+        for (text, words) in [
+            ("f32", "f32/none"),
+            ("f32/0", "0 elements"),
+            ("f32/x", "'x'"),
+            ("f32/128/last", "partial-first"),
+            ("f32/128/unfused/x", "'unfused/x'"),
+        ] {
+            let message = text.parse::<Accumulation>().unwrap_err().to_string();
+            assert!(message.contains(words), "{message}");
+        }
+        let custom = |step, f| TensorCore::HOPPER.customized(step, f, StepResult::F32);
         assert!(custom(0, 13).is_err() && custom(1025, 13).is_err() && custom(32, 39).is_err());
         assert!(custom(1, 0).is_ok() && custom(1024, 38).is_ok());
-        assert!(TensorCore::BLACKWELL_FP4.customised("x", 24, 35, StepResult::F32).is_err());
+        assert!(TensorCore::BLACKWELL_FP4.customized(24, 35, StepResult::F32).is_err());
     }
 }

@@ -28,7 +28,7 @@ impl Arithmetic {
         match *self {
             Arithmetic::Fixed(accumulation) => accumulation,
             Arithmetic::Fitting(model) if model.takes_block_scales() => Accumulation::new(model),
-            Arithmetic::Fitting(model) => Accumulation::new(model).promoted(interval),
+            Arithmetic::Fitting(model) => Accumulation::new(model).with_interval(Some(interval)),
         }
     }
 }
@@ -48,19 +48,13 @@ impl From<Model> for Arithmetic {
 impl std::str::FromStr for Arithmetic {
     type Err = Error;
 
-    /// Reads `MODEL`, `MODEL/N` or `MODEL/none`.
+    /// Reads a model alone, or an accumulation: `MODEL/N`, `MODEL/none`.
     fn from_str(text: &str) -> Result<Self> {
-        let Some((model, interval)) = text.split_once('/') else {
-            return Model::by_name(text).map(Arithmetic::Fitting);
-        };
-        let accumulation = Accumulation::new(Model::by_name(model)?);
-        if interval == "none" {
-            return Ok(Arithmetic::Fixed(accumulation));
+        if text.contains('/') {
+            text.parse().map(Arithmetic::Fixed)
+        } else {
+            text.parse().map(Arithmetic::Fitting)
         }
-        let n = interval.parse().map_err(|_| {
-            Error::Invalid(format!("promotion interval '{interval}' in '{text}': expected a number or none"))
-        })?;
-        accumulation.promote_every(n).map(Arithmetic::Fixed)
     }
 }
 

@@ -110,7 +110,22 @@ impl TensorCore {
                 _ => return Err(Error::unknown("tensor core parameter", key, PARAMETERS)),
             }
         }
-        core.customised(self.name(), step, fraction_bits, result)
+        core.customized(step, fraction_bits, result)
+    }
+}
+
+impl std::str::FromStr for TensorCore {
+    type Err = Error;
+
+    /// Looks a tensor core up by name, such as `hopper`, or makes a custom one from a base and what differs from it, such
+    /// as `hopper:f=10,terms=nearest`. [`Error::Unknown`] with the list of names or of parameters; [`Error::Invalid`] for
+    /// values outside their range.
+    fn from_str(text: &str) -> Result<Self> {
+        let (base, changes) = text.split_once(':').map_or((text, None), |(base, c)| (base, Some(c)));
+        let base = TensorCore::named(base).ok_or_else(|| {
+            Error::unknown("tensor core", base, TensorCore::ALL.iter().map(TensorCore::name))
+        })?;
+        changes.map_or(Ok(base), |changes| base.changed(changes))
     }
 }
 
@@ -123,7 +138,7 @@ fn addend(word: &str) -> Result<Addend> {
 }
 
 impl std::fmt::Display for TensorCore {
-    /// The name, and what differs from the tensor core of that name, as [`TensorCore::by_name`] reads it.
+    /// The name, and what differs from the tensor core of that name, as it is read.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut changes = String::new();
         let mut change = |differs: bool, key: &str, value: &dyn std::fmt::Display| {
@@ -149,26 +164,29 @@ impl std::fmt::Display for TensorCore {
 mod tests {
     use super::*;
     use crate::gemm::{Accumulation, Arithmetic, Model};
+    use crate::name::Name;
 
     #[test]
     fn what_is_displayed_is_read_again() {
         for base in TensorCore::ALL {
             assert_eq!(base.to_string(), base.name());
             for changes in ["l=16,f=7", "terms=nearest,round=nearest", "result=e8m10", "addend=early"] {
-                let core = TensorCore::by_name(&format!("{base}:{changes}")).unwrap();
-                assert_eq!(TensorCore::by_name(&core.to_string()).unwrap(), core, "{base}:{changes}");
+                let core = format!("{base}:{changes}").parse::<TensorCore>().unwrap();
+                assert_eq!(core.to_string().parse::<TensorCore>().unwrap(), core, "{base}:{changes}");
                 assert_eq!(core.operands(), base.operands());
             }
         }
-        let same = TensorCore::by_name("hopper:l=32,f=13,result=e8m13,terms=zero,round=zero").unwrap();
+        let same: TensorCore = "hopper:l=32,f=13,result=e8m13,terms=zero,round=zero".parse().unwrap();
         assert_eq!((same, same.to_string().as_str()), (TensorCore::HOPPER, "hopper"));
         let arithmetic: Arithmetic = "hopper:f=10/128".parse().unwrap();
         assert_eq!(arithmetic.to_string(), "hopper:f=10/128");
-        let core = TensorCore::HOPPER.customised("hopper", 32, 10, StepResult::E8M13).unwrap();
+        let core = TensorCore::HOPPER.customized(32, 10, StepResult::E8M13).unwrap();
         let expected = Accumulation::new(Model::TensorCore(core)).promote_every(128).unwrap();
         assert_eq!(arithmetic, Arithmetic::Fixed(expected));
         // One that no list has shows its name alone.
-        assert_eq!(core.customised("mine", 8, 9, StepResult::F32).unwrap().to_string(), "mine");
+        let mine = Name::new("mine").unwrap();
+        let core = core.customized(8, 9, StepResult::F32).unwrap().with_name(mine);
+        assert_eq!(core.to_string(), "mine");
     }
 
     #[test]
@@ -186,7 +204,7 @@ mod tests {
             ("kepler:f=3", &["'kepler'", "hopper"]),
             ("blackwell-fp4:l=24", &["24", "16"]),
         ] {
-            let message = Model::by_name(name).unwrap_err().to_string();
+            let message = name.parse::<Model>().unwrap_err().to_string();
             assert!(words.iter().all(|w| message.contains(w)), "{name}: {message}");
         }
     }

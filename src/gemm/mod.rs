@@ -44,7 +44,7 @@
 //! let (ones, twos) = ([0x38u8; 4 * 256], [0x40u8; 3 * 256]); // E4M3 codes of 1 and 2
 //! let a = ScaledRef::new(Format::E4M3, CodesRef::Bytes(MatRef::new(&ones, 4, 256)?), None)?;
 //! let b = ScaledRef::new(Format::E4M3, CodesRef::Bytes(MatRef::new(&twos, 3, 256)?), None)?;
-//! let d = GemmProblem::nt(a, b)?.with_accumulation(Accumulation::HOPPER.promote_every(128)?)?.run()?;
+//! let d = GemmProblem::nt(a, b)?.with_accumulation(Accumulation::HOPPER.promoted::<128>())?.run()?;
 //! assert_eq!(d.shape(), (4, 3));
 //! assert!(d.as_slice().iter().all(|&x| x == 512.0));
 //! # Ok::<(), finegrain::Error>(())
@@ -66,11 +66,12 @@ mod exact;
 mod grouped;
 mod operand;
 mod problem;
+mod promotion;
 mod reference;
 pub mod sanitize;
 mod tensor_core;
 
-pub use accumulation::{Accumulation, Addend, BlockScales, Model, Promotion, TensorCore};
+pub use accumulation::{Accumulation, Addend, BlockScales, Model, TensorCore};
 pub use arithmetic::Arithmetic;
 pub use backend::{GemmBackend, GemmPlan, Output};
 pub use blocked::Blocked;
@@ -79,4 +80,5 @@ pub use custom::{StepResult, StepRounding};
 pub use emulated::Emulated;
 pub use grouped::{GroupedForm, GroupedPart, GroupedProblem};
 pub use problem::GemmProblem;
+pub use promotion::Promotion;
 pub use reference::Reference;

@@ -21,34 +21,27 @@ pub enum Scheme {
     Recipe(Recipe),
 }
 
-impl Scheme {
-    /// `bf16` or the recipe's name.
-    pub const fn name(&self) -> &str {
-        match self {
-            Scheme::Bf16 => "bf16",
-            Scheme::Recipe(recipe) => recipe.name,
-        }
-    }
-}
-
 impl std::str::FromStr for Scheme {
     type Err = Error;
 
-    /// Reads `bf16` or a recipe's name.
+    /// Reads `bf16` or a recipe as it is displayed.
     fn from_str(name: &str) -> Result<Self> {
-        if name == "bf16" { Ok(Scheme::Bf16) } else { Recipe::by_name(name).map(|r| Scheme::Recipe(*r)) }
+        if name == "bf16" { Ok(Scheme::Bf16) } else { name.parse().map(Scheme::Recipe) }
     }
 }
 
 impl std::fmt::Display for Scheme {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(self.name())
+        match self {
+            Scheme::Bf16 => f.pad("bf16"),
+            Scheme::Recipe(recipe) => recipe.fmt(f),
+        }
     }
 }
 
 impl Serialize for Scheme {
-    /// As its name.
+    /// As displayed.
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.name())
+        serializer.collect_str(self)
     }
 }

@@ -8,6 +8,7 @@ use super::recipe::{
 };
 use crate::formats::e5m6::E5m6Rounding;
 use crate::formats::{Format, Overflow};
+use crate::name::Name;
 use crate::scaled::Granule;
 
 const FLOOR: f32 = 1e-4;
@@ -26,7 +27,7 @@ const fn fp8(
     scaling: Scaling,
 ) -> Recipe {
     Recipe {
-        name,
+        name: Name::literal(name),
         source,
         element: Format::E4M3,
         gradient: Format::E4M3,
@@ -216,7 +217,7 @@ impl Recipe {
         ),
         Recipe::TE_CURRENT,
         Recipe {
-            name: "te-current-hybrid",
+            name: Name::literal("te-current-hybrid"),
             source: "TransformerEngine, per-tensor current scaling, E4M3 forward and E5M2 for gradients",
             gradient: Format::E5M2,
             ..Recipe::TE_CURRENT

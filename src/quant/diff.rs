@@ -78,9 +78,9 @@ pub struct RecipeDiff {
 ///
 /// ```
 /// use finegrain::matrix::Matrix;
-/// use finegrain::quant::{diff_recipes, Cause, Recipe, Role};
+/// use finegrain::quant::{diff_recipes, Cause, Role};
 /// let x = Matrix::from_fn(8, 256, |i, j| ((i * 37 + j * 11) % 101) as f32 * 1e-7);
-/// let diff = diff_recipes(x.view(), Recipe::by_name("deepseek-v3")?, Recipe::by_name("vllm")?, Role::Activation)?;
+/// let diff = diff_recipes(x.view(), &"deepseek-v3".parse()?, &"vllm".parse()?, Role::Activation)?;
 /// assert_eq!(diff.causes[0].cause, Cause::Floor);
 /// assert_eq!(diff.total.scales, 16); // every tile lies under 1e-4
 /// # Ok::<(), finegrain::Error>(())
@@ -218,8 +218,8 @@ mod tests {
     }
 
     fn diff(a: &str, b: &str) -> RecipeDiff {
-        let (a, b) = (Recipe::by_name(a).unwrap(), Recipe::by_name(b).unwrap());
-        diff_recipes(sample().view(), a, b, Role::Activation).unwrap()
+        let (a, b) = (a.parse::<Recipe>().unwrap(), b.parse::<Recipe>().unwrap());
+        diff_recipes(sample().view(), &a, &b, Role::Activation).unwrap()
     }
 
     #[test]
@@ -253,8 +253,8 @@ mod tests {
 
     #[test]
     fn what_does_not_lie_side_by_side_is_refused() {
-        let (a, b) = (Recipe::by_name("te").unwrap(), Recipe::by_name("mxfp8").unwrap());
-        let message = diff_recipes(sample().view(), a, b, Role::Activation).unwrap_err().to_string();
+        let (a, b) = ("te".parse::<Recipe>().unwrap(), "mxfp8".parse::<Recipe>().unwrap());
+        let message = diff_recipes(sample().view(), &a, &b, Role::Activation).unwrap_err().to_string();
         assert!(message.contains("1x128") && message.contains("1x32"), "{message}");
     }
 }

@@ -19,6 +19,7 @@
 
 mod cast;
 mod catalog;
+mod custom;
 mod delayed;
 mod derive;
 mod diff;
@@ -46,6 +47,7 @@ pub(crate) use on_cpu::OnCpu;
 
 use crate::error::Result;
 use crate::matrix::MatRef;
+use crate::name::by_name;
 use crate::scaled::{Granule, ScaledMatrix, ScaledRef};
 use crate::simd::Cpu;
 
@@ -61,7 +63,10 @@ pub enum Role {
 }
 
 impl Role {
-    /// The word for it.
+    /// Every role.
+    pub const ALL: &[Role] = &[Role::Weight, Role::Activation, Role::Transposed];
+
+    /// The name, as the command line takes it.
     pub const fn name(self) -> &'static str {
         match self {
             Role::Activation => "activation",
@@ -70,6 +75,8 @@ impl Role {
         }
     }
 }
+
+by_name!(Role, "role");
 
 /// A quantised matrix and what happened on the way.
 #[derive(Clone, Debug, PartialEq)]

@@ -4,16 +4,16 @@
 //! element format, the granules, how amax is taken, how the scale and the payload follow from it, and what zero and
 //! non-finite granules give. The arithmetic itself is in [`derive`](super::derive).
 
-use crate::error::{Error, Result};
 use crate::formats::e5m6::E5m6Rounding;
 use crate::formats::{Format, Overflow};
+use crate::name::Name;
 use crate::scaled::Granule;
 
 /// One named way to quantise. The scale always **dequantises**: value = code × scale.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Recipe {
     /// The name on the command line.
-    pub name: &'static str,
+    pub name: Name,
     /// Where the arithmetic comes from.
     pub source: &'static str,
     /// Format of the codes.
@@ -196,14 +196,10 @@ impl Recipe {
         ("e5m6", "e5m6-1x128"),
     ];
 
-    /// Looks a recipe up.
-    ///
-    /// # Errors
-    /// [`Error::Unknown`] with the list of names.
-    pub fn by_name(name: &str) -> Result<&'static Recipe> {
+    /// The recipe of [`Recipe::ALL`] with this name or short name.
+    pub(super) fn named(name: &str) -> Option<&'static Recipe> {
         let full = Self::ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, full)| full);
-        let found = Self::ALL.iter().find(|r| r.name == full);
-        found.ok_or_else(|| Error::unknown("recipe", name, Self::ALL.iter().map(|r| r.name)))
+        Self::ALL.iter().find(|r| r.name == full)
     }
 
     /// The recipe for gradients: the same arithmetic with the gradients' element format.
@@ -263,13 +259,13 @@ mod tests {
     #[test]
     fn names_are_distinct_and_found() {
         for (i, recipe) in Recipe::ALL.iter().enumerate() {
-            assert_eq!(Recipe::by_name(recipe.name).unwrap(), recipe);
+            assert_eq!(recipe.name.parse::<Recipe>().unwrap(), *recipe);
             assert!(Recipe::ALL[..i].iter().all(|r| r.name != recipe.name), "{}", recipe.name);
         }
         for (alias, full) in Recipe::ALIASES {
-            assert_eq!(Recipe::by_name(alias).unwrap().name, *full);
+            assert_eq!(alias.parse::<Recipe>().unwrap().name, *full);
         }
-        let message = Recipe::by_name("nonsense").unwrap_err().to_string();
+        let message = "nonsense".parse::<Recipe>().unwrap_err().to_string();
         assert!(message.contains("deepseek-v3,") && message.contains("nvfp4-te-1x16"), "{message}");
     }
 }

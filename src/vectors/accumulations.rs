@@ -29,7 +29,7 @@ pub(super) fn vectors() -> Result<Vectors> {
         Vectors::new("accumulations", "D = A·Bᵀ (+ C) in every accumulation model, dense and grouped");
     let addend = random_matrix(M, N, 50, |r| f32::from_bits((r as u32 & 0x80FF_FFFF) | 0x4200_0000));
     out.input("c", None, Tensor::from_f32(&addend));
-    let custom = CUSTOM.iter().map(|name| Model::by_name(name)).collect::<Result<Vec<_>>>()?;
+    let custom = CUSTOM.iter().map(|name| name.parse::<Model>()).collect::<Result<Vec<_>>>()?;
     let cores = TensorCore::ALL.iter().map(|&c| Model::TensorCore(c));
     for model in [Model::F32, Model::Exact].into_iter().chain(cores).chain(custom) {
         let formats = match model {

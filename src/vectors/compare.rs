@@ -96,7 +96,7 @@ fn difference(
     found: &Tensor,
     nan: NanRule,
 ) -> Result<Option<Difference>> {
-    let format = entry.format.as_deref().map(Format::by_name).transpose()?;
+    let format = entry.format.as_deref().map(str::parse::<Format>).transpose()?;
     let is_nan = |bits: u64| format.is_some_and(|f| matches!(f.spec().decode(bits), Unpacked::Nan { .. }));
     let same = |w: u64, f: u64| w == f || nan == NanRule::Class && is_nan(w) && is_nan(f);
     let (want_bits, found_bits) = (want.to_bits()?, found.to_bits()?);

@@ -8,8 +8,8 @@ use crate::quant::{Recipe, Role};
 
 const ROWS: usize = 140;
 const COLS: usize = 300;
-const ROLES: [(&str, Role); 3] =
-    [("activation", Role::Activation), ("weight", Role::Weight), ("transposed", Role::Transposed)];
+/// In the order in which the published files have them.
+const ROLES: [Role; 3] = [Role::Activation, Role::Weight, Role::Transposed];
 
 pub(super) fn vectors() -> Result<Vectors> {
     let mut out = Vectors::new("recipes", "matrices quantised by every recipe: codes, scales, tensor scales");
@@ -18,9 +18,9 @@ pub(super) fn vectors() -> Result<Vectors> {
     for (input, x) in inputs {
         let x = Tensor::from_f32(&x);
         for recipe in Recipe::ALL {
-            for (role_name, role) in ROLES {
-                let base = format!("{input}.{}.{role_name}", recipe.name);
-                let parameters = [("recipe", recipe.name), ("as", role_name)];
+            for role in ROLES {
+                let base = format!("{input}.{}.{role}", recipe.name);
+                let parameters = [("recipe", recipe.name.as_str()), ("as", role.name())];
                 for (name, tensor) in quantize_tensor(&x, &base, recipe, role)?.0 {
                     let format = (name == base).then_some(recipe.element);
                     out.output(name, format, tensor, ("quantize", &[input], &parameters));

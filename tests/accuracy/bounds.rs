@@ -28,7 +28,7 @@ fn models() -> Vec<Model> {
         "blackwell-mx:l=7,f=12,result=e8m13",
     ];
     let cores = TensorCore::ALL.iter().map(|&core| Model::TensorCore(core));
-    let custom = custom.iter().map(|name| Model::by_name(name).unwrap());
+    let custom = custom.iter().map(|name| name.parse::<Model>().unwrap());
     [Model::F32, Model::Exact].into_iter().chain(cores).chain(custom).collect()
 }
 
@@ -286,8 +286,8 @@ fn climbing_comes_close_to_the_bound_with_promotion() {
     for model in [
         Model::F32,
         Model::Exact,
-        Model::by_name("hopper").unwrap(),
-        Model::by_name("blackwell-mma").unwrap(),
+        "hopper".parse::<Model>().unwrap(),
+        "blackwell-mma".parse::<Model>().unwrap(),
     ] {
         for &order in Promotion::ALL {
             let best = climb(Accumulation::new(model).promote_every(32).unwrap().with_promotion(order), 250);

@@ -28,8 +28,7 @@ fn files_hold_the_librarys_codes_and_scales() {
         for (word, role) in roles {
             let output = dir.text("out");
             let report = json(&["quantize", &input, &output, "--recipe", name, "--as", word]);
-            let (tensors, stats) =
-                quantize_tensor(&w, "l.weight", Recipe::by_name(name).unwrap(), role).unwrap();
+            let (tensors, stats) = quantize_tensor(&w, "l.weight", &name.parse().unwrap(), role).unwrap();
             let file = TensorFile::open(&output).unwrap();
             for (name, tensor) in &tensors {
                 assert_eq!(file.read(name).unwrap(), *tensor, "{name} as {word}");
@@ -55,9 +54,8 @@ fn the_way_back_is_code_times_scale() {
         let (quantised, back) = (dir.text("q"), dir.text("back"));
         stdout(&finegrain(["quantize", &input, &quantised, "--recipe", recipe, "--as", "activation"]));
         let format = format.map_or(vec![], |f| vec!["--format", f]);
-        let (tensors, _) =
-            quantize_tensor(&w, "w", Recipe::by_name(recipe).unwrap(), Role::Activation).unwrap();
-        let element = Recipe::by_name(recipe).unwrap().element;
+        let (tensors, _) = quantize_tensor(&w, "w", &recipe.parse().unwrap(), Role::Activation).unwrap();
+        let element = recipe.parse::<Recipe>().unwrap().element;
         let second = tensors.get(2).map(|(_, t)| t);
         let (want, _) = dequantize_tensor(&tensors[0].1, element, &tensors[1].1, second, None).unwrap();
         for to in ["f32", "bf16"] {

@@ -100,7 +100,7 @@ fn a_launch_is_what_was_planned() {
 #[test]
 fn empty_matrices_are_not_launched() {
     let gpu = gpu(Arch::Sm89);
-    let ue8m0 = Recipe::by_name("deepseek-v3-ue8m0").unwrap();
+    let ue8m0: &Recipe = &"deepseek-v3-ue8m0".parse().unwrap();
     for shape in [(0, 128), (5, 0)] {
         let x = Matrix::filled(shape.0, shape.1, 0.0f32);
         for role in [Role::Activation, Role::Weight, Role::Transposed] {
@@ -191,7 +191,7 @@ fn what_no_kernel_computes_is_refused_with_the_reason() {
 
     // Casts.
     let x = sample(4, 128, 1);
-    let quantize = |name: &str| gpu.quantize(x.view(), Recipe::by_name(name).unwrap(), Role::Activation);
+    let quantize = |name: &str| gpu.quantize(x.view(), &name.parse().unwrap(), Role::Activation);
     says(quantize("mxfp8").unwrap_err(), &["mxfp8"]);
     let odd = Recipe { activation: Granule::new(1, 64).unwrap(), ..Recipe::DEEPSEEK_V3 };
     says(

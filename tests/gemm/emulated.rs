@@ -293,7 +293,7 @@ fn custom_cores() {
             for &step in steps {
                 let result =
                     if (f as usize + step).is_multiple_of(2) { StepResult::F32 } else { StepResult::E8M13 };
-                let core = base.customised("custom", step, f, result).unwrap();
+                let core = base.customized(step, f, result).unwrap();
                 let problem = GemmProblem::nt(a.view(), b.view()).unwrap();
                 let problem = problem.with_accumulation(chain(core)).unwrap();
                 let problem = problem.with_addend(c.view()).unwrap();

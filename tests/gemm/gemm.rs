@@ -33,7 +33,7 @@ fn golden(file: &TensorFile) -> Vec<(String, ScaledMatrix, ScaledMatrix)> {
     let cases = file.names().iter().filter_map(|n| n.strip_suffix(".a"));
     let case = |p: &str| {
         let word: Vec<&str> = p.trim_start_matches("nonfinite.").split('.').collect();
-        let (fa, fb) = (Format::by_name(word[0]).unwrap(), Format::by_name(word[1]).unwrap());
+        let (fa, fb) = (word[0].parse::<Format>().unwrap(), word[1].parse::<Format>().unwrap());
         let granule = if p.contains(".b1x128") { Granule::TILE_1X128 } else { Granule::BLOCK_128X128 };
         let a = golden_operand(file, p, "a", fa, Granule::TILE_1X128);
         (p.to_owned(), a, golden_operand(file, p, "b", fb, granule))
@@ -267,7 +267,7 @@ fn row_scales_without_promotion_are_one_interval() {
         (scaled(Format::E4M3, 5, 300, Granule::ROW, 1), scaled(Format::E4M3, 6, 300, Granule::TENSOR, 2));
     let d = run(&a, &b, Accumulation::F32.without_promotion());
     assert_same("rows", &d, &plain(&a, &b, 300, None));
-    for model in [Model::Exact, Model::by_name("hopper").unwrap()] {
+    for model in [Model::Exact, "hopper".parse::<Model>().unwrap()] {
         let bare = |x: &ScaledMatrix| {
             let (format, codes, _) = x.clone().into_parts();
             ScaledMatrix::new(format, codes, None).unwrap()
@@ -303,7 +303,7 @@ fn an_empty_k_gives_the_addend_or_zero() {
     let (a, b) = (unscaled(Format::E4M3, 2, 0, 1), unscaled(Format::E4M3, 3, 0, 2));
     let c = Matrix::from_fn(2, 3, |i, j| if j == 0 { -0.0 } else { i as f32 + 0.1 });
     for model in ["f32", "exact", "hopper", "blackwell-mma"] {
-        let bare = Accumulation::new(Model::by_name(model).unwrap());
+        let bare = Accumulation::new(model.parse::<Model>().unwrap());
         for accumulation in [bare, bare.promote_every(128).unwrap()] {
             let problem =
                 GemmProblem::nt(a.view(), b.view()).unwrap().with_accumulation(accumulation).unwrap();

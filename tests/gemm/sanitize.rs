@@ -237,7 +237,7 @@ fn values_count_where_they_are_read() {
         "{violations:?}"
     );
     for rule in Rule::ALL {
-        assert_eq!(Rule::by_name(rule.name()).unwrap(), rule);
+        assert_eq!(rule.name().parse::<Rule>().unwrap(), rule);
     }
 }
 

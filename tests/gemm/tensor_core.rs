@@ -83,7 +83,7 @@ fn mma_chains_are_those_of_mma_sim() {
     let mut score = Score::default();
     for p in cases(&file, &["mma"]) {
         let word: Vec<&str> = p.split('.').collect();
-        let (fa, fb) = (Format::by_name(word[1]).unwrap(), Format::by_name(word[2]).unwrap());
+        let (fa, fb) = (word[1].parse::<Format>().unwrap(), word[2].parse::<Format>().unwrap());
         let (a, b) = (bytes(&file, &format!("{p}.a")), bytes(&file, &format!("{p}.b")));
         let c = floats(&file, &format!("{p}.c_bits"), (a.rows(), b.rows()));
         for arch in ["hopper-wgmma", "ada-mma", "blackwell-tcgen05"] {
@@ -107,7 +107,7 @@ fn block_scaled_chains_are_those_of_mma_sim() {
     let mut score = Score::default();
     for p in cases(&file, &["mxfp8", "mxfp4", "nvfp4"]) {
         let word: Vec<&str> = p.split('.').collect();
-        let (fa, fb) = (Format::by_name(word[1]).unwrap(), Format::by_name(word[2]).unwrap());
+        let (fa, fb) = (word[1].parse::<Format>().unwrap(), word[2].parse::<Format>().unwrap());
         let [a, b, sa, sb] = ["a", "b", "sa", "sb"].map(|t| bytes(&file, &format!("{p}.{t}")));
         let c = floats(&file, &format!("{p}.c_bits"), (a.rows(), b.rows()));
         let core = if word[0] == "mxfp8" { TensorCore::BLACKWELL_MX } else { TensorCore::BLACKWELL_FP4 };
@@ -129,7 +129,7 @@ fn promoted_chains_and_their_partial_sums_are_the_golden_ones() {
     for p in cases(&file, &["promoted"]) {
         let word: Vec<&str> = p.split('.').collect();
         let core = model_of(word[1]);
-        let (fa, fb) = (Format::by_name(word[2]).unwrap(), Format::by_name(word[3]).unwrap());
+        let (fa, fb) = (word[2].parse::<Format>().unwrap(), word[3].parse::<Format>().unwrap());
         let (a, b) = (bytes(&file, &format!("{p}.a")), bytes(&file, &format!("{p}.b")));
         let (m, n) = (a.rows(), b.rows());
 
@@ -328,7 +328,7 @@ fn ragged_steps_equal_steps_padded_with_zeros() {
 /// With one product a step, all fraction bits and an f32 result, a chain is the sequence of truncated additions.
 #[test]
 fn custom_cores_follow_their_numbers() {
-    let core = TensorCore::HOPPER.customised("serial", 1, 38, StepResult::F32).unwrap();
+    let core = TensorCore::HOPPER.customized(1, 38, StepResult::F32).unwrap();
     let pairs: Vec<_> = (0..40).map(|k| (1.25 + f64::from(k % 5) / 2.0, 2f64.powi(k % 7 - 3))).collect();
     let mut c = 0.0f32;
     for (a, b) in &pairs {

@@ -98,7 +98,7 @@ fn ours(file: &TensorFile, name: &str) -> Option<Vec<u64>> {
     if let ["f32_stride"] | [_, "hard_f32_bits" | "random_bits"] | ["e5m6", "pack", "x"] = parts[..] {
         return None;
     }
-    let format = Format::by_name(parts[0]).unwrap();
+    let format = parts[0].parse::<Format>().unwrap();
     let nearest = |source, overflow| {
         cast_all(format, &inputs(file, parts[0], source), |_| Rounding::NearestEven, overflow)
     };
@@ -160,7 +160,7 @@ fn compare_casts(file: &TensorFile, title: &str) -> usize {
             // it the sign of the input on top, so that NaN becomes −0 and −NaN +0; here the zero has the input's sign.
             ("e3m2fn" | "e2m3fn" | "e2m1fn", _) if kind != "decode_f32" => {
                 let source = kind.rsplit('.').next().unwrap();
-                let sign = Format::by_name(format).unwrap().spec().sign_mask();
+                let sign = format.parse::<Format>().unwrap().spec().sign_mask();
                 for (i, input) in inputs(file, format, source).into_iter().enumerate() {
                     if matches!(input, Unpacked::Nan { .. }) {
                         want[i] ^= sign;

@@ -10,6 +10,7 @@ use crate::common::runner::{self, on_cpu};
 use finegrain::Engine;
 use finegrain::formats::{Format, Overflow};
 use finegrain::matrix::{MatMut, MatRef, Matrix};
+use finegrain::name::Name;
 use finegrain::quant::{Element, ElementCast, Quantized, Quantizer, Recipe, Role};
 use finegrain::scaled::{Codes, Granule, ScaleGrid, ScaledRef};
 use half::{bf16, f16};
@@ -24,14 +25,14 @@ fn conforms<T: Element>(what: &str, recipe: &Recipe, x: MatRef<'_, T>, role: Rol
 /// All recipes, and formats and casts that no recipe of the catalogue has.
 fn recipes() -> Vec<Recipe> {
     let mut all = Recipe::ALL.to_vec();
-    let hybrid = Recipe::by_name("te-current-hybrid").unwrap();
-    all.push(Recipe { name: "te-current-hybrid gradients", ..hybrid.for_gradients() });
+    let hybrid = "te-current-hybrid".parse::<Recipe>().unwrap();
+    all.push(Recipe { name: Name::literal("te-current-hybrid gradients"), ..hybrid.for_gradients() });
     for element in [Format::E4M3Fnuz, Format::E5M2Fnuz, Format::E5M2, Format::E2M3, Format::E5M6] {
         for cast in [Overflow::Saturate, Overflow::NonSaturating].map(ElementCast::Plain) {
-            all.push(Recipe { name: element.name(), element, cast, ..Recipe::TE });
+            all.push(Recipe { name: Name::literal(element.name()), element, cast, ..Recipe::TE });
             // Payloads of the MX floor rule pass the largest value.
-            let mx = Recipe::by_name("mxfp8-e4m3-floor").unwrap();
-            all.push(Recipe { name: element.name(), element, cast, ..*mx });
+            let mx = "mxfp8-e4m3-floor".parse::<Recipe>().unwrap();
+            all.push(Recipe { name: Name::literal(element.name()), element, cast, ..mx });
         }
     }
     all
@@ -130,10 +131,10 @@ fn shapes_and_strides() {
         let x = wide.view().row_range(top, top + rows).col_range(left, left + cols);
         let narrow = wide.map(|&v| bf16::from_f32(v));
         let y = narrow.view().row_range(top, top + rows).col_range(left, left + cols);
-        let recipe = Recipe::by_name(names[round % names.len()]).unwrap();
+        let recipe = names[round % names.len()].parse::<Recipe>().unwrap();
         for role in ROLES {
-            conforms(&format!("{rows}×{cols}"), recipe, x, role);
-            conforms(&format!("{rows}×{cols} bf16"), recipe, y, role);
+            conforms(&format!("{rows}×{cols}"), &recipe, x, role);
+            conforms(&format!("{rows}×{cols} bf16"), &recipe, y, role);
         }
     }
 }
@@ -144,7 +145,7 @@ fn large_matrices() {
     let x = matrix(Fill::Sparse, 1030, 5003, 9);
     for name in ["deepseek-v3", "tilekernels", "torchao-tensorwise", "torchao-rowwise", "nvfp4-te-1x16"] {
         for role in ROLES {
-            conforms("large", Recipe::by_name(name).unwrap(), x.view(), role);
+            conforms("large", &name.parse().unwrap(), x.view(), role);
         }
     }
     let tall = matrix(Fill::Specials, 1500, 40, 10);
@@ -160,7 +161,7 @@ fn large_matrices() {
 #[test]
 fn into_memory_of_the_caller() {
     let (x, y) = (matrix(Fill::Wide, 70, 200, 11), matrix(Fill::Edges, 70, 200, 12));
-    for recipe in [Recipe::DEEPSEEK_V3, *Recipe::by_name("nvfp4").unwrap(), *Recipe::by_name("e5m6").unwrap()]
+    for recipe in [Recipe::DEEPSEEK_V3, "nvfp4".parse::<Recipe>().unwrap(), "e5m6".parse::<Recipe>().unwrap()]
     {
         let quantizer = Quantizer::new(recipe);
         for role in ROLES {

@@ -43,7 +43,7 @@ fn fp8_recipes_in_three_geometries() {
         {
             let prefix = format!("{matrix}.{geometry}.");
             for name in middles(&file, &prefix) {
-                let q = Quantizer::new(*Recipe::by_name(name).unwrap()).quantize(x.view(), role).unwrap();
+                let q = Quantizer::new(name.parse::<Recipe>().unwrap()).quantize(x.view(), role).unwrap();
                 let (mut got_codes, mut got_scales) = (codes(&q), scales(&q));
                 if role == Role::Transposed {
                     got_codes = got_codes.view().transposed();
@@ -80,7 +80,7 @@ fn mx_kinds() {
         let x = tensor(&file, &format!("{matrix}.x")).to_matrix().unwrap();
         for name in middles(&file, &format!("{matrix}.mx")) {
             let name = format!("mx{name}"); // kind.mode
-            let q = Quantizer::new(*Recipe::by_name(&name.replace('.', "-")).unwrap())
+            let q = Quantizer::new((name.replace('.', "-")).parse::<Recipe>().unwrap())
                 .activation(x.view())
                 .unwrap();
             let key = format!("{matrix}.{name}");
@@ -117,7 +117,7 @@ fn nvfp4() {
     let x = tensor(&file, "nvfp4.x").to_matrix().unwrap();
     for name in ["torchao", "torchao-1level", "te-1x16", "te-16x16"] {
         let q =
-            Quantizer::new(*Recipe::by_name(&format!("nvfp4-{name}")).unwrap()).activation(x.view()).unwrap();
+            Quantizer::new(format!("nvfp4-{name}").parse::<Recipe>().unwrap()).activation(x.view()).unwrap();
         score.eq(name, scales(&q).as_slice(), &bits(&file, &format!("nvfp4.{name}.s")), exact, all);
         score.eq(name, codes(&q).as_slice(), &bits(&file, &format!("nvfp4.{name}.q")), exact, all);
         let tensor_scale = q.matrix.scales().unwrap().tensor;
@@ -143,7 +143,7 @@ fn e5m6() {
     let x = tensor(&file, "clean.x").to_matrix().unwrap();
     for name in middles(&file, "clean.e5m6") {
         let name = format!("e5m6{name}");
-        let q = Quantizer::new(*Recipe::by_name(&name).unwrap()).activation(x.view()).unwrap();
+        let q = Quantizer::new(name.parse::<Recipe>().unwrap()).activation(x.view()).unwrap();
         score.eq(&name, scales(&q).as_slice(), &bits(&file, &format!("clean.{name}.s")), exact, all);
         score.eq(&name, codes(&q).as_slice(), &bits(&file, &format!("clean.{name}.q")), exact, all);
     }
@@ -173,10 +173,10 @@ fn statistics_count_what_the_codes_lost() {
     }
     // MX floor scales clip the block maximum: 1.9 · 2^8 > 448 in units of the scale.
     let clipped = Matrix::filled(1, 32, 1.9f32);
-    let stats = Quantizer::new(*Recipe::by_name("mxfp8").unwrap()).activation(clipped.view()).unwrap().stats;
+    let stats = Quantizer::new("mxfp8".parse::<Recipe>().unwrap()).activation(clipped.view()).unwrap().stats;
     assert_eq!(stats.saturated, 32);
     let stats =
-        Quantizer::new(*Recipe::by_name("mxfp8-rceil").unwrap()).activation(clipped.view()).unwrap().stats;
+        Quantizer::new("mxfp8-rceil".parse::<Recipe>().unwrap()).activation(clipped.view()).unwrap().stats;
     assert_eq!(stats.saturated, 0);
 }
 
@@ -186,7 +186,7 @@ fn input_types_and_strides_do_not_matter() {
     let x =
         Matrix::from_fn(130, 300, |i, j| half::bf16::from_f32((i as f32 - 64.0) * 0.37 + j as f32 * 0.011));
     let wide = x.map(|v| v.to_f32());
-    for recipe in [Recipe::DEEPSEEK_V3, Recipe::TE, *Recipe::by_name("mxfp8").unwrap()] {
+    for recipe in [Recipe::DEEPSEEK_V3, Recipe::TE, "mxfp8".parse::<Recipe>().unwrap()] {
         let quantizer = Quantizer::new(recipe);
         for role in [Role::Activation, Role::Weight, Role::Transposed] {
             let q = quantizer.quantize(x.view(), role).unwrap();

@@ -58,7 +58,7 @@
 //! use finegrain::quant::{Quantizer, Recipe};
 //! let x = Matrix::from_fn(4, 512, |t, c| ((t * 71 + c * 13) % 97) as f32 * 0.1 - 4.8);
 //! let x = Quantizer::new(Recipe::DEEPSEEK_V3).activation(x.view())?;
-//! let problem = GemmProblem::nt(x.view(), x.view())?.with_accumulation(Accumulation::HOPPER.promote_every(128)?)?;
+//! let problem = GemmProblem::nt(x.view(), x.view())?.with_accumulation(Accumulation::HOPPER.promoted::<128>())?;
 //! let bound = bound(&problem, OutputFormat::F32);
 //! let check = bound.check(problem.run()?.view())?;
 //! assert_eq!(check.violations, 0);

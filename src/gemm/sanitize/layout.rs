@@ -3,8 +3,8 @@
 use serde::Serialize;
 
 use super::{GroupedOperands, Groups};
-use crate::error::{Error, Result};
 use crate::formats::{Unpacked, e8m0};
+use crate::name::by_name;
 use crate::scaled::{Granule, ScaledMatrix};
 
 /// A rule of grouped layouts.
@@ -59,16 +59,9 @@ impl Rule {
             Rule::NonFinite => "non-finite",
         }
     }
-
-    /// Looks a rule up by name.
-    ///
-    /// # Errors
-    /// [`Error::Unknown`] with the list of names.
-    pub fn by_name(name: &str) -> Result<Self> {
-        let found = Rule::ALL.into_iter().find(|r| r.name() == name);
-        found.ok_or_else(|| Error::unknown("layout rule", name, Rule::ALL.map(Rule::name)))
-    }
 }
+
+by_name!(Rule, "layout rule");
 
 /// What a kernel asks of its layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

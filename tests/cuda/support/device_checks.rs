@@ -34,7 +34,7 @@ const ROLES: [Role; 3] = [Role::Activation, Role::Weight, Role::Transposed];
 fn quantised<T: Float, D: Driver>(gpu: &Cuda<D>, x: MatRef<'_, T>) -> usize {
     let mut compared = 0;
     for name in RECIPES {
-        let recipe = Recipe::by_name(name).unwrap();
+        let recipe: &Recipe = &name.parse().unwrap();
         for role in ROLES {
             let want = Quantizer::new(*recipe).quantize(x, role).unwrap().matrix;
             let got = gpu.quantize(x, recipe, role).unwrap();
@@ -75,8 +75,8 @@ pub fn casts<D: Driver>(gpu: &Cuda<D>, shapes: &[(usize, usize)]) -> usize {
             "transpose of {rows}×{cols}"
         );
 
-        let exact = Recipe::by_name("deepseek-v3-ue8m0").unwrap();
-        let blocks = with_bytes(Quantizer::new(*exact).weight(x.view()).unwrap().matrix);
+        let exact: Recipe = "deepseek-v3-ue8m0".parse().unwrap();
+        let blocks = with_bytes(Quantizer::new(exact).weight(x.view()).unwrap().matrix);
         for x in [&tiles, &blocks] {
             let values = x.dequantize().unwrap();
             assert_eq!(gpu.dequantize_bf16(x.view()).unwrap(), narrow(&values), "values of {rows}×{cols}");
