@@ -4,12 +4,15 @@
 //! cuts the work, allocates and calls a kernel once a panel, row or microtile. So they are compiled once, whatever of the
 //! rest changes, and every kernel is a function of its own for each instruction set.
 
+mod buffer;
 pub mod cast;
 pub mod dequantize;
 pub mod elements;
+pub mod gemm;
 pub mod look_up;
 pub mod quantize;
 pub mod simd;
 mod stores;
 
+pub use buffer::Buffer;
 pub use stores::Stores;

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Bf16Table, Simd, Strings, Work};
+use super::{Bf16Table, Gather, Isa, Simd, Work};
 
 /// Exists only where the CPU has AVX2 and FMA.
 #[derive(Clone, Copy)]
@@ -26,15 +26,14 @@ macro_rules! op {
 }
 pub(super) use op;
 
-pub(super) const LANES: usize = 8;
+pub(super) const LANES: usize = Isa::Avx2.geometry().lanes;
 
 impl Simd for Avx2 {
-    const LANES: usize = LANES;
-    const REGISTERS: usize = 16;
-    const PAIR: usize = 1;
+    const ISA: Isa = Isa::Avx2;
 
     type F32 = __m256;
     type U32 = __m256i;
+    type Columns = [__m256; 2];
     type Tables = ();
 
     fn vectorize<W: Work>(self, work: W) -> W::Output {
@@ -50,6 +49,11 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn splat(self, x: f32) -> __m256 {
         op!(_mm256_set1_ps(x))
+    }
+
+    #[inline(always)]
+    fn columns(self, x: __m256) -> [__m256; 2] {
+        [x; 2]
     }
 
     #[inline(always)]
@@ -221,29 +225,29 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn load_pieces(self, x: &Strings<'_>, i: usize) -> [__m256i; 4] {
+    fn load_chunks(self, x: &Gather<'_>, i: usize) -> [__m256i; 4] {
         let mut q = [self.splat_u32(0); 4];
         for (l, q) in q.iter_mut().enumerate() {
-            // SAFETY: as in `op`; from where `piece` points on, 16 bytes lie within the slice of `x`.
+            // SAFETY: as in `op`; from where `chunk` points on, 16 bytes lie within the slice of `x`.
             *q = unsafe {
                 _mm256_set_m128i(
-                    _mm_loadu_si128(x.piece(1, l, i).cast()),
-                    _mm_loadu_si128(x.piece(0, l, i).cast()),
+                    _mm_loadu_si128(x.chunk(1, l, i).cast()),
+                    _mm_loadu_si128(x.chunk(0, l, i).cast()),
                 )
             };
         }
-        self.transpose_fours(q)
+        self.transpose_4x4(q)
     }
 
     #[inline(always)]
-    fn load_fours(self, x: &[f32]) -> __m256 {
+    fn broadcast_4(self, x: &[f32]) -> __m256 {
         let x = &x[..4];
         // SAFETY: as in `op`; the slice holds four elements.
         unsafe { _mm256_broadcast_ps(&_mm_loadu_ps(x.as_ptr())) }
     }
 
     #[inline(always)]
-    fn transpose_fours(self, [a, b, c, d]: [__m256i; 4]) -> [__m256i; 4] {
+    fn transpose_4x4(self, [a, b, c, d]: [__m256i; 4]) -> [__m256i; 4] {
         op!({
             let (ab, cd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d));
             let (up_ab, up_cd) = (_mm256_unpackhi_epi32(a, b), _mm256_unpackhi_epi32(c, d));

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::sync::OnceLock;
 
-use super::{Bf16Table, Convert, Simd, Strings, Work};
+use super::{Bf16Table, Convert, Gather, Isa, Simd, Work};
 
 /// Exists only where the CPU has AVX-512 F, BW, DQ and VL, and for `BF16` also VBMI and a VDPBF16PS that sums as the
 /// contract does.
@@ -83,7 +83,7 @@ macro_rules! op {
 }
 pub(super) use op;
 
-pub(super) const LANES: usize = 16;
+pub(super) const LANES: usize = Isa::Avx512.geometry().lanes;
 
 impl<const BF16: bool> Avx512<BF16> {
     /// The low and the high bytes of the BF16 numbers of 64 codes.
@@ -124,12 +124,11 @@ pub(super) struct Tables {
 }
 
 impl<const BF16: bool> Simd for Avx512<BF16> {
-    const LANES: usize = LANES;
-    const REGISTERS: usize = 32;
-    const PAIR: usize = if BF16 { 2 } else { 1 };
+    const ISA: Isa = if BF16 { Isa::Avx512Bf16 } else { Isa::Avx512 };
 
     type F32 = __m512;
     type U32 = __m512i;
+    type Columns = [__m512; 4];
     type Tables = Tables;
 
     fn vectorize<W: Work>(self, work: W) -> W::Output {
@@ -150,6 +149,11 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
         op!(_mm512_set1_ps(x))
+    }
+
+    #[inline(always)]
+    fn columns(self, x: __m512) -> [__m512; 4] {
+        [x; 4]
     }
 
     #[inline(always)]
@@ -345,29 +349,29 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     }
 
     #[inline(always)]
-    fn load_pieces(self, x: &Strings<'_>, i: usize) -> [__m512i; 4] {
+    fn load_chunks(self, x: &Gather<'_>, i: usize) -> [__m512i; 4] {
         let mut q = [self.splat_u32(0); 4];
         for (l, q) in q.iter_mut().enumerate() {
-            // SAFETY: as in `op`; from where `piece` points on, 16 bytes lie within the slice of `x`.
+            // SAFETY: as in `op`; from where `chunk` points on, 16 bytes lie within the slice of `x`.
             *q = unsafe {
-                let first = _mm512_castsi128_si512(_mm_loadu_si128(x.piece(0, l, i).cast()));
-                let second = _mm512_inserti32x4::<1>(first, _mm_loadu_si128(x.piece(1, l, i).cast()));
-                let third = _mm512_inserti32x4::<2>(second, _mm_loadu_si128(x.piece(2, l, i).cast()));
-                _mm512_inserti32x4::<3>(third, _mm_loadu_si128(x.piece(3, l, i).cast()))
+                let first = _mm512_castsi128_si512(_mm_loadu_si128(x.chunk(0, l, i).cast()));
+                let second = _mm512_inserti32x4::<1>(first, _mm_loadu_si128(x.chunk(1, l, i).cast()));
+                let third = _mm512_inserti32x4::<2>(second, _mm_loadu_si128(x.chunk(2, l, i).cast()));
+                _mm512_inserti32x4::<3>(third, _mm_loadu_si128(x.chunk(3, l, i).cast()))
             };
         }
-        self.transpose_fours(q)
+        self.transpose_4x4(q)
     }
 
     #[inline(always)]
-    fn load_fours(self, x: &[f32]) -> __m512 {
+    fn broadcast_4(self, x: &[f32]) -> __m512 {
         let x = &x[..4];
         // SAFETY: as in `op`; the slice holds four elements.
         unsafe { _mm512_broadcast_f32x4(_mm_loadu_ps(x.as_ptr())) }
     }
 
     #[inline(always)]
-    fn transpose_fours(self, [a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
+    fn transpose_4x4(self, [a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
         op!({
             let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
             let (up_ab, up_cd) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));

@@ -22,6 +22,14 @@ impl Decoder {
 
     /// The decoder of BF16.
     pub const BF16: Decoder = Decoder::Words(WordCodes);
+
+    /// Bytes of a code.
+    pub const fn code_bytes(&self) -> usize {
+        match self {
+            Decoder::Bytes(_) => 1,
+            Decoder::Words(_) => 2,
+        }
+    }
 }
 
 /// Decodes registers of codes.

@@ -28,11 +28,13 @@ mod convert_portable;
 mod decode;
 mod encode;
 mod fused;
+mod gather;
+mod geometry;
 mod peak;
 mod portable;
-mod strings;
 mod widen;
 
+use std::ops::IndexMut;
 use std::sync::OnceLock;
 
 pub use code_spec::{CodeSpec, Specials};
@@ -40,7 +42,8 @@ pub use convert::{Convert, DIVISORS, Put, Stores};
 pub use decode::{Bf16Table, Decode, Decoder};
 pub use encode::{Any, Encoder, EncoderOn, FixedRounding, Mode, Nearest};
 pub use fused::{Fused, FusedWork};
-pub use strings::{Layout, Strings};
+pub use gather::Gather;
+pub use geometry::{Geometry, KC};
 pub use widen::{Lane, Widener};
 
 /// Registers of [`Simd::LANES`] lanes and what is done with them.
@@ -48,17 +51,23 @@ pub use widen::{Lane, Widener};
 /// The functions are `#[inline(always)]` down to the intrinsics, since code runs with an instruction set only inside
 /// [`Isa::run`]: whatever it calls must be inlined there too.
 pub trait Simd: Copy + Send + Sync {
+    /// The instruction set.
+    const ISA: Isa;
+    /// What it is made of.
+    const GEOMETRY: &'static Geometry = Self::ISA.geometry();
     /// 32-bit lanes of a register.
-    const LANES: usize;
+    const LANES: usize = Self::GEOMETRY.lanes;
     /// Registers of the instruction set.
-    const REGISTERS: usize;
+    const REGISTERS: usize = Self::GEOMETRY.registers;
     /// Elements of K in one 32-bit lane of a packed panel: an f32, or two BF16.
-    const PAIR: usize;
+    const PAIR: usize = Self::GEOMETRY.pair;
 
     /// A register of f32 lanes.
     type F32: Copy;
     /// A register of u32 lanes.
     type U32: Copy;
+    /// The registers of NR columns of a microtile.
+    type Columns: Copy + IndexMut<usize, Output = Self::F32>;
     /// A [`Bf16Table`] in registers.
     type Tables: Copy;
 
@@ -67,6 +76,8 @@ pub trait Simd: Copy + Send + Sync {
 
     /// `x` in every lane.
     fn splat(self, x: f32) -> Self::F32;
+    /// `x` in every register.
+    fn columns(self, x: Self::F32) -> Self::Columns;
     /// `x` in every lane.
     fn splat_u32(self, x: u32) -> Self::U32;
     /// The first `LANES` elements.
@@ -134,13 +145,13 @@ pub trait Simd: Copy + Send + Sync {
     /// Loads `LANES` rows of 4 bytes a lane, `stride` bytes apart, and transposes: lane i of the result's register j is
     /// dword j of row i.
     fn load_transposed(self, x: &[u8], stride: usize, out: &mut [Self::U32]);
-    /// Loads piece `i` of each string and transposes: lane l of the result's register j is dword j of string l's piece.
-    fn load_pieces(self, x: &Strings<'_>, i: usize) -> [Self::U32; 4];
+    /// Loads chunk `i` of each run and transposes: lane l of the result's register j is dword j of the chunk of lane l.
+    fn load_chunks(self, x: &Gather<'_>, i: usize) -> [Self::U32; 4];
     /// The first four elements, again and again.
-    fn load_fours(self, x: &[f32]) -> Self::F32;
+    fn broadcast_4(self, x: &[f32]) -> Self::F32;
     /// Transposes the 4 × 4 blocks that every four lanes of four registers are: lane 4g + b of result j is lane 4g + j of
     /// register b.
-    fn transpose_fours(self, x: [Self::U32; 4]) -> [Self::U32; 4];
+    fn transpose_4x4(self, x: [Self::U32; 4]) -> [Self::U32; 4];
     /// Asks for the cache line of the element `at` places from the start of `x`, soon to be read; it may lie beyond the
     /// end.
     fn prefetch<T>(self, x: &[T], at: usize);

@@ -1,11 +1,11 @@
 //! Plain Rust: four lanes, which a compiler maps to whatever vectors the target's baseline has.
 
-use super::{Bf16Table, Simd, Strings, Work};
+use super::{Bf16Table, Gather, Isa, Simd, Work};
 
 #[derive(Clone, Copy)]
 pub(super) struct Portable;
 
-pub(super) const LANES: usize = 4;
+pub(super) const LANES: usize = Isa::Scalar.geometry().lanes;
 
 #[inline(always)]
 pub(super) fn zip<T: Copy, U: Copy, R: Copy + Default>(
@@ -26,12 +26,11 @@ pub(super) fn map<T: Copy, R: Copy + Default>(a: [T; LANES], f: impl Fn(T) -> R)
 }
 
 impl Simd for Portable {
-    const LANES: usize = LANES;
-    const REGISTERS: usize = 16;
-    const PAIR: usize = 1;
+    const ISA: Isa = Isa::Scalar;
 
     type F32 = [f32; LANES];
     type U32 = [u32; LANES];
+    type Columns = [[f32; LANES]; 2];
     type Tables = ();
 
     fn vectorize<W: Work>(self, work: W) -> W::Output {
@@ -41,6 +40,11 @@ impl Simd for Portable {
     #[inline(always)]
     fn splat(self, x: f32) -> [f32; LANES] {
         [x; LANES]
+    }
+
+    #[inline(always)]
+    fn columns(self, x: [f32; LANES]) -> [[f32; LANES]; 2] {
+        [x; 2]
     }
 
     #[inline(always)]
@@ -176,19 +180,19 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn load_pieces(self, x: &Strings<'_>, i: usize) -> [[u32; LANES]; 4] {
+    fn load_chunks(self, x: &Gather<'_>, i: usize) -> [[u32; LANES]; 4] {
         let mut registers = [[0; LANES]; 4];
-        self.load_transposed(&x.data()[x.place(0) + i * Strings::PIECE..], x.between(), &mut registers);
+        self.load_transposed(&x.data()[x.place(0) + i * Gather::CHUNK..], x.between(), &mut registers);
         registers
     }
 
     #[inline(always)]
-    fn load_fours(self, x: &[f32]) -> [f32; LANES] {
+    fn broadcast_4(self, x: &[f32]) -> [f32; LANES] {
         self.load(x)
     }
 
     #[inline(always)]
-    fn transpose_fours(self, x: [[u32; LANES]; 4]) -> [[u32; LANES]; 4] {
+    fn transpose_4x4(self, x: [[u32; LANES]; 4]) -> [[u32; LANES]; 4] {
         [0, 1, 2, 3].map(|j: usize| x.map(|register| register[j]))
     }
 

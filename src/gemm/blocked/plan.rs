@@ -1,210 +1,175 @@
-//! How a problem is cut: microtile, segments of K, blocks of K, blocks of D.
+//! How a problem is cut: microtiles, blocks of K, blocks of D.
 
 use std::ops::Range;
 
+use finegrain_cpu::gemm::{self as cpu, Codes, GEMV_ROWS, INTERVALS, Intervals};
+
+use super::super::accumulation::Promotion;
+use super::super::intervals::{IntervalPart, cut};
 use super::super::problem::GemmProblem;
-use super::pack::Source;
-use super::spans::{self, Span};
-use super::tile::{self, STEPS, Segment};
-use super::{quads, stream};
-use crate::scaled::ScaledRef;
-use crate::simd::{Isa, Simd, Strings, Work};
+use crate::scaled::{CodesRef, ScaledRef};
+use crate::simd::{Gather, Geometry, Isa, KC, decoder};
 
-/// Rows up to which B is streamed, and the most elements of A that are packed whole for it (4 MiB).
-const STREAMED_ROWS: usize = 32;
-const STREAMED_ELEMENTS: usize = 1 << 20;
+/// Rows up to which A is packed whole, and the most elements of it (4 MiB packed).
+const FEW_ROWS: usize = 32;
+const FEW_ELEMENTS: usize = 1 << 20;
 
-/// Rows and columns of a block of D, at most: its sums take 4 MiB, its packed A half of a second-level cache.
-const TASK: usize = 1024;
+/// Rows and columns of a block of D, at most: its accumulators take 4 MiB, its packed A half of a second-level cache.
+const BLOCK: usize = 1024;
 
-/// Codes of B between one that is used and one that is asked for from memory, where B is streamed.
+/// Codes of a micropanel of B between one that is packed and one that is asked for from memory, where rows are few.
 const AHEAD: usize = 32768;
-
-/// Segments that are packed together.
-#[derive(Clone, Debug)]
-pub(super) struct Block {
-    pub(super) segments: Range<usize>,
-    pub(super) steps: usize,
-    /// Whether nothing was summed, or promoted, before it.
-    pub(super) fresh: bool,
-}
 
 /// A problem and how it is cut.
 pub(super) struct Plan<'p> {
     pub(super) problem: &'p GemmProblem<'p>,
-    pub(super) a: Source<'p>,
-    pub(super) b: Source<'p>,
-    /// Rows of a microtile.
+    pub(super) isa: Isa,
+    pub(super) geometry: &'static Geometry,
+    pub(super) a: Codes<'p>,
+    pub(super) b: Codes<'p>,
+    pub(super) promotion: cpu::Promotion,
+    /// MR.
     pub(super) mr: usize,
-    /// Columns of a microtile.
-    pub(super) width: usize,
+    /// Whether A is packed whole and the micropanels of B run outside the blocks of K.
+    pub(super) few_rows: bool,
     /// The intervals that are summed side by side, from the first on, where rows are few.
-    pub(super) spans: Vec<Span>,
-    /// Whether spans are of four intervals, for [`quads`].
-    pub(super) quads: bool,
-    /// Packed elements of A for a step of a span.
-    pub(super) span_lanes: usize,
-    /// Elements of K a step.
-    pair: usize,
+    pub(super) side_by_side: Vec<Intervals>,
+    /// How many of them packed A has side by side.
+    pub(super) side_by_side_lanes: usize,
     /// The rest of K.
-    pub(super) segments: Vec<Segment>,
-    pub(super) blocks: Vec<Block>,
-    /// Whether some interval is longer than a block.
+    pub(super) parts: Vec<IntervalPart>,
+    /// Parts that are packed together, at most KC steps; one of none where K is 0.
+    pub(super) k_blocks: Vec<Range<usize>>,
+    /// Whether some interval goes beyond a block.
     pub(super) is_cut: bool,
-    /// Whether the columns of every microtile share one scale.
-    pub(super) one_column_scale: bool,
-    /// Whether A is packed whole and B decoded on its way to the sums.
-    pub(super) streams_b: bool,
-    /// Elements of K from a code of B to the one in its row that is asked for from memory.
+    /// Bytes from a code of B to the one that is asked for from memory while that is packed.
     pub(super) ahead: usize,
     /// Where blocks of D begin, and the end.
     pub(super) row_cuts: Vec<usize>,
     pub(super) col_cuts: Vec<usize>,
 }
 
-/// What the plan asks of an instruction set.
-struct Geometry {
-    m: usize,
-    streams_b: bool,
-    /// The elements of intervals that may be summed side by side.
-    interval: Option<usize>,
-}
-
-/// What it answers.
-struct Microtile {
-    rows: usize,
-    cols: usize,
-    /// Elements of K a step.
-    pair: usize,
-    /// The most intervals side by side, or 0.
-    side_by_side: usize,
-    /// Whether they lie in fours.
-    quads: bool,
-}
-
-impl Work for Geometry {
-    type Output = Microtile;
-
-    fn run<S: Simd>(self, _: S) -> Microtile {
-        let side_by_side = self.interval.is_some_and(|interval| interval <= STEPS * S::PAIR);
-        let quads = side_by_side && self.m > spans::ROWS && S::REGISTERS == 32;
-        // Rows that are computed, and what decoding B for each microtile costs, in rows.
-        let (shapes, decoding) =
-            if self.streams_b { (stream::shapes::<S>(), 4) } else { (tile::shapes::<S>(), 0) };
-        let cost = |rows: usize| self.m.max(1).div_ceil(rows) * (rows + decoding);
-        let best = shapes.iter().rev().min_by_key(|(rows, _)| cost(*rows));
-        let &(rows, registers) = best.expect("there are microtiles");
-        let side_by_side = match side_by_side {
-            true if quads => quads::INTERVALS,
-            true if self.m <= spans::ROWS => S::LANES,
-            _ => 0,
-        };
-        Microtile { rows, cols: registers * S::LANES, pair: S::PAIR, side_by_side, quads }
-    }
+/// An operand as the packing reads it; `None` where the format has no decoder.
+pub(super) fn codes<'a>(x: &ScaledRef<'a>) -> Option<Codes<'a>> {
+    let decoder = decoder(x.format())?;
+    let (rows, k) = x.shape();
+    let (data, stride) = match x.codes() {
+        CodesRef::Bytes(m) => (m.strided(), m.stride()),
+        CodesRef::Words(m) => (bytemuck::cast_slice(m.strided()), 2 * m.stride()),
+    };
+    Some(Codes { data, stride, rows, k, decoder })
 }
 
 impl<'p> Plan<'p> {
     pub(super) fn new(problem: &'p GemmProblem<'p>, isa: Isa) -> Plan<'p> {
         const SUPPORTED: &str = "supported formats have decoders";
-        let (m, n, k) = (problem.m(), problem.n(), problem.k());
-        let streams_b = m <= STREAMED_ROWS && m * k <= STREAMED_ELEMENTS;
-        let (b, interval) = (Source::new(problem.b()).expect(SUPPORTED), problem.interval());
-        let whole = b.bytes(interval).is_multiple_of(Strings::PIECE);
-        let sums_side_by_side = streams_b && m > 0 && whole && !problem.is_bare_chain();
-        let Microtile { rows: mr, cols: width, pair, side_by_side, quads } =
-            isa.run(Geometry { m, streams_b, interval: sums_side_by_side.then_some(interval) });
-        let spans = spans::spans(k / interval, interval, side_by_side);
-        let rest = spans.last().map_or(0, |span| span.k + span.intervals * interval);
-        let segments = segments(problem, rest, STEPS * pair, pair);
-        let (row_parts, col_parts) = parts(m, n, width, streams_b);
+        let (m, n, k, geometry) = (problem.m(), problem.n(), problem.k(), isa.geometry());
+        let (a, b) = (codes(problem.a()).expect(SUPPORTED), codes(problem.b()).expect(SUPPORTED));
+        let few_rows = m <= FEW_ROWS && m * k <= FEW_ELEMENTS;
+        let lanes = if few_rows { side_by_side_lanes(problem, &b, geometry) } else { 0 };
+        let side_by_side = side_by_side(k, problem.interval(), lanes);
+        let rest = side_by_side.last().map_or(0, |x| x.k + x.count * x.len);
+        let parts = cut(problem, rest, KC * geometry.pair);
+        let mr = geometry.mr(m);
+        let (row_parts, col_parts) = block_counts(m, n, geometry.nr, few_rows);
         Plan {
             problem,
-            a: Source::new(problem.a()).expect(SUPPORTED),
-            b,
+            isa,
+            geometry,
+            promotion: match problem.accumulation().promotion() {
+                Promotion::ScalesFirst => cpu::Promotion::ScalesFirst,
+                Promotion::PartialFirst => cpu::Promotion::PartialFirst,
+                Promotion::Unfused => cpu::Promotion::Unfused,
+            },
             mr,
-            width,
-            is_cut: segments.iter().any(|s| !s.ends),
-            one_column_scale: one_scale(problem.b(), width),
-            blocks: blocks(&segments, spans.is_empty(), problem.is_bare_chain()),
-            spans,
-            quads,
-            span_lanes: side_by_side,
-            pair,
-            segments,
-            streams_b,
-            ahead: AHEAD / width,
+            few_rows,
+            k_blocks: k_blocks(&parts, geometry.pair),
+            side_by_side,
+            side_by_side_lanes: lanes,
+            is_cut: parts.iter().any(|part| !part.ends),
+            parts,
+            ahead: if few_rows { AHEAD / geometry.nr * b.code_bytes() } else { geometry.nr * b.stride },
+            a,
+            b,
             row_cuts: cuts(m, row_parts, mr),
-            col_cuts: cuts(n, col_parts, width),
+            col_cuts: cuts(n, col_parts, geometry.nr),
         }
     }
-}
 
-impl Plan<'_> {
-    /// Packed elements of A for a span.
-    pub(super) fn span_len(&self) -> usize {
-        self.problem.m() * self.problem.interval().div_ceil(self.pair) * self.span_lanes
+    /// Packed elements of A over intervals side by side.
+    pub(super) fn side_by_side_len(&self) -> usize {
+        self.problem.m() * self.problem.interval().div_ceil(self.geometry.pair) * self.side_by_side_lanes
     }
 
-    /// Rows whose packed spans lie together, a step of each after the other.
-    pub(super) fn tiles(&self) -> Vec<Range<usize>> {
-        let rows = self.problem.m();
-        if self.quads { quads::tiles(rows).collect() } else { (0..rows).map(|row| row..row + 1).collect() }
+    /// Where the intervals side by side begin.
+    pub(super) fn side_by_side_intervals(&self) -> impl Iterator<Item = usize> {
+        self.side_by_side.iter().flat_map(|x| (x.k..).step_by(x.len).take(x.count))
     }
 
     /// Whether the columns from `col` on, a multiple of the lanes, have other scales than those before.
     pub(super) fn scales_change_at(&self, col: usize) -> bool {
-        let b = self.problem.b();
-        !self.one_column_scale
-            || b.scales().is_some_and(|s| (b.row_offset() + col).is_multiple_of(s.granule.rows()))
+        let (b, lanes) = (self.problem.b(), self.geometry.lanes);
+        let granule = b.scales().map_or(usize::MAX, |s| s.granule.rows());
+        let aligned = granule.is_multiple_of(lanes) && b.row_offset().is_multiple_of(lanes);
+        let one = b.row_offset() + self.problem.n() <= granule;
+        !one && (!aligned || (b.row_offset() + col).is_multiple_of(granule))
     }
 }
 
-/// K from `rest` on cut at the promotion intervals, and intervals at every `kc` elements; the segments of a bare chain
-/// neither start nor end.
-fn segments(problem: &GemmProblem<'_>, rest: usize, kc: usize, pair: usize) -> Vec<Segment> {
-    let (k, interval, promoted) = (problem.k(), problem.interval(), !problem.is_bare_chain());
-    let mut segments = Vec::new();
-    for start in (rest..k).step_by(interval) {
-        let end = k.min(start.saturating_add(interval));
-        for first in (start..end).step_by(kc) {
-            let last = end.min(first + kc);
-            let steps = (last - first).div_ceil(pair);
-            let (starts, ends) = (promoted && first == start, promoted && last == end);
-            segments.push(Segment { k: first..last, steps, starts, ends });
-        }
+/// How many intervals lie side by side where rows are few: as many as lanes for the fewest, four where registers suffice,
+/// else none. They must be promoted, short enough to be packed and whole chunks.
+fn side_by_side_lanes(problem: &GemmProblem<'_>, b: &Codes<'_>, geometry: &Geometry) -> usize {
+    let (m, interval) = (problem.m(), problem.interval());
+    let fits = !problem.is_bare_chain()
+        && interval <= KC * geometry.pair
+        && (interval * b.code_bytes()).is_multiple_of(Gather::CHUNK);
+    match m {
+        1..=GEMV_ROWS if fits => geometry.lanes,
+        m if m > GEMV_ROWS && fits && geometry.few_rows => INTERVALS,
+        _ => 0,
     }
-    segments
 }
 
-/// Segments of at most [`STEPS`] steps together, `fresh` where nothing is summed before them.
-fn blocks(segments: &[Segment], mut fresh: bool, bare: bool) -> Vec<Block> {
-    let mut blocks: Vec<Block> = Vec::new();
-    for (i, segment) in segments.iter().enumerate() {
-        match blocks.last_mut() {
-            Some(block) if block.steps + segment.steps <= STEPS => {
-                block.segments.end = i + 1;
-                block.steps += segment.steps;
-            }
-            _ => blocks.push(Block { segments: i..i + 1, steps: segment.steps, fresh }),
+/// The first whole intervals of K in groups of `lanes`, then of half and a quarter as many; what is left are fewer than four.
+fn side_by_side(k: usize, interval: usize, lanes: usize) -> Vec<Intervals> {
+    let (mut groups, mut first, mut count) = (Vec::new(), 0, lanes);
+    while count >= INTERVALS {
+        while k / interval - first >= count {
+            groups.push(Intervals { k: first * interval, len: interval, count });
+            first += count;
         }
-        fresh &= !bare && !segment.ends;
+        count /= 2;
     }
+    groups
+}
+
+/// Parts of at most KC steps together.
+fn k_blocks(parts: &[IntervalPart], pair: usize) -> Vec<Range<usize>> {
+    let (mut blocks, mut first, mut steps) = (Vec::new(), 0, 0);
+    for (i, part) in parts.iter().enumerate() {
+        if steps + part.steps(pair) > KC {
+            blocks.push(first..i);
+            (first, steps) = (i, 0);
+        }
+        steps += part.steps(pair);
+    }
+    blocks.push(first..parts.len());
     blocks
 }
 
 /// Into how many blocks the rows and columns of D are cut: each as large as the scratch allows, their number a multiple
 /// of the threads where there is work for that many.
-fn parts(m: usize, n: usize, width: usize, streams_b: bool) -> (usize, usize) {
+fn block_counts(m: usize, n: usize, nr: usize, few_rows: bool) -> (usize, usize) {
     let threads = rayon::current_num_threads();
-    let (rows, cols) = (m.div_ceil(TASK).max(1), n.div_ceil(TASK).max(1));
+    let (rows, cols) = (m.div_ceil(BLOCK).max(1), n.div_ceil(BLOCK).max(1));
     if threads == 1 {
         return (rows, cols);
     }
-    if streams_b {
+    if few_rows {
         // Small enough that no thread waits long for another.
         return (1, 4 * threads);
     }
-    if n >= threads * 4 * width {
+    if n >= threads * 4 * nr {
         return (rows, cols.next_multiple_of(threads));
     }
     (rows.next_multiple_of(threads), cols)
@@ -215,11 +180,4 @@ fn cuts(size: usize, parts: usize, unit: usize) -> Vec<usize> {
     let units = size.div_ceil(unit);
     let parts = parts.min(units).max(1);
     (0..=parts).map(|i| (i * units / parts * unit).min(size)).collect()
-}
-
-/// Whether `width` rows from every multiple of `width` share one scale.
-fn one_scale(x: &ScaledRef<'_>, width: usize) -> bool {
-    let granule = x.scales().map_or(usize::MAX, |s| s.granule.rows());
-    let (first, last) = (x.row_offset(), x.row_offset() + x.shape().0);
-    last <= granule || (granule.is_multiple_of(width) && first.is_multiple_of(width))
 }

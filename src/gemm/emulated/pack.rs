@@ -12,13 +12,13 @@
 use std::ops::Range;
 
 use super::super::accumulation::TensorCore;
-use super::super::buffer::Buffer;
 use super::plan::{Block, Kernel, Step};
 use super::terms::Packing;
 use crate::formats::{Format, FormatSpec};
 use crate::matrix::MatRef;
 use crate::scaled::{CodesRef, ScaleGridRef, ScaledRef, ue4m3_to_f32};
 use crate::simd::Fused;
+use finegrain_cpu::Buffer;
 
 /// Most lanes of any instruction set.
 pub(super) const MAX_LANES: usize = 16;

@@ -1,35 +1,37 @@
-//! Scratch of the backends that pack.
+//! Scratch of the kernels that read what they packed.
 
 use bytemuck::{Pod, Zeroable};
 
 /// Packed elements in memory that begins at a cache line: a register of them never lies across two.
-#[derive(Default)]
-pub(super) struct Buffer(Vec<Line>);
+#[derive(Debug, Default)]
+pub struct Buffer(Vec<Line>);
 
 /// A cache line.
-#[derive(Clone, Copy, Default, Pod, Zeroable)]
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
 #[repr(C, align(64))]
 struct Line([u32; 16]);
 
 impl Buffer {
     /// Room for `len` dwords, all zero.
-    pub(super) fn zeros(len: usize) -> Buffer {
+    pub fn zeros(len: usize) -> Buffer {
         Buffer(vec![Line::default(); len.div_ceil(16)])
     }
 
     /// Room for `len` dwords; what is there is whatever was there.
-    pub(super) fn reserve(&mut self, len: usize) {
+    pub fn reserve(&mut self, len: usize) {
         if self.0.len() < len.div_ceil(16) {
             // Not grown in place: old elements need not be copied.
             *self = Buffer::zeros(len);
         }
     }
 
-    pub(super) fn as_slice<T: Pod>(&self) -> &[T] {
+    /// The elements.
+    pub fn as_slice<T: Pod>(&self) -> &[T] {
         bytemuck::cast_slice(&self.0)
     }
 
-    pub(super) fn as_mut_slice<T: Pod>(&mut self) -> &mut [T] {
+    /// The elements, to be written.
+    pub fn as_mut_slice<T: Pod>(&mut self) -> &mut [T] {
         bytemuck::cast_slice_mut(&mut self.0)
     }
 }

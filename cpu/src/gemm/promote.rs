@@ -1,0 +1,31 @@
+//! Promotion: how a partial sum joins the accumulator.
+
+use crate::simd::Simd;
+
+/// The order in which a partial sum p, its scales sa and sb and the accumulator meet; fl is one f32 rounding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Promotion {
+    /// acc = fma(fl(sa·sb), p, acc).
+    ScalesFirst,
+    /// acc = fma(fl(p·sa), sb, acc).
+    PartialFirst,
+    /// acc = fl(acc + fl(fl(p·sa)·sb)).
+    Unfused,
+}
+
+/// The accumulator after one promotion, lane by lane.
+#[inline(always)]
+pub(crate) fn promote<S: Simd>(
+    s: S,
+    promotion: Promotion,
+    acc: S::F32,
+    partial: S::F32,
+    sa: S::F32,
+    sb: S::F32,
+) -> S::F32 {
+    match promotion {
+        Promotion::ScalesFirst => s.mul_add(s.mul(sa, sb), partial, acc),
+        Promotion::PartialFirst => s.mul_add(s.mul(partial, sa), sb, acc),
+        Promotion::Unfused => s.add(acc, s.mul(s.mul(partial, sa), sb)),
+    }
+}
