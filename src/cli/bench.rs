@@ -16,7 +16,8 @@ use serde::Serialize;
 
 use crate::cli::bench_elements::{ElementOp, Elements, Timed};
 use crate::cli::output::{print, print_json};
-use crate::cli::{Failure, Outcome};
+use crate::cli::values::RoleWord;
+use crate::cli::{Failure, Outcome, bench_choices, values};
 
 const EXAMPLE: &str = "\
 A product is checked against the reference before the clock starts: all of it, or rows at
@@ -29,7 +30,8 @@ Examples:
   finegrain bench gemm --m 1024 --n 4096 --k 4096
   finegrain bench emulate --accumulate blackwell-mx --m 64
   finegrain bench quantize --m 8192 --k 8192 --as transposed --from bf16
-  finegrain bench dequantize --m 8192 --k 8192 --json";
+  finegrain bench dequantize --m 8192 --k 8192 --json
+  finegrain bench choices";
 
 /// Measure the speed of the library on this machine, against what the machine can do
 #[derive(clap::Args)]
@@ -100,6 +102,8 @@ enum Op {
     Quantize,
     Dequantize,
     Cast,
+    /// A fixed list of operations, by themselves and on each instruction set
+    Choices,
 }
 
 impl Op {
@@ -109,7 +113,7 @@ impl Op {
             Op::Quantize => Some(ElementOp::Quantize),
             Op::Dequantize => Some(ElementOp::Dequantize),
             Op::Cast => Some(ElementOp::Cast),
-            Op::Gemm | Op::Grouped | Op::Emulate => None,
+            Op::Gemm | Op::Grouped | Op::Emulate | Op::Choices => None,
         }
     }
 }
@@ -195,6 +199,9 @@ pub(crate) fn run(args: Args, json: bool) -> Outcome {
     if let Some(threads) = args.threads {
         engine = engine.with_threads(threads)?;
     }
+    if args.op == Op::Choices {
+        return bench_choices::run(&engine, json);
+    }
     // The peaks are measured on the same threads.
     let measured = engine.install(|| measure(&args, &engine))?;
     if json {
@@ -263,6 +270,7 @@ fn measure(args: &Args, engine: &Engine<'static>) -> Result<Measured, Failure> {
         Op::Gemm | Op::Emulate => dense(args, engine)?,
         Op::Grouped => grouped(args, engine)?,
         Op::Quantize | Op::Dequantize | Op::Cast => elements(args, engine)?,
+        Op::Choices => unreachable!("choices are measured on their own"),
     };
     let middle = |times: &[f64]| times.get(times.len() / 2).copied();
     let median = middle(&work.times).expect("an operation ran");

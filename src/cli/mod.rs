@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod bench_choices;
 mod bench_elements;
 mod cast;
 mod compare;

@@ -17,6 +17,11 @@ impl Progress {
         Self::new(count, "[{bar:30}] {percent}%  {giga} G multiply-adds/s  {eta} left  {wide_msg}")
     }
 
+    /// A bar over steps of some seconds each.
+    pub(crate) fn steps(count: u64) -> Self {
+        Self::new(count, "[{bar:30}] {pos}/{len}  {eta} left  {wide_msg}")
+    }
+
     fn new(length: u64, template: &str) -> Self {
         let target = if std::io::stderr().is_terminal() {
             ProgressDrawTarget::stderr()
