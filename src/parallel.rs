@@ -4,6 +4,7 @@
 //! which a call through a pointer costs nothing.
 #![forbid(unsafe_code)]
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -81,6 +82,29 @@ impl std::fmt::Debug for Watch<'_> {
     }
 }
 
+thread_local! {
+    /// Whether this thread works without the others.
+    static ALONE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `work` on this thread only, whatever in it would be shared out.
+pub(crate) fn alone<R>(work: impl FnOnce() -> R) -> R {
+    /// Sets it back, panic or not.
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            ALONE.set(self.0);
+        }
+    }
+    let _restore = Restore(ALONE.replace(true));
+    work()
+}
+
+/// The threads that share work here: those of the current pool, or one.
+pub(crate) fn threads() -> usize {
+    if ALONE.get() { 1 } else { rayon::current_num_threads() }
+}
+
 /// Runs tasks `0..count`, each once, on the threads of the current pool.
 ///
 /// # Errors
@@ -91,8 +115,8 @@ pub(crate) fn for_each(watch: &Watch<'_>, count: usize, task: &(dyn Fn(usize) + 
         task(i);
         Ok(())
     };
-    if count == 1 {
-        return one(0);
+    if count == 1 || ALONE.get() {
+        return (0..count).try_for_each(one);
     }
     (0..count).into_par_iter().with_max_len(1).try_for_each(one)
 }
@@ -141,6 +165,16 @@ mod tests {
         for_each_part(&Watch::NONE, data.chunks_mut(7).collect(), &|i, part| part.fill(i)).unwrap();
         assert!(data.iter().enumerate().all(|(at, &x)| x == at / 7));
         assert!(map(&Watch::NONE, 0, &|i| i).unwrap().is_empty());
+    }
+
+    #[test]
+    fn work_stays_on_a_thread_that_is_alone() {
+        let here = std::thread::current().id();
+        alone(|| {
+            assert_eq!(threads(), 1);
+            for_each(&Watch::NONE, 1000, &|_| assert_eq!(std::thread::current().id(), here)).unwrap();
+        });
+        assert_eq!(threads(), rayon::current_num_threads());
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! Instruction sets, and what the kernels of [`finegrain_cpu`] must know of a number format.
 //!
 //! Lanes never interact in arithmetic: each is the scalar loop, which is why no instruction set changes a bit of a
-//! result. `FINEGRAIN_ISA` forces one by name; one that the CPU lacks is an error, never a silent fallback.
+//! result. Which one an operation runs on is found by trial when its class is first met ([`OpClass`]); `FINEGRAIN_ISA` forces
+//! one by name for all, and one that the CPU lacks is an error, never a silent fallback.
 //!
 //! ```
 //! use finegrain::simd::Isa;
 //! assert!(Isa::Scalar.is_available());
-//! println!("this run uses {}", Isa::active()?);
+//! println!("the widest here is {}", Isa::active()?);
 //! # Ok::<(), finegrain::Error>(())
 //! ```
 #![forbid(unsafe_code)]
@@ -15,8 +16,8 @@ mod choice;
 
 use std::time::Instant;
 
-pub(crate) use choice::{Cpu, Path};
-pub use choice::{OpClass, isa_for};
+pub use choice::OpClass;
+pub(crate) use choice::{Cpu, Path, Trial, isa_for};
 pub use finegrain_cpu::simd::Isa;
 pub(crate) use finegrain_cpu::simd::*;
 use rayon::prelude::*;

@@ -16,8 +16,7 @@ use serde::Serialize;
 
 use crate::cli::bench_elements::{ElementOp, Elements, Timed};
 use crate::cli::output::{print, print_json};
-use crate::cli::values::RoleWord;
-use crate::cli::{Failure, Outcome, bench_choices, values};
+use crate::cli::{Failure, Outcome, bench_choices};
 
 const EXAMPLE: &str = "\
 A product is checked against the reference before the clock starts: all of it, or rows at

@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::matrix::{MatMut, Matrix};
 use crate::quant::{CastStats, Caster, Element};
 use crate::scaled::ScaledRef;
+use crate::scaled::trial;
 use crate::simd::OpClass;
 
 impl Engine<'_> {
@@ -25,7 +26,7 @@ impl Engine<'_> {
         match &self.place {
             Place::Cpu(path, _) => {
                 let cpu = self.on_cpu(*path);
-                let isa = cpu.isa(OpClass::Dequantize)?;
+                let isa = cpu.isa(OpClass::Dequantize, &trial::dequantize)?;
                 let who = isa.map_or_else(|| "reference".to_owned(), |isa| format!("registers of {isa}"));
                 let how = format!("dequantize {rows}×{cols} of {}: {who}", x.format());
                 Ok(Plan::new(how, move || self.install(|| x.dequantize_on(out, &cpu))))

@@ -41,7 +41,8 @@ use self::device::Device;
 use crate::error::{Error, Result};
 use crate::gemm::{GemmBackend, OnCpu, Only};
 use crate::parallel::{Cancellation, Watch};
-use crate::simd::{Cpu, Isa, OpClass, Path};
+use crate::quant::Role;
+use crate::simd::{Cpu, Isa, OpClass, Path, Trial};
 
 /// The most threads that an engine starts.
 const MOST_THREADS: usize = 4096;
@@ -200,7 +201,7 @@ impl<'w> Engine<'w> {
     /// [`Error::Unsupported`] or [`Error::Unknown`] if `FINEGRAIN_ISA` names one that the CPU lacks or that there is not.
     pub fn isa_for(&self, op: OpClass) -> Result<Option<Isa>> {
         match &self.place {
-            &Place::Cpu(path, _) => Ok(self.on_cpu(path).isa(op)?),
+            &Place::Cpu(path, _) => Ok(self.on_cpu(path).isa(op, &|| trial(op))?),
             Place::Device(_) => Ok(None),
         }
     }
@@ -234,6 +235,18 @@ impl<'w> Engine<'w> {
     /// This CPU, as the engine uses it.
     fn on_cpu(&self, path: Path) -> Cpu<'w> {
         Cpu { path, watch: self.watch }
+    }
+}
+
+/// A small operation that stands for a class.
+fn trial(op: OpClass) -> Trial {
+    match op {
+        OpClass::Gemm { m, .. } => crate::gemm::trial::in_f32(m),
+        OpClass::Emulated { .. } => crate::gemm::trial::emulated(),
+        OpClass::Quantize => crate::quant::trial::quantize(Role::Activation),
+        OpClass::QuantizeTransposed => crate::quant::trial::quantize(Role::Transposed),
+        OpClass::Dequantize => crate::scaled::trial::dequantize(),
+        OpClass::Cast => crate::quant::trial::cast(),
     }
 }
 

@@ -70,6 +70,7 @@ mod promotion;
 mod reference;
 pub mod sanitize;
 mod tensor_core;
+pub(crate) mod trial;
 
 pub use accumulation::{Accumulation, Addend, BlockScales, Model, TensorCore};
 pub use arithmetic::Arithmetic;

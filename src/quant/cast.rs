@@ -6,6 +6,7 @@ use finegrain_cpu::cast::cast;
 use serde::Serialize;
 
 use super::fast::PAST_CACHE;
+use super::trial;
 use crate::element::{CodesMut, Element, Elements};
 use crate::error::{Error, Result};
 use crate::formats::{Events, Format, Overflow, TensorRounding, Unpacked};
@@ -155,7 +156,7 @@ impl Caster {
         let registers = match (self.encoder(), self.isa) {
             (None, _) => None,
             (Some(encoder), Some(isa)) => Some((encoder, isa)),
-            (Some(encoder), None) => Some((encoder, isa_for(OpClass::Cast)?)),
+            (Some(encoder), None) => Some((encoder, isa_for(OpClass::Cast, &trial::cast)?)),
         };
         let past_cache = x.len() * (x.kind().bytes() + codes.code_bytes()) > PAST_CACHE;
         let mut stats = vec![CastStats::default(); x.len().div_ceil(TASK)];

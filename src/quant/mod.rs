@@ -29,6 +29,7 @@ mod recipe;
 mod reference;
 mod stats;
 pub(crate) mod swiglu;
+pub(crate) mod trial;
 
 pub use crate::element::Element;
 pub(crate) use cast::elements;

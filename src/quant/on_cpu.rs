@@ -2,6 +2,7 @@
 
 use super::fast::{self, Order};
 use super::recipe::Recipe;
+use super::trial;
 use super::{Element, QuantStats, Quantized, Role, reference};
 use crate::element::panel;
 use crate::error::{Error, Result};
@@ -22,11 +23,11 @@ impl OnCpu<'_> {
     /// The instruction set that quantises a matrix of this shape; `None` where it is the reference: for formats that
     /// registers do not encode, and for nothing.
     fn isa(&self, (rows, cols): (usize, usize), order: Order) -> Result<Option<Isa>> {
-        let op = match order {
-            Order::Same => OpClass::Quantize,
-            Order::Transposed => OpClass::QuantizeTransposed,
+        let (op, role) = match order {
+            Order::Same => (OpClass::Quantize, Role::Activation),
+            Order::Transposed => (OpClass::QuantizeTransposed, Role::Transposed),
         };
-        let isa = self.cpu.isa(op)?;
+        let isa = self.cpu.isa(op, &|| trial::quantize(role))?;
         Ok(isa.filter(|_| fast::supports(self.recipe) && rows > 0 && cols > 0))
     }
 

@@ -1,6 +1,7 @@
 //! From codes and scales to floats: the definition, and the same by kernels.
 
 use super::parts::Part;
+use super::trial;
 use super::{ScaledMatrix, ScaledRef};
 use crate::element::{ElementsMut, Output};
 use crate::error::{Error, Result};
@@ -89,7 +90,7 @@ impl ScaledRef<'_> {
             let (r, c) = out.shape();
             return Err(Error::Shape(format!("{r}×{c} values are to hold codes of {rows}×{cols}")));
         }
-        let Some(isa) = cpu.isa(OpClass::Dequantize)? else {
+        let Some(isa) = cpu.isa(OpClass::Dequantize, &trial::dequantize)? else {
             cpu.watch.check()?;
             let values = self.dequantize_reference::<T>();
             (0..rows).for_each(|i| out.row_mut(i).copy_from_slice(values.row(i)));
@@ -114,7 +115,7 @@ impl ScaledRef<'_> {
         }
         let past_cache = (out.element_bytes() + 1) * rows * cols > PAST_CACHE;
         // As high as blocks where there is work for all threads, since something is made for every block.
-        let share = rows.div_ceil(4 * rayon::current_num_threads());
+        let share = rows.div_ceil(4 * crate::parallel::threads());
         let block = self.scales.map_or(1, |scales| scales.granule.rows());
         let height = (TASK / cols).max(block.min(share));
         let mut parts = out.into_chunks(height * stride);

@@ -13,6 +13,7 @@ mod granule;
 mod groups;
 pub mod layout;
 mod parts;
+pub(crate) mod trial;
 
 pub use granule::Granule;
 pub(crate) use parts::Scratch as DequantizeScratch;

@@ -180,7 +180,7 @@ pub enum Isa {
 }
 
 impl Isa {
-    /// All, the fastest last.
+    /// All, the widest last.
     pub const ALL: &'static [Isa] = &[Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16];
 
     /// The name, as `FINEGRAIN_ISA` and the command line take it.
@@ -216,18 +216,29 @@ impl Isa {
         if self.is_available() { Ok(self) } else { Err(IsaError::Absent(self)) }
     }
 
-    /// What runs unless a caller says otherwise: `FINEGRAIN_ISA` where set, else the fastest that the CPU has. Read
-    /// once.
+    /// What `FINEGRAIN_ISA` names; `None` where it is not set. Read once.
     ///
     /// # Errors
-    /// [`IsaError::Forced`] if `FINEGRAIN_ISA` names one that does not exist or that the CPU lacks.
-    pub fn active() -> Result<Isa, IsaError> {
-        static ACTIVE: OnceLock<Result<Isa, IsaError>> = OnceLock::new();
-        let choose = || match std::env::var("FINEGRAIN_ISA") {
-            Ok(name) => name.parse::<Isa>().and_then(Isa::checked).map_err(|e| IsaError::Forced(Box::new(e))),
-            Err(_) => Ok(Isa::ALL.iter().copied().rfind(|i| i.is_available()).unwrap_or(Isa::Scalar)),
+    /// [`IsaError::Forced`] if it names one that does not exist or that the CPU lacks.
+    pub fn forced() -> Result<Option<Isa>, IsaError> {
+        static FORCED: OnceLock<Result<Option<Isa>, IsaError>> = OnceLock::new();
+        let read = || match std::env::var("FINEGRAIN_ISA") {
+            Ok(name) => {
+                let isa = name.parse::<Isa>().and_then(Isa::checked);
+                isa.map(Some).map_err(|e| IsaError::Forced(Box::new(e)))
+            }
+            Err(_) => Ok(None),
         };
-        ACTIVE.get_or_init(choose).clone()
+        FORCED.get_or_init(read).clone()
+    }
+
+    /// What `FINEGRAIN_ISA` names, else the widest that the CPU has.
+    ///
+    /// # Errors
+    /// As [`Isa::forced`].
+    pub fn active() -> Result<Isa, IsaError> {
+        let widest = || Isa::ALL.iter().copied().rfind(|i| i.is_available()).unwrap_or(Isa::Scalar);
+        Ok(Isa::forced()?.unwrap_or_else(widest))
     }
 
     /// Runs an algorithm on this instruction set: the one dispatch point.

@@ -30,6 +30,7 @@ use super::accumulation::Model;
 use super::backend::{GemmBackend, GemmPlan, Output};
 use super::problem::GemmProblem;
 use super::reference::products_are_exact;
+use super::trial;
 use crate::error::{Error, Result};
 use crate::formats::Format;
 use crate::matrix::MatMut;
@@ -59,7 +60,7 @@ pub struct Blocked {
 }
 
 impl Blocked {
-    /// The backend on the [active](Isa::active) instruction set.
+    /// The backend on the instruction set that is chosen for each problem.
     pub const AUTO: Blocked = Blocked { isa: None };
 
     /// The backend on a given instruction set of choice.
@@ -84,7 +85,7 @@ impl Blocked {
     /// The same without a look at the data, which decides only between the two AVX-512 sets.
     fn supporting_isa(&self, problem: &GemmProblem<'_>) -> Result<Isa> {
         let op = OpClass::Gemm { m: problem.m(), n: problem.n(), k: problem.k() };
-        let isa = self.isa.map_or_else(|| isa_for(op), Ok)?;
+        let isa = self.isa.map_or_else(|| isa_for(op, &|| trial::in_f32(problem.m())), Ok)?;
         let (a, b) = (problem.a(), problem.b());
         if problem.accumulation().model() != Model::F32 {
             let accumulation = problem.accumulation();

@@ -160,7 +160,7 @@ fn k_blocks(parts: &[IntervalPart], pair: usize) -> Vec<Range<usize>> {
 /// Into how many blocks the rows and columns of D are cut: each as large as the scratch allows, their number a multiple
 /// of the threads where there is work for that many.
 fn block_counts(m: usize, n: usize, nr: usize, few_rows: bool) -> (usize, usize) {
-    let threads = rayon::current_num_threads();
+    let threads = crate::parallel::threads();
     let (rows, cols) = (m.div_ceil(BLOCK).max(1), n.div_ceil(BLOCK).max(1));
     if threads == 1 {
         return (rows, cols);

@@ -41,6 +41,7 @@ use super::backend::{GemmBackend, GemmPlan, Output};
 use super::problem::GemmProblem;
 use super::reference::{self, Reference, to_bf16};
 use super::tensor_core;
+use super::trial;
 use crate::error::{Error, Result};
 use crate::formats::Specials;
 use crate::matrix::{MatBlock, MatMut, Matrix};
@@ -73,7 +74,7 @@ pub struct Emulated {
 }
 
 impl Emulated {
-    /// The backend on the [active](Isa::active) instruction set.
+    /// The backend on the instruction set that is chosen for each problem.
     pub const AUTO: Emulated = Emulated { isa: None };
 
     /// The backend on an instruction set of choice.
@@ -91,7 +92,7 @@ impl Emulated {
     pub fn isa_for(&self, problem: &GemmProblem<'_>) -> Result<Isa> {
         self.kernel(problem)?;
         let op = OpClass::Emulated { m: problem.m(), n: problem.n(), k: problem.k() };
-        Ok(self.isa.map_or_else(|| isa_for(op), Ok)?.fused())
+        Ok(self.isa.map_or_else(|| isa_for(op, &trial::emulated), Ok)?.fused())
     }
 
     fn kernel(&self, problem: &GemmProblem<'_>) -> Result<(TensorCore, Kernel)> {

@@ -194,7 +194,7 @@ fn blocks(steps: &[Step], kc: usize) -> Vec<Block> {
 
 /// Blocks of D: small enough that every thread has several.
 fn task(m: usize, n: usize, width: usize) -> (usize, usize) {
-    let wanted = if rayon::current_num_threads() == 1 { 1 } else { 4 * rayon::current_num_threads() };
+    let wanted = if crate::parallel::threads() == 1 { 1 } else { 4 * crate::parallel::threads() };
     let row_parts = m.div_ceil(TASK).max(1);
     let col_parts = n.div_ceil(TASK).max(wanted.div_ceil(row_parts));
     let cols = n.div_ceil(col_parts).next_multiple_of(width).max(width);
