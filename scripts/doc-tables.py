@@ -21,7 +21,7 @@ TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resol
 LAYERS = pathlib.Path(os.environ.get("FINEGRAIN_SHARED", ROOT.parent / "shared")) / "data/minilm-layers.safetensors"
 MARK = r"<!-- output (?P<cuda>with cuda )?of: (?P<command>.*?) -->\n"
 FENCED = re.compile(rf"(?P<head>{MARK}```\w*\n)(?P<body>.*?)(?P<tail>^```$)", re.S | re.M)
-TABLE = re.compile(rf"(?P<head>{MARK}\n)(?P<body>(?:\|.*\n)+)(?P<tail>)")
+TABLE = re.compile(rf"(?P<head>{MARK}\n)(?P<body>(?:\|.*\n?)+)(?P<tail>)")
 
 
 def output(command, folder):
