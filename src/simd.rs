@@ -20,6 +20,7 @@ pub use choice::OpClass;
 pub(crate) use choice::{Cpu, Path, Trial, isa_for};
 pub use finegrain_cpu::simd::Isa;
 pub(crate) use finegrain_cpu::simd::*;
+use finegrain_cpu::tensor_core::Fields;
 use rayon::prelude::*;
 
 use crate::error::Error;
@@ -61,6 +62,12 @@ pub(crate) fn decoder(format: Format) -> Option<Decoder> {
     }
     let table = format.table().filter(|_| format.spec().signed())?;
     Decoder::bytes(code_spec(format.spec()), table)
+}
+
+/// The fields of a format as the emulation of tensor cores takes its codes apart; `None` where it does not.
+pub(crate) fn fields(format: Format) -> Option<Fields> {
+    let spec = format.spec();
+    (spec.signed() && spec.bits() <= 8).then(|| Fields::new(code_spec(spec))).flatten()
 }
 
 /// The BF16 numbers of a format of at most 8 bits.

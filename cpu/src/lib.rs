@@ -13,6 +13,7 @@ pub mod look_up;
 pub mod quantize;
 pub mod simd;
 mod stores;
+pub mod tensor_core;
 
 pub use buffer::Buffer;
 pub use stores::Stores;

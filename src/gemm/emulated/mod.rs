@@ -1,18 +1,6 @@
 //! The emulated backend: tensor cores' arithmetic at the speed of the CPU's multiply-adds.
 //!
-//! A tensor core truncates each product toward zero to units of 2^(e_max − F), where e_max is the largest exponent of
-//! the step, and adds exactly. Both happen in one instruction: a fused multiply-add that rounds toward zero, into a sum
-//! that begins at 1.5·2^23 units (2^52 in f64), whose last bit is one unit. There, toward zero is down. A positive
-//! product is truncated as it should be. A negative one, made larger in magnitude by a trace (operands are packed as
-//! x·(1 + 2^−23)), is rounded down to the unit below, exactly one unit too far whether it was a multiple of the unit
-//! or not; so the number of negative products, a population count of sign bits, is added back. The trace never reaches
-//! a unit by itself: it lies below the last bit of every product and below every unit.
-//!
-//! e_max comes first: exponents are bytes, a saturating difference and a maximum for 64 products at a time. Then
-//! comes one multiply-add for every register of products, and about twenty instructions a register of sums for
-//! everything else of the step: 16 + 32 + 20 for 512 products. F up to 14 with L = 32 fits f32; F = 25 takes f64 and
-//! twice the multiply-adds. FP4 sums its groups of 16 exactly in f32, then joins them in f64. Instruction sets without
-//! rounding modes of their own scale each product to units, truncate and add.
+//! How a step is computed stands with its kernels, in `finegrain_cpu::tensor_core`.
 //!
 //! Lanes run over N, rows are blocked, and K is never split, so every lane is the reference's chain. A and B are packed
 //! for blocks of K: all rows of a block of D, and one panel of columns that stays in the first-level cache. Rows of A
@@ -20,34 +8,28 @@
 //! and 10 MiB with custom steps of 1024.
 #![forbid(unsafe_code)]
 
-mod fp4;
 mod pack;
 mod plan;
-mod terms;
-mod tile;
 
 use std::fmt;
 use std::ops::Range;
 
-use rayon::prelude::*;
+use finegrain_cpu::tensor_core::{self as kernels, Kernel, Micropanels, ScaleRows, Side, Sums};
 
-use self::fp4::Groups;
-use self::pack::{B_REGISTERS, Operand, Packed, Panel, Side};
-use self::plan::{Block, Kernel, Plan};
-use self::terms::{Narrow, Wide};
-use self::tile::{Inputs, Outputs, Products, StepKernel};
+use self::pack::{Operand, Packed};
+use self::plan::{Block, Plan};
 use super::accumulation::{BlockScales, Model, TensorCore};
 use super::backend::{GemmBackend, GemmPlan, Output};
 use super::problem::GemmProblem;
 use super::reference::{self, Reference, to_bf16};
-use super::tensor_core;
+use super::tensor_core::NAN;
 use super::trial;
 use crate::error::{Error, Result};
 use crate::formats::Specials;
 use crate::matrix::{MatBlock, MatMut, Matrix};
 use crate::parallel::{self, Watch};
-use crate::scaled::{CodesRef, ScaleGridRef, ScaledRef};
-use crate::simd::{Fused, FusedWork, Isa, OpClass, isa_for};
+use crate::scaled::{CodesRef, Granule, ScaleGridRef, ScaledRef};
+use crate::simd::{Isa, OpClass, isa_for};
 
 /// Tensor cores over FP8, FP6 and FP4: all of [`TensorCore`]'s that multiply such formats, and custom ones whose sums
 /// fit: (4L + 2)·2^F + L below 2^51, with [`BlockScales::Fp4`](super::BlockScales::Fp4)
@@ -102,7 +84,7 @@ impl Emulated {
                 "backend emulated sums as tensor cores do, not as {accumulation}"
             )));
         };
-        let kernel = Kernel::of(core, problem.a().scales().is_some()).ok_or_else(|| {
+        let kernel = plan::kernel(core, problem.a().scales().is_some()).ok_or_else(|| {
             Error::Unsupported(format!(
                 "steps of {} products with {} fraction bits do not fit the sums of backend emulated",
                 core.step(),
@@ -110,7 +92,7 @@ impl Emulated {
             ))
         })?;
         for (side, x) in [(Side::A, problem.a()), (Side::B, problem.b())] {
-            if Operand::new(x, kernel, side).is_none() || cfg!(target_endian = "big") {
+            if Operand::new(x, side).is_none() || cfg!(target_endian = "big") {
                 return Err(Error::Unsupported(format!(
                     "backend emulated does not decode {side:?} in {}",
                     x.format()
@@ -128,36 +110,29 @@ impl GemmBackend for Emulated {
 
     fn models(&self) -> Vec<Model> {
         let scaled = |core: TensorCore| core.scales() != BlockScales::None;
-        let cores = TensorCore::ALL.iter().filter(|&&core| Kernel::of(core, scaled(core)).is_some());
+        let cores = TensorCore::ALL.iter().filter(|&&core| plan::kernel(core, scaled(core)).is_some());
         cores.map(|&core| Model::TensorCore(core)).collect()
     }
 
     fn plan<'p>(&'p self, problem: &'p GemmProblem<'p>) -> Result<Box<dyn GemmPlan + 'p>> {
         let (core, kernel) = self.kernel(problem)?;
         let isa = self.isa_for(problem)?;
-        Ok(Box::new(OnIsa { plan: Plan::new(problem, core, kernel, isa.run_fused(Width)), isa }))
+        Ok(Box::new(Plan::new(problem, core, kernel, isa)))
     }
 }
 
-/// A plan and the instruction set that it was made for.
-struct OnIsa<'p> {
-    plan: Plan<'p>,
-    isa: Isa,
-}
-
-impl fmt::Display for OnIsa<'_> {
+impl fmt::Display for Plan<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Plan { kernel, task: (rows, cols), blocks, steps, .. } = &self.plan;
+        let Plan { isa, kernel, task: (rows, cols), blocks, steps, .. } = self;
         let (steps, blocks) = (steps.len(), blocks.len());
         write!(
             f,
-            "emulated on {}: {kernel:?} sums, {steps} steps in {blocks} blocks of K, blocks of D of {rows}×{cols}",
-            self.isa
+            "emulated on {isa}: {kernel:?} sums, {steps} steps in {blocks} blocks of K, blocks of D of {rows}×{cols}",
         )
     }
 }
 
-impl GemmPlan for OnIsa<'_> {
+impl GemmPlan for Plan<'_> {
     fn backend(&self) -> &'static str {
         "emulated"
     }
@@ -167,17 +142,16 @@ impl GemmPlan for OnIsa<'_> {
     }
 
     fn run(&self, out: Output<'_>, watch: &Watch<'_>) -> Result<()> {
-        let OnIsa { plan, isa } = self;
-        let problem = plan.problem;
+        let problem = self.problem;
         match out {
             Output::F32(mut m) => {
-                run(plan, *isa, m.reborrow(), watch, |d| d)?;
+                run(self, m.reborrow(), watch, |d| d)?;
                 recompute(problem, m, |part, out| {
                     Reference.run(part, Output::F32(out.view_mut()), &Watch::NONE)
                 })
             }
             Output::Bf16(mut m) => {
-                run(plan, *isa, m.reborrow(), watch, to_bf16)?;
+                run(self, m.reborrow(), watch, to_bf16)?;
                 recompute(problem, m, |part, out| {
                     Reference.run(part, Output::Bf16(out.view_mut()), &Watch::NONE)
                 })
@@ -186,21 +160,8 @@ impl GemmPlan for OnIsa<'_> {
     }
 }
 
-/// Columns of a panel of B.
-struct Width;
-
-impl FusedWork for Width {
-    type Output = usize;
-
-    #[inline(always)]
-    fn run<S: Fused, const COUNTS: bool>(self, _: S) -> usize {
-        B_REGISTERS * S::LANES
-    }
-}
-
 fn run<T: Send>(
     plan: &Plan<'_>,
-    isa: Isa,
     out: MatMut<'_, T>,
     watch: &Watch<'_>,
     store: impl Fn(f32) -> T + Sync,
@@ -209,7 +170,7 @@ fn run<T: Send>(
     let ((m, n), (rows, cols)) = (out.shape(), plan.task);
     let tasks = out.into_blocks(&cuts(m, rows), &cuts(n, cols));
     parallel::for_each_part(watch, tasks, &|_, MatBlock { rows, cols, mut parts }: MatBlock<'_, T>| {
-        let sums = isa.run_fused(Sums { plan, rows: rows.clone(), cols: cols.clone() });
+        let sums = Task { plan, rows: rows.clone(), cols: cols.clone() }.sums();
         finish(plan, rows.start, &cols, &sums, &mut parts, &store);
         watch.report((rows.len() * cols.len()) as u64 * plan.problem.k() as u64);
     })
@@ -225,7 +186,7 @@ fn finish<T>(
     store: impl Fn(f32) -> T,
 ) {
     let (bare, tensor) = (plan.problem.is_bare_chain(), plan.problem.tensor_scale());
-    let nan = if bare { tensor_core::NAN } else { reference::NAN };
+    let nan = if bare { NAN } else { reference::NAN };
     let addend = if bare { None } else { plan.problem.addend() };
     for (i, out) in out.iter_mut().enumerate() {
         let addend = addend.map(|c| &c.row(first_row + i)[cols.clone()]);
@@ -237,34 +198,20 @@ fn finish<T>(
     }
 }
 
-/// The sums of a block of D: bare chains, or promoted ones.
-struct Sums<'p> {
+/// A block of D.
+struct Task<'p> {
     plan: &'p Plan<'p>,
     rows: Range<usize>,
     cols: Range<usize>,
 }
 
-impl FusedWork for Sums<'_> {
-    type Output = Matrix<f32>;
-
-    #[inline(always)]
-    fn run<S: Fused, const COUNTS: bool>(self, s: S) -> Matrix<f32> {
-        match self.plan.kernel {
-            Kernel::Narrow => self.sums::<S, Products<Narrow, false>, COUNTS>(s),
-            Kernel::Wide => self.sums::<S, Products<Wide<false>, false>, COUNTS>(s),
-            Kernel::WideMx => self.sums::<S, Products<Wide<true>, true>, COUNTS>(s),
-            Kernel::Fp4 => self.sums::<S, Groups, COUNTS>(s),
-        }
-    }
-}
-
-impl Sums<'_> {
-    #[inline(always)]
-    fn sums<S: Fused, K: StepKernel<S>, const COUNTS: bool>(self, s: S) -> Matrix<f32> {
-        let Sums { plan, rows, cols } = self;
+impl Task<'_> {
+    /// Its sums: bare chains, or promoted ones.
+    fn sums(&self) -> Matrix<f32> {
+        let Task { plan, rows, cols } = self;
         let problem = plan.problem;
-        let width = B_REGISTERS * S::LANES;
-        let (height, stride) = (rows.len(), cols.len().next_multiple_of(width));
+        let nr = plan.geometry.nr;
+        let (height, stride) = (rows.len(), cols.len().next_multiple_of(nr));
         let bare = problem.is_bare_chain();
         let mut chains = Matrix::filled(height, stride, 0.0f32);
         let mut acc = Matrix::filled(if bare { 0 } else { height }, stride, 0.0f32);
@@ -278,77 +225,59 @@ impl Sums<'_> {
                 }
             }
         }
-        let mut packed_a = Packed::new::<S, K>(plan.a, height, &plan.blocks);
-        let mut packed_b = Packed::new::<S, K>(plan.b, width, &plan.blocks);
+        let mut packed_a = Packed::new(plan, &plan.a, height);
+        let mut packed_b = Packed::new(plan, &plan.b, nr);
         let mut scales = PromotionScales::new(plan, height, stride);
         for block in &plan.blocks {
-            packed_a.pack::<S, K>(s, rows.clone(), block, &plan.steps);
+            packed_a.pack(rows.clone(), block);
             scales.load(plan, block, rows.clone(), cols.clone());
-            for first in (0..cols.len()).step_by(width) {
-                let columns = cols.start + first..cols.end.min(cols.start + first + width);
-                packed_b.pack::<S, K>(s, columns, block, &plan.steps);
-                let columns = Columns {
-                    plan,
-                    block,
-                    a: &packed_a,
-                    b: packed_b.panel::<S, K>(block, 0),
-                    scales: &scales,
-                    first,
-                };
-                let (chains, acc) = (chains.as_mut_slice(), acc.as_mut_slice());
-                let whole = height - height % K::ROWS;
-                match K::ROWS {
-                    4 => columns.multiply::<S, K, 4, COUNTS>(s, 0..whole, chains, acc),
-                    2 => columns.multiply::<S, K, 2, COUNTS>(s, 0..whole, chains, acc),
-                    _ => columns.multiply::<S, K, 1, COUNTS>(s, 0..whole, chains, acc),
-                }
-                columns.multiply::<S, K, 1, COUNTS>(s, whole..height, chains, acc);
+            for first in (0..cols.len()).step_by(nr) {
+                packed_b.pack(cols.start + first..cols.end.min(cols.start + first + nr), block);
+                let column = Column { plan, block, a: &packed_a, b: &packed_b, scales: &scales, first };
+                column.multiply(&mut chains, &mut acc);
             }
         }
         if bare { chains } else { acc }
     }
 }
 
-/// A panel of columns of a block of D, over a block of K.
-struct Columns<'a, 'p, V> {
+/// All rows of a block of D by one micropanel of columns, over a block of K.
+struct Column<'a, 'p> {
     plan: &'a Plan<'p>,
     block: &'a Block,
     a: &'a Packed<'p>,
-    b: Panel<'a, V>,
+    b: &'a Packed<'p>,
     scales: &'a PromotionScales,
     /// The first column.
     first: usize,
 }
 
-impl<V: bytemuck::Pod> Columns<'_, '_, V> {
-    /// Multiplies `rows`, `MR` at a time.
-    #[inline(always)]
-    fn multiply<S: Fused, K: StepKernel<S, Value = V>, const MR: usize, const COUNTS: bool>(
-        &self,
-        s: S,
-        rows: Range<usize>,
-        chains: &mut [f32],
-        acc: &mut [f32],
-    ) {
-        let PromotionScales { height, stride, .. } = *self.scales;
-        for row in rows.step_by(MR) {
-            // Tiles lie within one panel of A.
-            let inputs = Inputs {
-                core: self.plan.core,
-                block: self.block,
-                steps: &self.plan.steps,
-                a: self.a.panel::<S, K>(self.block, row / S::LANES),
-                row: row % S::LANES,
-                b: self.b,
-                promotion: self.plan.problem.accumulation().promotion(),
-                scales_a: self.scales.a.get(row..).unwrap_or_default(),
-                scales_b: self.scales.b.get(self.first..).unwrap_or_default(),
-                strides: (height, stride),
+impl Column<'_, '_> {
+    fn multiply(&self, chains: &mut Matrix<f32>, acc: &mut Matrix<f32>) {
+        let Column { plan, block, scales, first, .. } = *self;
+        let (height, stride) = chains.shape();
+        let b = self.b.panel(block, 0);
+        for (i, row) in (0..height).step_by(plan.geometry.lanes).enumerate() {
+            let scales_a = scales.a.get(row..).unwrap_or_default();
+            let scales_b = scales.b.get(first..).unwrap_or_default();
+            let panels = Micropanels {
+                kernel: plan.kernel,
+                core: plan.core,
+                steps: &plan.steps[block.steps.clone()],
+                a: self.a.panel(block, i),
+                rows: plan.geometry.lanes.min(height - row),
+                b,
+                promotion: plan.promotion,
+                scales_a: ScaleRows { values: scales_a, stride: scales.height },
+                scales_b: ScaleRows { values: scales_b, stride: scales.stride },
             };
-            let at = row * stride + self.first;
-            let mut out =
-                Outputs { chains: &mut chains[at..], acc: acc.get_mut(at..).unwrap_or_default(), stride };
-            tile::multiply::<S, K, MR, COUNTS>(s, &inputs, &mut out);
+            let at = row * stride + first;
+            let sums = Sums {
+                chains: &mut chains.as_mut_slice()[at..],
+                acc: acc.as_mut_slice().get_mut(at..).unwrap_or_default(),
+                stride,
+            };
+            kernels::multiply(plan.isa, &panels, sums);
         }
     }
 }
@@ -389,7 +318,7 @@ fn recompute<T: Copy + Default>(
 ) -> Result<()> {
     let (m, n) = out.shape();
     let (a, b) = (*problem.a(), *problem.b());
-    for rows in non_finite_rows(&a) {
+    for rows in non_finite_rows(&a)? {
         let part = GemmProblem::nt(a.row_range(rows.start, rows.end), b)?
             .with_accumulation(problem.accumulation())?;
         let part = match problem.addend() {
@@ -402,7 +331,7 @@ fn recompute<T: Copy + Default>(
             out.row_mut(row).copy_from_slice(d.row(i));
         }
     }
-    for cols in non_finite_rows(&b) {
+    for cols in non_finite_rows(&b)? {
         let part = GemmProblem::nt(a, b.row_range(cols.start, cols.end))?
             .with_accumulation(problem.accumulation())?;
         let part = match problem.addend() {
@@ -419,7 +348,9 @@ fn recompute<T: Copy + Default>(
 }
 
 /// Runs of rows with an element that is not finite, by its code or by a scale of 8 bits.
-fn non_finite_rows(x: &ScaledRef<'_>) -> Vec<Range<usize>> {
+fn non_finite_rows(x: &ScaledRef<'_>) -> Result<Vec<Range<usize>>> {
+    /// Rows that one thread looks at.
+    const ROWS: usize = 64;
     let spec = x.format().spec();
     let CodesRef::Bytes(codes) = x.codes() else { unreachable!("supported codes are bytes") };
     let (magnitude, largest) = ((spec.code_mask() & !spec.sign_mask()) as u8, spec.max_code() as u8);
@@ -438,7 +369,9 @@ fn non_finite_rows(x: &ScaledRef<'_>) -> Vec<Range<usize>> {
         });
         !(scaled_by_nan || has_specials && codes.row(row).iter().any(special))
     };
-    let finite: Vec<bool> = (0..x.shape().0).into_par_iter().map(is_finite).collect();
+    let rows = x.shape().0;
+    let of_part = |i: usize| -> Vec<bool> { Granule::span(rows, ROWS, i).map(is_finite).collect() };
+    let finite = parallel::map(&Watch::NONE, rows.div_ceil(ROWS), &of_part)?.concat();
     let mut runs = Vec::new();
     let mut start = 0;
     for run in finite.chunk_by(|a, b| a == b) {
@@ -447,5 +380,5 @@ fn non_finite_rows(x: &ScaledRef<'_>) -> Vec<Range<usize>> {
         }
         start += run.len();
     }
-    runs
+    Ok(runs)
 }

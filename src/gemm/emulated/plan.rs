@@ -2,38 +2,19 @@
 
 use std::ops::Range;
 
-use super::super::accumulation::{Addend, BlockScales, TensorCore};
+use finegrain_cpu::tensor_core::{self as kernels, Core, Geometry, Kernel, Side, Step};
+
+use super::super::accumulation::{Addend, BlockScales, Promotion, TensorCore};
 use super::super::problem::GemmProblem;
-use super::pack::{Operand, Side};
+use super::pack::Operand;
 use crate::scaled::Granule;
+use crate::simd::Isa;
 
 /// Rows and columns of a block of D, at most: its chains and promoted sums take 2 MiB.
 const TASK: usize = 512;
 
 /// Bytes that a packed panel of B takes, about: it stays in the first-level cache.
 const PANEL_BYTES: usize = 20 << 10;
-
-/// One step of the tensor core.
-#[derive(Clone, Debug)]
-pub(super) struct Step {
-    pub(super) k: Range<usize>,
-    /// Whether a promotion interval begins with it: the chain starts at +0.
-    pub(super) starts: bool,
-    /// Whether a promotion interval ends with it: the chain is promoted.
-    pub(super) ends: bool,
-}
-
-impl Step {
-    /// Words of 32 bits that hold one bit for each element.
-    pub(super) fn words(&self) -> usize {
-        self.k.len().div_ceil(32)
-    }
-
-    /// Groups of FP4 products.
-    pub(super) fn groups(&self) -> usize {
-        self.k.len().div_ceil(TensorCore::FP4_GROUP)
-    }
-}
 
 /// Steps whose operands are packed together.
 #[derive(Clone, Debug)]
@@ -44,28 +25,14 @@ pub(super) struct Block {
     pub(super) groups: usize,
 }
 
-/// The tensor core's numbers, as the kernels read them. Exponents of f32 are fields here, biased by 127.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Core {
-    /// F.
-    pub(super) fraction_bits: u32,
-    /// The bits of an f32 that the result keeps.
-    pub(super) result_mask: u32,
-    /// The exponent of zero.
-    pub(super) zero: i32,
-    /// Whether the accumulator is added in f32 after the step.
-    pub(super) late: bool,
-}
-
-impl Core {
-    fn new(core: TensorCore) -> Core {
-        let dropped = f32::MANTISSA_DIGITS - 1 - result_bits(core);
-        Core {
-            fraction_bits: core.fraction_bits(),
-            result_mask: u32::MAX << dropped,
-            zero: core.zero_exponent() + (f32::MAX_EXP - 1),
-            late: core.addend() == Addend::Late,
-        }
+/// The tensor core's numbers, as the kernels read them.
+fn numbers(core: TensorCore) -> Core {
+    let dropped = f32::MANTISSA_DIGITS - 1 - result_bits(core);
+    Core {
+        fraction_bits: core.fraction_bits(),
+        result_mask: u32::MAX << dropped,
+        zero: core.zero_exponent() + (f32::MAX_EXP - 1),
+        late: core.addend() == Addend::Late,
     }
 }
 
@@ -74,60 +41,40 @@ fn result_bits(core: TensorCore) -> u32 {
     core.result().mantissa_bits()
 }
 
-/// Which kernel computes a problem.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kernel {
-    /// Sums of products in f32.
-    Narrow,
-    /// Sums of products in f64.
-    Wide,
-    /// The same with E8M0 scales in 1×32 of both operands.
-    WideMx,
-    /// Groups of 16 E2M1 products.
-    Fp4,
-}
-
-impl Kernel {
-    /// `None` if no sum is wide enough for every sum of a step: units of 2^(e_max − F) below 2^22 in f32, below 2^51
-    /// in f64.
-    ///
-    /// A product of significands is below 4, a group of 16 products of E2M1 with its scales below 2^11, the addend
-    /// below 2; one unit more for each negative term.
-    pub(super) fn of(core: TensorCore, scaled: bool) -> Option<Kernel> {
-        let (f, step) = (core.fraction_bits(), core.step() as u64);
-        let fits = |bits: u32, terms: u64, largest: u64| {
-            (terms * largest + 2).checked_shl(f).is_some_and(|sum| sum + terms < 1 << bits)
-        };
-        if result_bits(core) == 0 || !core.truncates() {
-            return None; // no room for NaN
-        }
-        match core.scales() {
-            BlockScales::Fp4 if core.addend() == Addend::Late => None,
-            BlockScales::Fp4 => fits(51, step / TensorCore::FP4_GROUP as u64, 1 << 11).then_some(Kernel::Fp4),
-            // The scales are constant over a step only if no step goes beyond a block of 32.
-            BlockScales::Mx if scaled => {
-                let within = Granule::MX_1X32.cols().is_multiple_of(core.step());
-                (within && fits(51, step, 4)).then_some(Kernel::WideMx)
-            }
-            _ if fits(22, step, 4) => Some(Kernel::Narrow),
-            _ => fits(51, step, 4).then_some(Kernel::Wide),
-        }
+/// Which kernel computes a problem; `None` if no sum is wide enough for every sum of a step: units of 2^(e_max − F) below
+/// 2^22 in f32, below 2^51 in f64.
+///
+/// A product of significands is below 4, a group of 16 products of E2M1 with its scales below 2^11, the addend
+/// below 2; one unit more for each negative term.
+pub(super) fn kernel(core: TensorCore, scaled: bool) -> Option<Kernel> {
+    let (f, step) = (core.fraction_bits(), core.step() as u64);
+    let fits = |bits: u32, terms: u64, largest: u64| {
+        (terms * largest + 2).checked_shl(f).is_some_and(|sum| sum + terms < 1 << bits)
+    };
+    if result_bits(core) == 0 || !core.truncates() {
+        return None; // no room for NaN
     }
-
-    /// Bytes of a packed value and its exponent.
-    fn packed_bytes(self) -> usize {
-        match self {
-            Kernel::Narrow | Kernel::Fp4 => 5,
-            Kernel::Wide | Kernel::WideMx => 9,
+    match core.scales() {
+        BlockScales::Fp4 if core.addend() == Addend::Late => None,
+        BlockScales::Fp4 => fits(51, step / TensorCore::FP4_GROUP as u64, 1 << 11).then_some(Kernel::Fp4),
+        // The scales are constant over a step only if no step goes beyond a block of 32.
+        BlockScales::Mx if scaled => {
+            let within = Granule::MX_1X32.cols().is_multiple_of(core.step());
+            (within && fits(51, step, 4)).then_some(Kernel::Mx)
         }
+        _ if fits(22, step, 4) => Some(Kernel::Narrow),
+        _ => fits(51, step, 4).then_some(Kernel::Wide),
     }
 }
 
 /// A problem and how it is cut.
 pub(super) struct Plan<'p> {
     pub(super) problem: &'p GemmProblem<'p>,
+    pub(super) isa: Isa,
     pub(super) core: Core,
     pub(super) kernel: Kernel,
+    pub(super) geometry: Geometry,
+    pub(super) promotion: kernels::Promotion,
     pub(super) a: Operand<'p>,
     pub(super) b: Operand<'p>,
     pub(super) steps: Vec<Step>,
@@ -137,20 +84,28 @@ pub(super) struct Plan<'p> {
 }
 
 impl<'p> Plan<'p> {
-    /// For panels of B of `width` columns.
-    pub(super) fn new(problem: &'p GemmProblem<'p>, core: TensorCore, kernel: Kernel, width: usize) -> Self {
+    pub(super) fn new(problem: &'p GemmProblem<'p>, core: TensorCore, kernel: Kernel, isa: Isa) -> Self {
         const SUPPORTED: &str = "the backend asks before it makes a plan";
+        let geometry = kernel.geometry(isa);
         let steps = steps(problem, core.step());
-        let kc = PANEL_BYTES / (width * kernel.packed_bytes());
+        // A value and its exponent.
+        let kc = PANEL_BYTES / (geometry.nr * (kernel.value_bytes() + 1));
         Plan {
             problem,
-            core: Core::new(core),
+            isa,
+            core: numbers(core),
             kernel,
-            a: Operand::new(problem.a(), kernel, Side::A).expect(SUPPORTED),
-            b: Operand::new(problem.b(), kernel, Side::B).expect(SUPPORTED),
+            geometry,
+            promotion: match problem.accumulation().promotion() {
+                Promotion::ScalesFirst => kernels::Promotion::ScalesFirst,
+                Promotion::PartialFirst => kernels::Promotion::PartialFirst,
+                Promotion::Unfused => kernels::Promotion::Unfused,
+            },
+            a: Operand::new(problem.a(), Side::A).expect(SUPPORTED),
+            b: Operand::new(problem.b(), Side::B).expect(SUPPORTED),
             blocks: blocks(&steps, kc),
             steps,
-            task: task(problem.m(), problem.n(), width),
+            task: task(problem.m(), problem.n(), geometry.nr),
         }
     }
 }

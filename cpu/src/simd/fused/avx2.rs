@@ -20,10 +20,14 @@ const HALF: usize = 4;
 
 impl Fused for Avx2 {
     const BIASED: bool = false;
+    // Four sums, their four units and four registers of B, of 16.
+    const NARROW_ROWS: usize = 1;
+    const WIDE_ROWS: usize = 1;
 
     type F64 = [__m256d; 2];
 
     fn vectorize_fused<W: FusedWork>(self, work: W) -> W::Output {
+        #[inline(never)]
         #[target_feature(enable = "avx2,fma")]
         fn inner<W: FusedWork>(s: Avx2, work: W) -> W::Output {
             work.run::<Avx2, false>(s)

@@ -22,19 +22,25 @@ type S = Avx512<false>;
 
 impl Fused for S {
     const BIASED: bool = true;
+    // 16 sums, four registers of B and a row of A, of 32.
+    const NARROW_ROWS: usize = 4;
+    // Sums and columns take two registers each.
+    const WIDE_ROWS: usize = 2;
 
     type F64 = [__m512d; 2];
 
     fn vectorize_fused<W: FusedWork>(self, work: W) -> W::Output {
+        #[inline(never)]
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
         fn plain<W: FusedWork>(s: S, work: W) -> W::Output {
             work.run::<S, false>(s)
         }
+        #[inline(never)]
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx2,fma")]
         fn counting<W: FusedWork>(s: S, work: W) -> W::Output {
             work.run::<S, true>(s)
         }
-        if is_x86_feature_detected!("avx512vpopcntdq") {
+        if W::COUNTS && is_x86_feature_detected!("avx512vpopcntdq") {
             // SAFETY: as in `op`, and VPOPCNTDQ was found just now.
             unsafe { counting(self, work) }
         } else {

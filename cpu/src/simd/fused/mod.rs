@@ -24,6 +24,10 @@ use super::{avx2::Avx2, avx512::Avx512};
 pub trait Fused: Simd {
     /// Which form sums of truncated products have.
     const BIASED: bool;
+    /// Rows of a microtile of four registers of columns whose sums are f32, and of one whose sums are f64.
+    const NARROW_ROWS: usize;
+    /// See [`Fused::NARROW_ROWS`].
+    const WIDE_ROWS: usize;
 
     /// A register, or several, of [`Simd::LANES`] lanes of f64.
     type F64: Copy;
@@ -76,6 +80,8 @@ pub trait Fused: Simd {
 pub trait FusedWork {
     /// What it returns.
     type Output;
+    /// Whether it asks for [`Fused::count_ones`]: where only some CPUs have an instruction, it is compiled twice.
+    const COUNTS: bool = false;
     /// Runs it; `COUNTS` says whether [`Fused::count_ones`] is an instruction.
     fn run<S: Fused, const COUNTS: bool>(self, s: S) -> Self::Output;
 }
@@ -113,6 +119,7 @@ mod tests {
 
     impl FusedWork for Lanes {
         type Output = ([u32; 16], [f32; 16]);
+        const COUNTS: bool = true;
 
         #[inline(always)]
         fn run<S: Fused, const COUNTS: bool>(self, s: S) -> Self::Output {

@@ -34,6 +34,8 @@ fn truncate(x: f64) -> f64 {
 
 impl Fused for Portable {
     const BIASED: bool = false;
+    const NARROW_ROWS: usize = 1;
+    const WIDE_ROWS: usize = 1;
 
     type F64 = F64;
 

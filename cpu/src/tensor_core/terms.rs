@@ -2,62 +2,52 @@
 //!
 //! Exponents are fields of an f32, biased by 127. A unit is 2^(e_max − F).
 
-use super::plan::Core;
+use super::Core;
 use crate::simd::Fused;
 
-/// How values are packed.
-pub(super) trait Packing<S: Fused>: Copy {
+/// How the terms of a step are summed, in one register of lanes for each of the tile's.
+pub(super) trait Terms: Copy {
     /// A packed value.
     type Value: bytemuck::Pod;
-
-    /// Multiplies every value: a power of two, and what makes them a little larger in magnitude ([`Fused`] says why)
-    /// where that is not left to [`Packing::store`].
-    const FACTOR: f32;
-
-    /// Stores `LANES` values.
-    fn store(s: S, x: S::F32, out: &mut [Self::Value]);
-}
-
-/// How the terms of a step are summed, in one register of lanes for each of the tile's.
-pub(super) trait Terms<S: Fused>: Packing<S> {
     /// `LANES` values.
-    type Lanes: Copy;
+    type Lanes<S: Fused>: Copy;
     /// What a step carries besides its sum.
-    type Open: Copy;
+    type Open<S: Fused>: Copy;
 
     /// An open step of no meaning, and a sum of zero: what registers hold before.
-    fn nothing(s: S) -> Self::Open;
-    /// See [`Terms::nothing`].
-    #[inline(always)]
-    fn zero(s: S) -> Self::Lanes {
-        Self::splat(s, bytemuck::Zeroable::zeroed())
-    }
+    fn nothing<S: Fused>(s: S) -> (Self::Open<S>, Self::Lanes<S>);
     /// `x` in every lane.
-    fn splat(s: S, x: Self::Value) -> Self::Lanes;
+    fn splat<S: Fused>(s: S, x: Self::Value) -> Self::Lanes<S>;
     /// The first `LANES` values.
-    fn load(s: S, x: &[Self::Value]) -> Self::Lanes;
+    fn load<S: Fused>(s: S, x: &[Self::Value]) -> Self::Lanes<S>;
 
     /// Begins a step: `largest` is the largest exponent of its products, 0 or less without products, `scale` the
     /// exponent that its scales add, `negative` the number of its negative products, `c` the accumulator, never −0; it
-    /// takes part unless it is `LATE`.
-    fn open<const LATE: bool>(
-        core: Core,
+    /// takes part unless it is late.
+    fn open<S: Fused, const LATE: bool, const SCALED: bool>(
+        self,
         s: S,
         largest: S::U32,
         scale: S::U32,
         negative: S::U32,
         c: S::F32,
-    ) -> (Self::Open, Self::Lanes);
+    ) -> (Self::Open<S>, Self::Lanes<S>);
     /// Adds the product of a and b, truncated.
-    fn add(s: S, open: Self::Open, sum: Self::Lanes, a: Self::Lanes, b: Self::Lanes) -> Self::Lanes;
-    /// Ends a step: the next accumulator. `negative` is the number of negative terms that `open` was not told of.
-    fn close<const LATE: bool>(
-        core: Core,
+    fn add<S: Fused>(
         s: S,
-        open: Self::Open,
+        open: Self::Open<S>,
+        sum: Self::Lanes<S>,
+        a: Self::Lanes<S>,
+        b: Self::Lanes<S>,
+    ) -> Self::Lanes<S>;
+    /// Ends a step: the next accumulator. `negative` is the number of negative terms that `open` was not told of.
+    fn close<S: Fused, const LATE: bool, const SCALED: bool>(
+        self,
+        s: S,
+        open: Self::Open<S>,
         scale: S::U32,
         negative: S::U32,
-        sum: Self::Lanes,
+        sum: Self::Lanes<S>,
         c: S::F32,
     ) -> S::F32;
 }
@@ -92,15 +82,17 @@ fn select<S: Fused>(s: S, x: S::U32, bound: u32, a: S::F32, b: S::F32) -> S::F32
 /// Packed values are scaled by 2^−16 each, so that 1.5·2^23 units are a finite f32 at every exponent of c. Below the
 /// exponent [`Narrow::LOWEST`] there are no products, and c is the result; so it is where c is not finite.
 #[derive(Clone, Copy)]
-pub(super) struct Narrow;
+pub(super) struct Narrow {
+    pub(super) core: Core,
+}
 
 impl Narrow {
     /// Exponents of both operands' scaling.
     const SCALING: u32 = 32;
     /// Below the exponents of all products of FP8, as a field (127 − 28), and high enough for every field in use.
     const LOWEST: u32 = 64;
-    /// 1 + 2^−23.
-    const UP: f32 = 1.0 + f32::EPSILON;
+    /// Multiplies every packed value: the scaling, and what makes it a little larger in magnitude, 1 + 2^−23.
+    pub(super) const FACTOR: f32 = (1.0 + f32::EPSILON) / (1u32 << (Narrow::SCALING / 2)) as f32;
 }
 
 /// See [`Narrow`].
@@ -110,46 +102,36 @@ pub(super) struct NarrowOpen<S: Fused> {
     unit: S::F32,
 }
 
-impl<S: Fused> Packing<S> for Narrow {
+impl Terms for Narrow {
     type Value = f32;
-
-    const FACTOR: f32 = Narrow::UP / (1u32 << (Narrow::SCALING / 2)) as f32;
-
-    #[inline(always)]
-    fn store(s: S, x: S::F32, out: &mut [f32]) {
-        s.store(x, out);
-    }
-}
-
-impl<S: Fused> Terms<S> for Narrow {
-    type Lanes = S::F32;
-    type Open = NarrowOpen<S>;
+    type Lanes<S: Fused> = S::F32;
+    type Open<S: Fused> = NarrowOpen<S>;
 
     #[inline(always)]
-    fn nothing(s: S) -> NarrowOpen<S> {
-        NarrowOpen { unit: s.splat(0.0) }
+    fn nothing<S: Fused>(s: S) -> (NarrowOpen<S>, S::F32) {
+        (NarrowOpen { unit: s.splat(0.0) }, s.splat(0.0))
     }
 
     #[inline(always)]
-    fn splat(s: S, x: f32) -> S::F32 {
+    fn splat<S: Fused>(s: S, x: f32) -> S::F32 {
         s.splat(x)
     }
 
     #[inline(always)]
-    fn load(s: S, x: &[f32]) -> S::F32 {
+    fn load<S: Fused>(s: S, x: &[f32]) -> S::F32 {
         s.load(x)
     }
 
     #[inline(always)]
-    fn open<const LATE: bool>(
-        core: Core,
+    fn open<S: Fused, const LATE: bool, const SCALED: bool>(
+        self,
         s: S,
         largest: S::U32,
         _: S::U32,
         negative: S::U32,
         c: S::F32,
     ) -> (NarrowOpen<S>, S::F32) {
-        let f = core.fraction_bits;
+        let f = self.core.fraction_bits;
         let lowest = s.splat_u32(Narrow::LOWEST);
         let e_max = if LATE { largest } else { s.max_i32(largest, exponent_field(s, c)) };
         let field = s.shl(s.max_i32(e_max, lowest), 23);
@@ -173,13 +155,13 @@ impl<S: Fused> Terms<S> for Narrow {
     }
 
     #[inline(always)]
-    fn add(s: S, open: NarrowOpen<S>, sum: S::F32, a: S::F32, b: S::F32) -> S::F32 {
+    fn add<S: Fused>(s: S, open: NarrowOpen<S>, sum: S::F32, a: S::F32, b: S::F32) -> S::F32 {
         s.add_truncated(sum, a, b, open.unit)
     }
 
     #[inline(always)]
-    fn close<const LATE: bool>(
-        core: Core,
+    fn close<S: Fused, const LATE: bool, const SCALED: bool>(
+        self,
         s: S,
         open: NarrowOpen<S>,
         _: S::U32,
@@ -187,7 +169,7 @@ impl<S: Fused> Terms<S> for Narrow {
         sum: S::F32,
         c: S::F32,
     ) -> S::F32 {
-        let f = core.fraction_bits;
+        let f = self.core.fraction_bits;
         let (field, value);
         if S::BIASED {
             field = s.sub_u32(s.bits(open.unit), s.splat_u32(bias(f)));
@@ -196,13 +178,13 @@ impl<S: Fused> Terms<S> for Narrow {
             field = s.sub_u32(s.splat_u32(sum_with_reciprocal(f)), s.bits(open.unit));
             value = s.mul(sum, s.float(s.sub_u32(field, s.splat_u32(f << 23))));
         }
-        let result = masked(s, value, core.result_mask);
+        let result = masked(s, value, self.core.result_mask);
         if LATE {
             return s.add(c, result);
         }
         // Without products, and where c is not finite: below LOWEST + 1, or 255.
         let above = s.sub_u32(field, s.splat_u32((Narrow::LOWEST + 1) << 23));
-        let kept = masked(s, c, core.result_mask);
+        let kept = masked(s, c, self.core.result_mask);
         select(s, above, (0xFF - Narrow::LOWEST - 1) << 23, kept, result)
     }
 }
@@ -217,11 +199,13 @@ const fn sum_with_reciprocal(fraction_bits: u32) -> u32 {
     (2 * 127 + Narrow::SCALING + fraction_bits) << 23
 }
 
-/// In f64, for sums below 2^51 units. With `SCALED`, a power of two scales each product.
+/// In f64, for sums below 2^51 units. Where it is scaled, a power of two scales each product.
 ///
 /// The accumulator enters as a product with that power's reciprocal, so that sums are in the products' own scale.
 #[derive(Clone, Copy)]
-pub(super) struct Wide<const SCALED: bool>;
+pub(super) struct Wide {
+    pub(super) core: Core,
+}
 
 /// See [`Wide`].
 #[derive(Clone, Copy)]
@@ -233,60 +217,51 @@ pub(super) struct WideOpen<S: Fused> {
     addend: S::U32,
 }
 
-impl<const SCALED: bool> Wide<SCALED> {
+impl Wide {
     /// The lower half of a sum that holds nothing yet, so that counts can be taken from it.
     const LOW: u32 = 1 << 16;
-    /// 1 + 2^−50.
-    const UP: f64 = 1.0 + 4.0 * f64::EPSILON;
+    /// Makes every packed value a little larger in magnitude, 1 + 2^−50.
+    pub(super) const UP: f64 = 1.0 + 4.0 * f64::EPSILON;
     /// The lower half of it, and of all its products with powers of two.
     const UP_LOW: u32 = 4;
 }
 
-impl<S: Fused, const SCALED: bool> Packing<S> for Wide<SCALED> {
+impl Terms for Wide {
     type Value = f64;
-
-    const FACTOR: f32 = 1.0;
-
-    #[inline(always)]
-    fn store(s: S, x: S::F32, out: &mut [f64]) {
-        s.store_f64(s.mul_f64(s.widen(x), s.splat_f64(Self::UP)), out);
-    }
-}
-
-impl<S: Fused, const SCALED: bool> Terms<S> for Wide<SCALED> {
-    type Lanes = S::F64;
-    type Open = WideOpen<S>;
+    type Lanes<S: Fused> = S::F64;
+    type Open<S: Fused> = WideOpen<S>;
 
     #[inline(always)]
-    fn nothing(s: S) -> WideOpen<S> {
-        WideOpen { high: s.splat_u32(0), per_unit: s.splat_f64(0.0), addend: s.splat_u32(0) }
+    fn nothing<S: Fused>(s: S) -> (WideOpen<S>, S::F64) {
+        let (none, zero) = (s.splat_u32(0), s.splat_f64(0.0));
+        (WideOpen { high: none, per_unit: zero, addend: none }, zero)
     }
 
     #[inline(always)]
-    fn splat(s: S, x: f64) -> S::F64 {
+    fn splat<S: Fused>(s: S, x: f64) -> S::F64 {
         s.splat_f64(x)
     }
 
     #[inline(always)]
-    fn load(s: S, x: &[f64]) -> S::F64 {
+    fn load<S: Fused>(s: S, x: &[f64]) -> S::F64 {
         s.load_f64(x)
     }
 
     #[inline(always)]
-    fn open<const LATE: bool>(
-        core: Core,
+    fn open<S: Fused, const LATE: bool, const SCALED: bool>(
+        self,
         s: S,
         largest: S::U32,
         scale: S::U32,
         negative: S::U32,
         c: S::F32,
     ) -> (WideOpen<S>, S::F64) {
-        let f = core.fraction_bits;
+        let f = self.core.fraction_bits;
         let addend = exponent_field(s, c);
         let mut e_max = largest;
         if SCALED {
             // The exponent of zero: products may lie below the exponent that an f32 of 0 seems to have.
-            e_max = s.max_i32(e_max, s.splat_u32(core.zero.cast_unsigned()));
+            e_max = s.max_i32(e_max, s.splat_u32(self.core.zero.cast_unsigned()));
         }
         if !LATE {
             let e = s.max_i32(addend, s.splat_u32(1));
@@ -297,7 +272,7 @@ impl<S: Fused, const SCALED: bool> Terms<S> for Wide<SCALED> {
             e_max = s.sub_u32(e_max, scale);
         }
         let field = s.shl(e_max, 20);
-        let (zero, low) = (s.splat_u32(0), s.splat_u32(Self::LOW));
+        let (zero, low) = (s.splat_u32(0), s.splat_u32(Wide::LOW));
         let (high, per_unit, sum);
         if S::BIASED {
             let half = 1 << 19;
@@ -316,21 +291,21 @@ impl<S: Fused, const SCALED: bool> Terms<S> for Wide<SCALED> {
         }
         let one = if SCALED {
             let reciprocal = s.sub_u32(s.splat_u32(1023 << 20), s.shl(scale, 20));
-            s.join_halves(reciprocal, s.splat_u32(Self::UP_LOW))
+            s.join_halves(reciprocal, s.splat_u32(Wide::UP_LOW))
         } else {
-            s.splat_f64(Self::UP)
+            s.splat_f64(Wide::UP)
         };
         (open, s.add_truncated_f64(sum, s.widen(c), one, per_unit))
     }
 
     #[inline(always)]
-    fn add(s: S, open: WideOpen<S>, sum: S::F64, a: S::F64, b: S::F64) -> S::F64 {
+    fn add<S: Fused>(s: S, open: WideOpen<S>, sum: S::F64, a: S::F64, b: S::F64) -> S::F64 {
         s.add_truncated_f64(sum, a, b, open.per_unit)
     }
 
     #[inline(always)]
-    fn close<const LATE: bool>(
-        core: Core,
+    fn close<S: Fused, const LATE: bool, const SCALED: bool>(
+        self,
         s: S,
         open: WideOpen<S>,
         scale: S::U32,
@@ -339,7 +314,7 @@ impl<S: Fused, const SCALED: bool> Terms<S> for Wide<SCALED> {
         c: S::F32,
     ) -> S::F32 {
         let mut sum = if S::BIASED {
-            s.sub_f64(sum, s.join_halves(open.high, s.sub_u32(s.splat_u32(Self::LOW), negative)))
+            s.sub_f64(sum, s.join_halves(open.high, s.sub_u32(s.splat_u32(Wide::LOW), negative)))
         } else {
             let unit = s.sub_u32(s.splat_u32(2046 << 20), open.high);
             s.mul_f64(sum, s.join_halves(unit, s.splat_u32(0)))
@@ -348,7 +323,7 @@ impl<S: Fused, const SCALED: bool> Terms<S> for Wide<SCALED> {
             let factor = s.add_u32(s.shl(scale, 20), s.splat_u32(1023 << 20));
             sum = s.mul_f64(sum, s.join_halves(factor, s.splat_u32(0)));
         }
-        let result = masked(s, s.narrow(sum), core.result_mask);
+        let result = masked(s, s.narrow(sum), self.core.result_mask);
         if LATE {
             return s.add(c, result);
         }

@@ -1,0 +1,168 @@
+//! Steps of tensor cores over FP8, FP6 and FP4 in the CPU's multiply-adds: packing, and the microkernel.
+//!
+//! A tensor core truncates each product toward zero to units of 2^(e_max − F), where e_max is the largest exponent of
+//! the step, and adds exactly. Both happen in one instruction: a fused multiply-add that rounds toward zero, into a sum
+//! that begins at 1.5·2^23 units (2^52 in f64), whose last bit is one unit. There, toward zero is down. A positive
+//! product is truncated as it should be. A negative one, made larger in magnitude by a trace (operands are packed as
+//! x·(1 + 2^−23)), is rounded down to the unit below, exactly one unit too far whether it was a multiple of the unit
+//! or not; so the number of negative products, a population count of sign bits, is added back. The trace never reaches
+//! a unit by itself: it lies below the last bit of every product and below every unit. Instruction sets without rounding
+//! modes of their own scale each product to units, truncate and add.
+//!
+//! e_max comes first: exponents are bytes, a saturating difference and a maximum for 64 products at a time. Then
+//! comes one multiply-add for every register of products, and about twenty instructions a register of sums for
+//! everything else of the step: 16 + 32 + 20 for 512 products. F up to 14 with L = 32 fits f32; F = 25 takes f64 and
+//! twice the multiply-adds. FP4 sums its groups of 16 exactly in f32, then joins them in f64.
+//!
+//! Lanes run over N, rows are blocked, and K is never split, so every lane is the scalar chain. [`pack`] is called once
+//! a micropanel, [`multiply`] once a pair of them.
+
+mod fields;
+mod groups;
+mod microkernel;
+mod pack;
+mod products;
+mod terms;
+
+use std::ops::Range;
+
+pub use fields::Fields;
+pub use microkernel::{Micropanels, Promotion, ScaleRows, Sums, multiply};
+pub use pack::{Source, pack};
+
+use crate::simd::{Fused, FusedWork, Isa};
+
+/// Registers of a micropanel of B: one for each byte of an exponent lane.
+const B_REGISTERS: usize = 4;
+
+/// Elements of a group of FP4 that share a scale.
+pub const GROUP: usize = 16;
+
+/// Elements of a word of signs.
+pub const WORD: usize = 32;
+
+/// How the terms of a step are summed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kernel {
+    /// Products in f32.
+    Narrow,
+    /// Products in f64.
+    Wide,
+    /// The same with a power of two for each step and row of both operands.
+    Mx,
+    /// Groups of [`GROUP`] products of E2M1, each with a scale for each row of both operands.
+    Fp4,
+}
+
+/// The shape of a microtile and of what it is computed from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// 32-bit lanes of a register, rows of a micropanel of A.
+    pub lanes: usize,
+    /// MR: rows of a microtile; the rows beyond the last multiple of it are microtiles of one row.
+    pub mr: usize,
+    /// NR: columns of a microtile, rows of a micropanel of B.
+    pub nr: usize,
+}
+
+impl Kernel {
+    /// The shapes on an instruction set.
+    pub fn geometry(self, isa: Isa) -> Geometry {
+        isa.run_fused(Shape(self))
+    }
+
+    /// Bytes of a packed value.
+    pub fn value_bytes(self) -> usize {
+        match self {
+            Kernel::Narrow | Kernel::Fp4 => size_of::<f32>(),
+            Kernel::Wide | Kernel::Mx => size_of::<f64>(),
+        }
+    }
+}
+
+/// See [`Kernel::geometry`].
+struct Shape(Kernel);
+
+impl FusedWork for Shape {
+    type Output = Geometry;
+
+    #[inline(always)]
+    fn run<S: Fused, const COUNTS: bool>(self, _: S) -> Geometry {
+        let mr = if self.0 == Kernel::Narrow { S::NARROW_ROWS } else { S::WIDE_ROWS };
+        Geometry { lanes: S::LANES, mr, nr: B_REGISTERS * S::LANES }
+    }
+}
+
+/// Which operand, and so how it is packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Its micropanels have one register of rows.
+    A,
+    /// Its micropanels have four.
+    B,
+}
+
+/// The tensor core's numbers. Exponents of f32 are fields here, biased by 127.
+#[derive(Clone, Copy, Debug)]
+pub struct Core {
+    /// F: terms are truncated to units of 2^(e_max − F).
+    pub fraction_bits: u32,
+    /// The bits of an f32 that the result keeps.
+    pub result_mask: u32,
+    /// The exponent of zero.
+    pub zero: i32,
+    /// Whether the accumulator is added in f32 after the step.
+    pub late: bool,
+}
+
+/// One step of the tensor core.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// The elements of K that it takes.
+    pub k: Range<usize>,
+    /// Whether a promotion interval begins with it: the chain starts at +0.
+    pub starts: bool,
+    /// Whether a promotion interval ends with it: the chain is promoted.
+    pub ends: bool,
+}
+
+impl Step {
+    /// Words of 32 bits that hold one bit for each element.
+    pub fn words(&self) -> usize {
+        self.k.len().div_ceil(WORD)
+    }
+
+    /// Groups of FP4 products.
+    pub fn groups(&self) -> usize {
+        self.k.len().div_ceil(GROUP)
+    }
+}
+
+/// A micropanel: rows of an operand over a block of K, taken apart. All that is said of rows here is of rows one after
+/// another, [`Geometry::lanes`] of A and [`Geometry::nr`] of B; rows that do not exist are zeros.
+#[derive(Clone, Copy, Debug)]
+pub struct Panel<'a> {
+    /// For each k the values of all rows, a little larger in magnitude: f32, or f64 as two dwords.
+    pub values: &'a [u32],
+    /// For each k a register whose bytes, together with those of the other operand, give the field of the product's
+    /// exponent as an f32 has it, 0 for a product that is zero. Byte v of lane i is that of row v·LANES + i; in A all
+    /// four bytes are that of row i. Nothing for FP4.
+    pub exponents: &'a [u32],
+    /// For each word of 32 elements of a step, which are positive, then which are negative.
+    pub signs: &'a [u32],
+    /// The exponents of scales: for each step of MX; for each group of FP4, where those of B are fields of an f32.
+    pub scales: &'a [u32],
+    /// For each group of FP4 the values of scales, a little larger in magnitude.
+    pub group_values: &'a [f64],
+}
+
+/// A micropanel as it is packed.
+#[derive(Debug)]
+pub struct PanelMut<'a> {
+    /// See [`Panel::values`].
+    pub values: &'a mut [u32],
+    /// See [`Panel::exponents`].
+    pub exponents: &'a mut [u32],
+    /// See [`Panel::signs`].
+    pub signs: &'a mut [u32],
+}
