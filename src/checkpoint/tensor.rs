@@ -96,36 +96,27 @@ impl Tensor {
         matches!(dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16)
     }
 
+    /// The dtypes that name codes of a format.
+    const DTYPES: [(Dtype, Format); 9] = [
+        (Dtype::F8_E4M3, Format::E4M3),
+        (Dtype::F8_E5M2, Format::E5M2),
+        (Dtype::F8_E4M3FNUZ, Format::E4M3Fnuz),
+        (Dtype::F8_E5M2FNUZ, Format::E5M2Fnuz),
+        (Dtype::F8_E8M0, Format::E8M0),
+        (Dtype::BF16, Format::Bf16),
+        (Dtype::F16, Format::F16),
+        (Dtype::F32, Format::F32),
+        (Dtype::F64, Format::F64),
+    ];
+
     /// The format of the elements' codes: floats and F8 dtypes; `None` for integers.
     pub fn format(dtype: Dtype) -> Option<Format> {
-        Some(match dtype {
-            Dtype::F8_E4M3 => Format::E4M3,
-            Dtype::F8_E5M2 => Format::E5M2,
-            Dtype::F8_E4M3FNUZ => Format::E4M3Fnuz,
-            Dtype::F8_E5M2FNUZ => Format::E5M2Fnuz,
-            Dtype::F8_E8M0 => Format::E8M0,
-            Dtype::BF16 => Format::Bf16,
-            Dtype::F16 => Format::F16,
-            Dtype::F32 => Format::F32,
-            Dtype::F64 => Format::F64,
-            _ => return None,
-        })
+        Self::DTYPES.iter().find(|(d, _)| *d == dtype).map(|(_, format)| *format)
     }
 
     /// The dtype that names codes of `format`; formats of 4, 6 and 12 bits have none (U8 and U16 hold them).
     pub fn dtype_of(format: Format) -> Option<Dtype> {
-        Some(match format {
-            Format::E4M3 => Dtype::F8_E4M3,
-            Format::E5M2 => Dtype::F8_E5M2,
-            Format::E4M3Fnuz => Dtype::F8_E4M3FNUZ,
-            Format::E5M2Fnuz => Dtype::F8_E5M2FNUZ,
-            Format::E8M0 => Dtype::F8_E8M0,
-            Format::Bf16 => Dtype::BF16,
-            Format::F16 => Dtype::F16,
-            Format::F32 => Dtype::F32,
-            Format::F64 => Dtype::F64,
-            _ => return None,
-        })
+        Self::DTYPES.iter().find(|(_, f)| *f == format).map(|(dtype, _)| *dtype)
     }
 
     /// The dtype that holds one code of `format` an element: the one of its name, else the smallest unsigned integer.
@@ -218,5 +209,25 @@ impl Tensor {
         }
         let (rows, cols) = self.matrix_shape();
         Matrix::from_vec(rows, cols, self.data.as_chunks().0.iter().map(|&b| u16::from_le_bytes(b)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_format_has_a_dtype_that_holds_its_codes() {
+        for &format in Format::ALL {
+            let bits = format.spec().bits() as usize;
+            match Tensor::dtype_of(format) {
+                Some(dtype) => {
+                    assert_eq!((Tensor::format(dtype), dtype.bitsize()), (Some(format), bits), "{format}");
+                }
+                None => assert!(!bits.is_power_of_two() || bits < 8, "{format} of {bits} bits has no dtype"),
+            }
+            let holder = Tensor::code_dtype(format).bitsize();
+            assert!(holder >= bits && (holder == 8 || holder / 2 < bits), "{format}: {holder} bits");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::e8m0;
 use super::round::{Events, Overflow, Rounding};
-use super::spec::{Format, FormatSpec};
+use super::spec::{Format, FormatSpec, for_formats};
 use super::unpacked::Unpacked;
 
 /// A code and what happened while rounding to it.
@@ -54,22 +54,31 @@ impl Format {
             },
         }
     }
-
-    /// The values of all codes, for the formats of at most 8 bits.
-    pub const fn table(self) -> Option<&'static [f32]> {
-        Some(match self {
-            Format::E4M3 => &E4M3_TABLE,
-            Format::E5M2 => &E5M2_TABLE,
-            Format::E4M3Fnuz => &E4M3FNUZ_TABLE,
-            Format::E5M2Fnuz => &E5M2FNUZ_TABLE,
-            Format::E3M2 => &E3M2_TABLE,
-            Format::E2M3 => &E2M3_TABLE,
-            Format::E2M1 => &E2M1_TABLE,
-            Format::E8M0 => &E8M0_TABLE,
-            _ => return None,
-        })
-    }
 }
+
+/// Codes of a format that has a table: those of at most 8 bits; 0 for the others.
+const fn tabled(spec: &FormatSpec) -> usize {
+    if spec.bits() <= 8 { 1 << spec.bits() } else { 0 }
+}
+
+macro_rules! tables {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal, $e:literal, $m:literal, $bias:literal, $specials:ident,
+       [$($code:ty)?], [$($nan:ident)?];)*) => {
+        impl Format {
+            /// The values of all codes, for the formats of at most 8 bits.
+            pub const fn table(self) -> Option<&'static [f32]> {
+                let table: &'static [f32] = match self {
+                    $(Format::$variant => {
+                        static TABLE: [f32; tabled(Format::$variant.spec())] = decode_all(Format::$variant.spec());
+                        &TABLE
+                    })*
+                };
+                if table.is_empty() { None } else { Some(table) }
+            }
+        }
+    };
+}
+for_formats!(tables);
 
 const fn decode_all<const N: usize>(spec: &FormatSpec) -> [f32; N] {
     let mut table = [0.0; N];
@@ -80,15 +89,6 @@ const fn decode_all<const N: usize>(spec: &FormatSpec) -> [f32; N] {
     }
     table
 }
-
-static E4M3_TABLE: [f32; 256] = decode_all(Format::E4M3.spec());
-static E5M2_TABLE: [f32; 256] = decode_all(Format::E5M2.spec());
-static E4M3FNUZ_TABLE: [f32; 256] = decode_all(Format::E4M3Fnuz.spec());
-static E5M2FNUZ_TABLE: [f32; 256] = decode_all(Format::E5M2Fnuz.spec());
-static E3M2_TABLE: [f32; 64] = decode_all(Format::E3M2.spec());
-static E2M3_TABLE: [f32; 64] = decode_all(Format::E2M3.spec());
-static E2M1_TABLE: [f32; 16] = decode_all(Format::E2M1.spec());
-static E8M0_TABLE: [f32; 256] = decode_all(Format::E8M0.spec());
 
 /// How a whole tensor is rounded: one way throughout, or stochastically with bits drawn per element.
 ///
@@ -143,6 +143,23 @@ fn fnv1a(text: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_narrow_format_has_the_table_of_its_codes() {
+        for &format in Format::ALL {
+            let spec = format.spec();
+            assert_eq!(format.table().map_or(0, <[f32]>::len), tabled(spec), "{format}");
+            for (code, &value) in format.table().unwrap_or_default().iter().enumerate() {
+                let expected = spec.decode(code as u64).to_f32();
+                assert_eq!(value.to_bits(), expected.to_bits(), "{format} {code:#x}");
+                assert_eq!(
+                    format.decode_f32(code as u16).to_bits(),
+                    expected.to_bits(),
+                    "{format} {code:#x}"
+                );
+            }
+        }
+    }
 
     #[test]
     fn splitmix_is_the_published_sequence() {

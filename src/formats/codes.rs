@@ -2,12 +2,27 @@
 //! beside their [`Format`].
 
 use super::round::{Overflow, Rounding};
-use super::spec::Format;
+use super::spec::{Format, for_formats};
 use super::unpacked::Unpacked;
 
+/// The code types of the formats that have one: a line with an integer makes one, a line without nothing.
 macro_rules! code_types {
-    ($($(#[$doc:meta])* $name:ident: $int:ty;)*) => {$(
-        $(#[$doc])*
+    ($($(#[$doc:meta])* $variant:ident = $name:literal, $e:literal, $m:literal, $bias:literal, $specials:ident,
+       [$($int:ty)?], [$($nan:ident)?];)*) => {
+        $($(code_type! { $variant: $int })?)*
+    };
+}
+
+macro_rules! code_type {
+    ($name:ident: $int:ty) => {
+        #[doc = concat!("A code of [`Format::", stringify!($name), "`].")]
+        ///
+        /// ```
+        #[doc = concat!("use finegrain::formats::", stringify!($name), " as Code;")]
+        /// assert_eq!(Code::from_f32(f32::MAX), Code::MAX);
+        /// assert_eq!(Code::from_f32(2.0).to_f32(), 2.0);
+        /// assert_eq!(Code::from_bits(Code::MAX.to_bits()), Some(Code::MAX));
+        /// ```
         #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
         #[repr(transparent)]
         pub struct $name($int);
@@ -64,41 +79,18 @@ macro_rules! code_types {
                 write!(f, "{}({:#04x} = {})", stringify!($name), self.0, self.to_f32())
             }
         }
-    )*};
+    };
 }
 
-code_types! {
-    /// An OCP E4M3 code.
-    ///
-    /// ```
-    /// use finegrain::formats::E4M3;
-    /// assert_eq!(E4M3::from_f32(1000.0), E4M3::MAX);
-    /// assert_eq!(E4M3::MAX.to_f32(), 448.0);
-    /// assert!(E4M3::from_bits(0x7F).unwrap().is_nan());
-    /// let there: float8::F8E4M3 = E4M3::from_f32(1.5).into();
-    /// assert_eq!(E4M3::from(there).to_f32(), 1.5);
-    /// ```
-    E4M3: u8;
-    /// An OCP E5M2 code.
-    E5M2: u8;
-    /// An E4M3FNUZ code.
-    E4M3Fnuz: u8;
-    /// An E5M2FNUZ code.
-    E5M2Fnuz: u8;
-    /// A 12-bit E5M6 code.
-    E5M6: u16;
-    /// A 6-bit E3M2 code.
-    E3M2: u8;
-    /// A 6-bit E2M3 code.
-    E2M3: u8;
-    /// A 4-bit E2M1 code.
-    E2M1: u8;
-    /// An E8M0 scale code.
-    E8M0: u8;
-}
+for_formats!(code_types);
 
 macro_rules! float8_interop {
     ($($ours:ident = $theirs:ident;)*) => {$(
+        /// ```
+        #[doc = concat!("use finegrain::formats::", stringify!($ours), " as Ours;")]
+        #[doc = concat!("let theirs: float8::", stringify!($theirs), " = Ours::from_f32(1.5).into();")]
+        /// assert_eq!(Ours::from(theirs).to_f32(), 1.5);
+        /// ```
         impl From<float8::$theirs> for $ours {
             fn from(x: float8::$theirs) -> Self {
                 Self(x.to_bits())

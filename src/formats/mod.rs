@@ -30,8 +30,8 @@ mod unpacked;
 
 pub(crate) use codec::counter_hash;
 pub use codec::{Cast, TensorRounding};
-pub use codes::{E2M1, E2M3, E3M2, E4M3, E4M3Fnuz, E5M2, E5M2Fnuz, E5M6, E8M0};
+pub use codes::*;
 pub use e8m0::ScaleRound;
 pub use round::{Events, Loss, Overflow, Rounded, Rounding};
-pub use spec::{Format, FormatSpec, Specials};
+pub use spec::{Format, FormatSpec, Specials, WrittenNan};
 pub use unpacked::Unpacked;

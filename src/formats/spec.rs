@@ -21,6 +21,15 @@ pub enum Specials {
     Scale,
 }
 
+/// Which NaN an IEEE format writes: it has many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum WrittenNan {
+    /// The quiet one of IEEE 754: only the topmost fraction bit is set.
+    Quiet,
+    /// All ones.
+    Ones,
+}
+
 /// A binary floating-point format.
 ///
 /// The value of a code with sign s, exponent field f and fraction m (of `mantissa_bits` bits) is
@@ -46,6 +55,8 @@ pub struct FormatSpec {
     pub bias: i32,
     /// Meaning of the codes at the edge.
     pub specials: Specials,
+    /// Of many NaNs the one that is written.
+    pub nan: WrittenNan,
     /// The largest finite number, computed once: rounding asks for it at every value.
     max: (u64, i32),
 }
@@ -59,7 +70,8 @@ impl FormatSpec {
         bias: i32,
         specials: Specials,
     ) -> FormatSpec {
-        let mut spec = FormatSpec { name, exponent_bits, mantissa_bits, bias, specials, max: (0, 0) };
+        let nan = WrittenNan::Quiet;
+        let mut spec = FormatSpec { name, exponent_bits, mantissa_bits, bias, specials, nan, max: (0, 0) };
         spec.max = match spec.decode(spec.max_code()) {
             Unpacked::Finite { significand, exponent, .. } => (significand, exponent),
             _ => unreachable!(),
@@ -128,14 +140,20 @@ impl FormatSpec {
         }
     }
 
-    /// The canonical NaN without its sign: a quiet NaN for IEEE formats, all ones for those with one NaN.
-    ///
-    /// E5M6 follows its golden tables and uses all ones; F32 uses the tensor cores' `7FFFFFFF` only where a model says so.
+    /// The same with another NaN written.
+    const fn writing(self, nan: WrittenNan) -> FormatSpec {
+        FormatSpec { nan, ..self }
+    }
+
+    /// The canonical NaN without its sign: that which the format writes, or the only one it has. F32 uses the tensor cores'
+    /// `7FFFFFFF` only where a model says so.
     pub const fn nan_code(&self) -> Option<u64> {
         let magnitude = self.code_mask() & !self.sign_mask();
         match self.specials {
-            Specials::Ieee if self.mantissa_bits == 6 => Some(magnitude),
-            Specials::Ieee => Some(magnitude & !((1 << (self.mantissa_bits - 1)) - 1)),
+            Specials::Ieee => match self.nan {
+                WrittenNan::Quiet => Some(magnitude & !((1 << (self.mantissa_bits - 1)) - 1)),
+                WrittenNan::Ones => Some(magnitude),
+            },
             Specials::NanOnly | Specials::Scale => Some(magnitude),
             Specials::Fnuz => Some(self.sign_mask()),
             Specials::None => None,
@@ -251,8 +269,51 @@ impl FormatSpec {
     }
 }
 
-macro_rules! formats {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal, $e:literal, $m:literal, $bias:literal, $specials:ident;)*) => {
+/// The list of formats, for every macro that makes something of each: `list! { … }` with a line a format, that is
+/// documentation, variant, name, exponent bits, fraction bits, bias, specials, and in brackets the integer of the code
+/// type of that name, if there is one, and the NaN that is written, if it is not the quiet one.
+///
+/// A format is added here, and in `checkpoint::Tensor`'s list if safetensors has a dtype for it.
+macro_rules! for_formats {
+    ($list:ident) => {
+        $list! {
+            /// OCP FP8 with 3 fraction bits ("e4m3fn"): max 448, NaN 7F/FF, no infinity. DeepSeek-V3's format for all
+            /// tensors.
+            E4M3 = "e4m3", 4, 3, 7, NanOnly, [u8], [];
+            /// OCP FP8 with 2 fraction bits: max 57344, infinities and NaN as in IEEE 754.
+            E5M2 = "e5m2", 5, 2, 15, Ieee, [u8], [];
+            /// AMD/Graphcore FP8: max 240, NaN 80, no −0.
+            E4M3Fnuz = "e4m3fnuz", 4, 3, 8, Fnuz, [u8], [];
+            /// AMD/Graphcore FP8: max 57344, NaN 80, no −0.
+            E5M2Fnuz = "e5m2fnuz", 5, 2, 16, Fnuz, [u8], [];
+            /// DeepSeek's 12-bit activation cache: the top 12 bits of an FP16. Writes the NaN of its golden tables.
+            E5M6 = "e5m6", 5, 6, 15, Ieee, [u16], [Ones];
+            /// OCP FP6, wide range: max 28.
+            E3M2 = "e3m2", 3, 2, 3, None, [u8], [];
+            /// OCP FP6, fine steps: max 7.5.
+            E2M3 = "e2m3", 2, 3, 1, None, [u8], [];
+            /// OCP FP4: 0, 0.5, 1, 1.5, 2, 3, 4, 6.
+            E2M1 = "e2m1", 2, 1, 1, None, [u8], [];
+            /// OCP power-of-two scale: 2^(code − 127), FF is NaN.
+            E8M0 = "e8m0", 8, 0, 127, Scale, [u8], [];
+            /// The 22-bit accumulator of Ada's and Hopper's FP8 tensor cores ("FP22").
+            E8M13 = "e8m13", 8, 13, 127, Ieee, [], [];
+            /// bfloat16.
+            Bf16 = "bf16", 8, 7, 127, Ieee, [], [];
+            /// IEEE binary16.
+            F16 = "f16", 5, 10, 15, Ieee, [], [];
+            /// IEEE binary32.
+            F32 = "f32", 8, 23, 127, Ieee, [], [];
+            /// IEEE binary64.
+            F64 = "f64", 11, 52, 1023, Ieee, [], [];
+        }
+    };
+}
+pub(super) use for_formats;
+
+macro_rules! define {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal, $e:literal, $m:literal, $bias:literal, $specials:ident,
+       [$($code:ty)?], [$($nan:ident)?];)*) => {
         /// The formats of the field, by name.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Format { $($(#[$doc])* $variant,)* }
@@ -264,43 +325,15 @@ macro_rules! formats {
             /// The format's facts.
             pub const fn spec(self) -> &'static FormatSpec {
                 match self {
-                    $(Format::$variant => const { &FormatSpec::define($name, $e, $m, $bias, Specials::$specials) },)*
+                    $(Format::$variant => const {
+                        &FormatSpec::define($name, $e, $m, $bias, Specials::$specials)$(.writing(WrittenNan::$nan))?
+                    },)*
                 }
             }
         }
     };
 }
-
-formats! {
-    /// OCP FP8 with 3 fraction bits ("e4m3fn"): max 448, NaN 7F/FF, no infinity. DeepSeek-V3's format for all tensors.
-    E4M3 = "e4m3", 4, 3, 7, NanOnly;
-    /// OCP FP8 with 2 fraction bits: max 57344, infinities and NaN as in IEEE 754.
-    E5M2 = "e5m2", 5, 2, 15, Ieee;
-    /// AMD/Graphcore FP8: max 240, NaN 80, no −0.
-    E4M3Fnuz = "e4m3fnuz", 4, 3, 8, Fnuz;
-    /// AMD/Graphcore FP8: max 57344, NaN 80, no −0.
-    E5M2Fnuz = "e5m2fnuz", 5, 2, 16, Fnuz;
-    /// DeepSeek's 12-bit activation cache: the top 12 bits of an FP16.
-    E5M6 = "e5m6", 5, 6, 15, Ieee;
-    /// OCP FP6, wide range: max 28.
-    E3M2 = "e3m2", 3, 2, 3, None;
-    /// OCP FP6, fine steps: max 7.5.
-    E2M3 = "e2m3", 2, 3, 1, None;
-    /// OCP FP4: 0, 0.5, 1, 1.5, 2, 3, 4, 6.
-    E2M1 = "e2m1", 2, 1, 1, None;
-    /// OCP power-of-two scale: 2^(code − 127), FF is NaN.
-    E8M0 = "e8m0", 8, 0, 127, Scale;
-    /// The 22-bit accumulator of Ada's and Hopper's FP8 tensor cores ("FP22").
-    E8M13 = "e8m13", 8, 13, 127, Ieee;
-    /// bfloat16.
-    Bf16 = "bf16", 8, 7, 127, Ieee;
-    /// IEEE binary16.
-    F16 = "f16", 5, 10, 15, Ieee;
-    /// IEEE binary32.
-    F32 = "f32", 8, 23, 127, Ieee;
-    /// IEEE binary64.
-    F64 = "f64", 11, 52, 1023, Ieee;
-}
+for_formats!(define);
 
 impl Format {
     /// The format's name, as the command line takes it.
