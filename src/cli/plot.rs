@@ -18,7 +18,7 @@ const WIDTH: u32 = 900;
 const ROW_HEIGHT: u32 = 24;
 const LABEL_WIDTH: u32 = 270;
 /// Colours told apart in every common form of colour blindness (Okabe and Ito), with a shape each.
-const COLOURS: [RGBColor; 3] = [RGBColor(0, 114, 178), RGBColor(213, 94, 0), RGBColor(0, 158, 115)];
+const COLORS: [RGBColor; 3] = [RGBColor(0, 114, 178), RGBColor(213, 94, 0), RGBColor(0, 158, 115)];
 
 /// A chart of errors in percent over a number: names and points.
 pub(crate) struct Chart {
@@ -107,12 +107,12 @@ fn draw_chart(
         })
         .light_line_style(BLACK.mix(0.06))
         .draw()?;
-    for (s, ((name, points), colour)) in chart.lines.iter().zip(COLOURS).enumerate() {
+    for (s, ((name, points), color)) in chart.lines.iter().zip(COLORS).enumerate() {
         // A logarithmic axis has no place for an error of 0.
         let shown: Vec<(f64, f64)> = points.iter().filter(|p| p.1 > 0.0).map(|p| (place(p.0), p.1)).collect();
-        let line = LineSeries::new(shown.iter().copied(), colour.stroke_width(2));
-        plot.draw_series(line)?.label(name).legend(move |(x, y)| marker(s, (x + 10, y), colour));
-        plot.draw_series(shown.into_iter().map(|p| marker(s, p, colour)))?;
+        let line = LineSeries::new(shown.iter().copied(), color.stroke_width(2));
+        plot.draw_series(line)?.label(name).legend(move |(x, y)| marker(s, (x + 10, y), color));
+        plot.draw_series(shown.into_iter().map(|p| marker(s, p, color)))?;
     }
     // Curves over F fall and leave the lower left free; those over the interval leave a gap between two models.
     let free =
@@ -155,24 +155,24 @@ fn draw(title: &str, series: &[&str], lines: &[Line]) -> Drawn {
             .x_label_formatter(&|v| format!("{}", (v * 1e6).round() / 1e6))
             .light_line_style(BLACK.mix(0.06))
             .draw()?;
-        let grey = BLACK.mix(0.15);
+        let gray = BLACK.mix(0.15);
         for (i, line) in lines.iter().enumerate() {
             let y = i as f64 + 0.5;
-            chart.draw_series(std::iter::once(PathElement::new(vec![(low, y), (high, y)], grey)))?;
+            chart.draw_series(std::iter::once(PathElement::new(vec![(low, y), (high, y)], gray)))?;
             let style = ("sans-serif", 13).into_font().color(&BLACK).pos(Pos::new(HPos::Right, VPos::Center));
             let (_, pixel_y) = chart.backend_coord(&(low, y));
             root.draw(&Text::new(line.label.clone(), (LABEL_WIDTH as i32 + 4, pixel_y), style))?;
         }
-        for (s, (name, colour)) in series.iter().zip(COLOURS).enumerate() {
+        for (s, (name, color)) in series.iter().zip(COLORS).enumerate() {
             let points: Vec<(f64, f64)> = lines
                 .iter()
                 .enumerate()
                 .filter_map(|(i, l)| Some((l.values[s].filter(|v| *v > 0.0)?, i as f64 + 0.5)))
                 .collect();
-            chart.draw_series(points.into_iter().map(|p| marker(s, p, colour)))?;
+            chart.draw_series(points.into_iter().map(|p| marker(s, p, color)))?;
             // The legend stands below the labels, where no point can be.
             let y = height as i32 - 14 - 20 * (series.len() - 1 - s) as i32;
-            root.draw(&marker(s, (22, y), colour))?;
+            root.draw(&marker(s, (22, y), color))?;
             let style = ("sans-serif", 13).into_font().color(&BLACK).pos(Pos::new(HPos::Left, VPos::Center));
             root.draw(&Text::new((*name).to_owned(), (34, y), style))?;
         }
@@ -192,7 +192,7 @@ fn decade(x: f64, round: impl Fn(f64) -> f64) -> f64 {
 fn marker<C: Clone + 'static, DB: DrawingBackend>(
     series: usize,
     at: C,
-    colour: RGBColor,
+    color: RGBColor,
 ) -> DynElement<'static, DB, C>
 where
     for<'a> &'a Circle<C, i32>: PointCollection<'a, C>,
@@ -203,8 +203,8 @@ where
     TriangleMarker<C, i32>: Drawable<DB>,
 {
     match series {
-        0 => Circle::new(at, 5, colour.filled()).into_dyn(),
-        1 => TriangleMarker::new(at, 6, colour.filled()).into_dyn(),
-        _ => Cross::new(at, 5, colour.stroke_width(2)).into_dyn(),
+        0 => Circle::new(at, 5, color.filled()).into_dyn(),
+        1 => TriangleMarker::new(at, 6, color.filled()).into_dyn(),
+        _ => Cross::new(at, 5, color.stroke_width(2)).into_dyn(),
     }
 }

@@ -181,9 +181,9 @@ fn table(report: &Report) -> String {
         }
     }
     let copied = report.tensors.iter().filter(|line| line.stats.is_none()).count();
-    let quantised = report.tensors.len() - copied;
+    let quantized = report.tensors.len() - copied;
     format!(
-        "{}\n{}: {quantised} tensors quantised by {} as {}, {copied} copied unchanged\n",
+        "{}\n{}: {quantized} tensors quantised by {} as {}, {copied} copied unchanged\n",
         table.render(),
         printable(&report.output),
         report.recipe,

@@ -212,10 +212,10 @@ fn ceil_log2_f32(s: f32) -> i32 {
     let Unpacked::Finite { significand, exponent, .. } = Unpacked::from_f32(s) else {
         unreachable!("callers pass finite positive values")
     };
-    let normalised = significand << significand.leading_zeros();
+    let normalized = significand << significand.leading_zeros();
     let k = exponent + 63 - significand.leading_zeros() as i32;
     // δ in units of 2^-23; exact, since an f32 has no more fraction bits.
-    let delta = (normalised << 1) >> 41;
+    let delta = (normalized << 1) >> 41;
     if delta == 0 {
         return k;
     }

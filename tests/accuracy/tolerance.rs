@@ -151,9 +151,9 @@ fn wrong_kernels_do_not() {
     };
     // The scale of the tile before; the scale of the token above; the last tile forgotten.
     let shifted = rescaled(&|s| (0..64).for_each(|i| s.row_mut(i).rotate_left(1)));
-    let neighbour = rescaled(&|s| s.as_mut_slice().rotate_left(8));
+    let neighbor = rescaled(&|s| s.as_mut_slice().rotate_left(8));
     let forgotten = rescaled(&|s| (0..64).for_each(|i| s.row_mut(i)[7] = 0.0));
-    for (what, wrong) in [("shifted", shifted), ("neighbour", neighbour), ("forgotten", forgotten)] {
+    for (what, wrong) in [("shifted", shifted), ("neighbour", neighbor), ("forgotten", forgotten)] {
         let share = used(hopper, &run(&wrong, hopper));
         println!("{what}: {share:.1} times the tolerance");
         assert!(share > 2.0, "{what}: {share}");

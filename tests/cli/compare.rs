@@ -52,7 +52,7 @@ fn what_is_asked_for_and_does_not_exist_says_why() {
 }
 
 #[test]
-fn several_layers_are_summarised_and_plotted() {
+fn several_layers_are_summarized_and_plotted() {
     let folder = Folder::new();
     let file = layer(&folder);
     let plot = folder.text("plot.svg");

@@ -51,15 +51,15 @@ fn the_way_back_is_code_times_scale() {
     for (recipe, format) in
         [("deepseek-v3", None), ("nvfp4-te-1x16", Some("e2m1")), ("e5m6-1x128", Some("e5m6"))]
     {
-        let (quantised, back) = (dir.text("q"), dir.text("back"));
-        stdout(&finegrain(["quantize", &input, &quantised, "--recipe", recipe, "--as", "activation"]));
+        let (quantized, back) = (dir.text("q"), dir.text("back"));
+        stdout(&finegrain(["quantize", &input, &quantized, "--recipe", recipe, "--as", "activation"]));
         let format = format.map_or(vec![], |f| vec!["--format", f]);
         let (tensors, _) = quantize_tensor(&w, "w", &recipe.parse().unwrap(), Role::Activation).unwrap();
         let element = recipe.parse::<Recipe>().unwrap().element;
         let second = tensors.get(2).map(|(_, t)| t);
         let (want, _) = dequantize_tensor(&tensors[0].1, element, &tensors[1].1, second, None).unwrap();
         for to in ["f32", "bf16"] {
-            let args = ["dequantize", &quantised, &back, "--to", to];
+            let args = ["dequantize", &quantized, &back, "--to", to];
             stdout(&finegrain(args.iter().chain(&format)));
             assert_eq!(names(&back), ["ids", "w"], "scales are dropped, other tensors kept");
             let got = TensorFile::open(&back).unwrap().read("w").unwrap().to_f32().unwrap();
@@ -67,14 +67,14 @@ fn the_way_back_is_code_times_scale() {
             assert_eq!(got, want.iter().map(round).collect::<Vec<_>>(), "{recipe} {to}");
         }
         if !format.is_empty() {
-            fails(["dequantize", &quantised, &dir.text("no")], &["tensor 'w'", "--format"]);
+            fails(["dequantize", &quantized, &dir.text("no")], &["tensor 'w'", "--format"]);
         }
     }
     assert_eq!(dir.list(), ["back", "in", "q"]);
 }
 
 #[test]
-fn what_is_not_quantised_is_copied() {
+fn what_is_not_quantized_is_copied() {
     let dir = Folder::new();
     let input = dir.write(
         "in",

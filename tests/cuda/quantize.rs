@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use crate::support::interpreter::{KINDS, Shape, Stored, shape};
 use crate::support::kept;
 use crate::support::trials::{
-    BLOCKS, EDGES, GRANULE, MANY, ROWS, Trial, Values, codes_in_tiles, dequantised_on, kernel,
+    BLOCKS, EDGES, GRANULE, MANY, ROWS, Trial, Values, codes_in_tiles, dequantized_on, kernel,
     made_up_recipes, recipes,
 };
 use finegrain::cuda::kernels::{Kernel, SOURCES, Source};
@@ -115,7 +115,7 @@ fn values_have_the_reference_bits() {
             for (i, stored) in Stored::all(None).enumerate() {
                 let x = codes_in_tiles(shape.rows, shape.cols, 5 * n + i, stored.bytes(), granule);
                 for name in ["dequantize_e4m3_f32", "dequantize_e4m3_bf16"] {
-                    let outcome = dequantised(name, shape, &x, stored);
+                    let outcome = dequantized(name, shape, &x, stored);
                     compared +=
                         outcome.unwrap_or_else(|why| panic!("{shape:?}, {granule}, {stored:?}: {why}")).0;
                     launches += 1;
@@ -126,13 +126,13 @@ fn values_have_the_reference_bits() {
     println!("dequantize: {compared} values in {launches} launches");
 }
 
-fn dequantised(
+fn dequantized(
     name: &str,
     shape: Shape,
     x: &ScaledMatrix,
     stored: Stored,
 ) -> Result<(usize, Report), String> {
-    dequantised_on(module(kernel(name)), name, shape, x, stored)
+    dequantized_on(module(kernel(name)), name, shape, x, stored)
 }
 
 /// On aligned shapes whole warps move 16 bytes a lane without gaps, and only scales go in narrow accesses. Codes pass through
@@ -165,7 +165,7 @@ fn memory_is_touched_as_planned() {
         let x = codes_in_tiles(shape.rows, shape.cols, 0, false, Granule::TILE_1X128);
         let trial = Trial { kernel, shape, recipe: &Recipe::DEEPSEEK_V3, stored, values: Values::Kinds(0) };
         let result = if name.starts_with("dequantize") {
-            dequantised(name, shape, &x, stored)
+            dequantized(name, shape, &x, stored)
         } else {
             trial.on(module(kernel))
         };

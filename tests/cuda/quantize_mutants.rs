@@ -5,7 +5,7 @@ use crate::support::interpreter::{Stored, shape};
 use crate::support::mutant::{Mutant, survivors};
 use crate::support::quantize_bugs::MUTANTS;
 use crate::support::trials::{
-    BLOCKS, EDGES, MANY, ROWS, Trial, Values, codes_in_tiles, dequantised_on, kernel, made_up_recipes,
+    BLOCKS, EDGES, MANY, ROWS, Trial, Values, codes_in_tiles, dequantized_on, kernel, made_up_recipes,
     recipes,
 };
 use finegrain::cuda::kernels::Desc;
@@ -26,7 +26,7 @@ fn solve(mutant: &Mutant, module: &Module) -> Result<(), String> {
             for (i, &shape) in shapes.iter().enumerate() {
                 for stored in Stored::all(None) {
                     let x = codes_in_tiles(shape.rows, shape.cols, i, stored.bytes(), granule);
-                    dequantised_on(module, kernel.name, shape, &x, stored)?;
+                    dequantized_on(module, kernel.name, shape, &x, stored)?;
                 }
             }
         }

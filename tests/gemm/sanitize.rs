@@ -79,7 +79,7 @@ fn kernels_that_read_padding_are_caught() {
     assert_eq!(caught(&right), []);
 
     // The last valid row of each group takes the scale of the row below it: for group 0 and 1, a padding row.
-    let neighbour = |o: &GroupedOperands| {
+    let neighbor = |o: &GroupedOperands| {
         let mut d = right(o)?;
         let scales = o.a()[0].view();
         for i in [2, 12] {
@@ -88,7 +88,7 @@ fn kernels_that_read_padding_are_caught() {
         }
         Ok(d)
     };
-    assert_eq!(caught(&neighbour), Poison::ALL.map(|p| (p, 2, (2, 0))));
+    assert_eq!(caught(&neighbor), Poison::ALL.map(|p| (p, 2, (2, 0))));
 
     // A tile's valid rows see its padding rows, masked by multiplying with 0: harmless but for what is not finite.
     let masked_by_zero = |o: &GroupedOperands| {

@@ -186,7 +186,7 @@ fn dequantizes(what: &str, x: ScaledRef<'_>) -> usize {
 }
 
 #[test]
-fn dequantising_every_recipe() {
+fn dequantizing_every_recipe() {
     let mut ran = 0;
     for (k, fill) in FILLS.into_iter().enumerate() {
         let x = matrix(fill, 131, 281, 20 + k as u64);
@@ -204,7 +204,7 @@ fn dequantising_every_recipe() {
 
 /// All codes of every format under scales that overflow, underflow and are not finite; without scales.
 #[test]
-fn dequantising_every_code() {
+fn dequantizing_every_code() {
     let scales = [1.0, -0.0, 1e-38, 3e-41, 2.5e38, -1.5, f32::INFINITY, f32::NAN, 0.1];
     for &format in Format::ALL.iter().filter(|f| f.spec().bits() <= 16 && **f != Format::E8M0) {
         let bits = format.spec().bits();
@@ -251,7 +251,7 @@ fn dequantizes_gapless(what: &str, x: ScaledRef<'_>, offsets: &[usize]) -> usize
 /// Rows enough of a block that its scale is multiplied by all codes beforehand: every code under scales of all kinds, blocks
 /// that end within groups of codes, rows without gaps and with.
 #[test]
-fn dequantising_blocks() {
+fn dequantizing_blocks() {
     let finite = [1.0, -0.0, 1e-38, 3e-41, 2.5e38, -1.5, 0.1, -2e-40, 3.0];
     let all = [1.0, f32::INFINITY, 0.5, f32::NAN, -2.0, 1e-38, 7.0, 0.0, -1.0];
     let formats = Format::ALL.iter().filter(|f| f.spec().bits() <= 8 && **f != Format::E8M0);
@@ -279,7 +279,7 @@ fn dequantising_blocks() {
 
 /// Results that go past the cache, from addresses that are aligned and that are not, with NaN here and there.
 #[test]
-fn dequantising_past_the_cache() {
+fn dequantizing_past_the_cache() {
     let (rows, cols) = (1000, 11520);
     let code = |i: usize, j: usize| match (i * cols + j) % 4999 {
         0 => 0xFF,
@@ -296,7 +296,7 @@ fn dequantising_past_the_cache() {
 
 /// Requantising to the transpose equals dequantising, transposing and quantising by the reference.
 #[test]
-fn requantising_to_the_transpose() {
+fn requantizing_to_the_transpose() {
     for (fill, rows, cols) in [(Fill::Wide, 300, 200), (Fill::Specials, 129, 65), (Fill::Sparse, 64, 64)] {
         let x = matrix(fill, rows, cols, 30);
         for recipe in recipes() {

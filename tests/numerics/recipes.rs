@@ -200,7 +200,7 @@ fn input_types_and_strides_do_not_matter() {
 
 /// Requantising to the transpose is dequantise, transpose, quantise; power-of-two scales lose nothing that fits.
 #[test]
-fn requantising_to_the_transpose() {
+fn requantizing_to_the_transpose() {
     let x = Matrix::from_fn(200, 384, |i, j| ((i * 31 + j * 17) % 97) as f32 * 0.25 - 12.0);
     for recipe in [Recipe::DEEPSEEK_V3, Recipe::TE] {
         let quantizer = Quantizer::new(recipe);
@@ -229,7 +229,7 @@ fn square_blocks_transpose() {
 }
 
 #[test]
-fn empty_matrices_quantise() {
+fn empty_matrices_quantize() {
     for recipe in Recipe::ALL {
         for (rows, cols) in [(0, 5), (5, 0), (0, 0)] {
             let x = Matrix::filled(rows, cols, 0f32);

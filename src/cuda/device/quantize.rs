@@ -15,7 +15,7 @@ use crate::scaled::layout::{ScaleLayout, to_e8m0};
 use crate::scaled::{Codes, CodesRef, Granule, ScaleGrid, ScaleGridRef, ScaledMatrix, ScaledRef, Scales};
 
 /// A launch of a quantise kernel: what all of them take after their inputs, and what they leave.
-struct Quantisation<'r> {
+struct Quantization<'r> {
     kernel: String,
     recipe: &'r Recipe,
     granule: Granule,
@@ -62,7 +62,7 @@ impl<D: Driver> Cuda<D> {
             Role::Weight => ("128x128", recipe.weight),
             Role::Transposed => ("128x1", recipe.activation),
         };
-        let job = Quantisation {
+        let job = Quantization {
             kernel: format!("quantize_{geometry}_{}", T::NAME),
             recipe,
             granule,
@@ -75,7 +75,7 @@ impl<D: Driver> Cuda<D> {
             let args = vec![self.address(&memory), Arg::I64(x.cols() as i64)];
             Ok((vec![memory], args))
         };
-        self.quantised(&job, inputs, || Ok(Quantizer::new(*recipe).quantize(x, role)?.matrix))
+        self.quantized(&job, inputs, || Ok(Quantizer::new(*recipe).quantize(x, role)?.matrix))
     }
 
     /// SwiGLU and quantisation in one pass, in 1×128 tiles: the codes and scales of
@@ -93,7 +93,7 @@ impl<D: Driver> Cuda<D> {
             let ((rows, cols), (r, c)) = (gate.shape(), up.shape());
             return Err(Error::Shape(format!("gate is {rows}x{cols}, up is {r}x{c}: they must agree")));
         }
-        let job = Quantisation {
+        let job = Quantization {
             kernel: format!("swiglu_quantize_1x128_{}", T::NAME),
             recipe,
             granule: recipe.activation,
@@ -107,7 +107,7 @@ impl<D: Driver> Cuda<D> {
             let args = vec![self.address(&gate), ld, self.address(&up), ld];
             Ok((vec![gate, up], args))
         };
-        self.quantised(&job, inputs, || {
+        self.quantized(&job, inputs, || {
             Ok(Quantizer::new(*recipe).activation(swiglu(gate, up)?.view())?.matrix)
         })
     }
@@ -123,7 +123,7 @@ impl<D: Driver> Cuda<D> {
                 "requantize_transpose_e4m3 reads tiles of 1x128, not {granule}"
             )));
         }
-        let job = Quantisation {
+        let job = Quantization {
             kernel: "requantize_transpose_e4m3".to_owned(),
             recipe,
             granule: recipe.activation,
@@ -136,18 +136,18 @@ impl<D: Driver> Cuda<D> {
             let args = vec![self.address(&codes), Arg::I64(x.shape().1 as i64), Arg::Scales(grid)];
             Ok((vec![codes, scales], args))
         };
-        self.quantised(&job, inputs, || Ok(Quantizer::new(*recipe).requantize_transposed(x)?.matrix))
+        self.quantized(&job, inputs, || Ok(Quantizer::new(*recipe).requantize_transposed(x)?.matrix))
     }
 
     /// Runs a quantise kernel. `inputs` gives the memory that its first arguments name, and these; `empty` is what an
     /// empty input gives, for which there is nothing to launch.
-    fn quantised(
+    fn quantized(
         &self,
-        job: &Quantisation<'_>,
+        job: &Quantization<'_>,
         inputs: impl FnOnce() -> Result<(Vec<D::Memory>, Vec<Arg>)>,
         empty: impl FnOnce() -> Result<ScaledMatrix>,
     ) -> Result<ScaledMatrix> {
-        let Quantisation { kernel: name, recipe, granule, shape: (rows, cols), transposed, scales } = job;
+        let Quantization { kernel: name, recipe, granule, shape: (rows, cols), transposed, scales } = job;
         let recipe_args = RecipeArgs::try_from(*recipe)?;
         let expected = if name.contains("128x128") { Granule::BLOCK_128X128 } else { Granule::TILE_1X128 };
         if *granule != expected {

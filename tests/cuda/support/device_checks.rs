@@ -31,7 +31,7 @@ fn with_bytes(x: ScaledMatrix) -> ScaledMatrix {
 const RECIPES: [&str; 4] = ["deepseek-v3", "deepseek-v3-ue8m0", "te", "deepgemm"];
 const ROLES: [Role; 3] = [Role::Activation, Role::Weight, Role::Transposed];
 
-fn quantised<T: Float, D: Driver>(gpu: &Cuda<D>, x: MatRef<'_, T>) -> usize {
+fn quantized<T: Float, D: Driver>(gpu: &Cuda<D>, x: MatRef<'_, T>) -> usize {
     let mut compared = 0;
     for name in RECIPES {
         let recipe: &Recipe = &name.parse().unwrap();
@@ -55,7 +55,7 @@ pub fn casts<D: Driver>(gpu: &Cuda<D>, shapes: &[(usize, usize)]) -> usize {
     let mut compared = 0;
     for (seed, &(rows, cols)) in shapes.iter().enumerate() {
         let x = sample(rows, cols, 2 * seed as u64 + 1);
-        compared += quantised(gpu, x.view()) + quantised(gpu, narrow(&x).view());
+        compared += quantized(gpu, x.view()) + quantized(gpu, narrow(&x).view());
 
         let up = sample(rows, cols, 2 * seed as u64 + 77).map(|v| v * 0.01);
         let recipe = &Recipe::DEEPSEEK_V3;

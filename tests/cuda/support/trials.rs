@@ -61,7 +61,7 @@ struct Outcome {
 
 /// Runs a quantiser: `inputs` are its arguments before the number of rows; codes come as a matrix of `out`, scales as one of
 /// `grid`, both row-major.
-fn quantise(
+fn quantize(
     module: &Module,
     kernel: &Kernel,
     shape: Shape,
@@ -190,7 +190,7 @@ impl Trial {
         };
         let launch = |q: &ScaledMatrix, inputs: &dyn Fn(&mut Device) -> Vec<Arg>| {
             let shapes = (q.shape(), q.scales().unwrap().grid.view().shape());
-            quantise(module, kernel, shape, shapes, recipe, stored, inputs)
+            quantize(module, kernel, shape, shapes, recipe, stored, inputs)
         };
         let (tile, column) = (Granule::TILE_1X128, Granule::TILE_1X128.transposed());
         let (want, got) = if name.starts_with("swiglu") {
@@ -308,7 +308,7 @@ pub const BLOCKS: [Shape; 5] = [
     shape(1, 1, [0, 0], [0, 0]),
 ];
 
-pub fn dequantised_on(
+pub fn dequantized_on(
     module: &Module,
     name: &str,
     shape: Shape,
@@ -316,11 +316,11 @@ pub fn dequantised_on(
     stored: Stored,
 ) -> Result<(usize, Report), String> {
     let kernel = kernel(name);
-    let of = if name.ends_with("_bf16") { dequantise::<bf16> } else { dequantise::<f32> };
+    let of = if name.ends_with("_bf16") { dequantize::<bf16> } else { dequantize::<f32> };
     of(module, kernel, shape, x, stored)
 }
 
-fn dequantise<T: Float>(
+fn dequantize<T: Float>(
     module: &Module,
     kernel: &Kernel,
     shape: Shape,

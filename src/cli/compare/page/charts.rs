@@ -5,7 +5,7 @@ use std::fmt::Write;
 use crate::accuracy::{TILE, TileError};
 
 use super::super::report::{digits, short};
-use super::{COLOURS, Escaped, key, numbers};
+use super::{COLORS, Escaped, key, numbers};
 use crate::cli::plot::Chart;
 
 /// Pixels of a tile before the picture is scaled to its place.
@@ -120,12 +120,12 @@ pub(super) fn line_chart(chart: &Chart) -> String {
         HEIGHT - 8.0,
         Escaped(&chart.x)
     );
-    for (s, ((name, points), colour)) in chart.lines.iter().zip(COLOURS).enumerate() {
+    for (s, ((name, points), color)) in chart.lines.iter().zip(COLORS).enumerate() {
         let shown: Vec<(f64, f64)> = points.iter().copied().filter(|p| p.1 > 0.0).collect();
         let path: Vec<String> = shown.iter().map(|p| format!("{:.1},{:.1}", x(p.0), y(p.1))).collect();
         let _ = write!(
             svg,
-            "<polyline class=\"curve\" style=\"stroke:{colour}\" points=\"{}\"/>",
+            "<polyline class=\"curve\" style=\"stroke:{color}\" points=\"{}\"/>",
             path.join(" ")
         );
         for p in shown {
@@ -135,17 +135,17 @@ pub(super) fn line_chart(chart: &Chart) -> String {
             let _ = match s {
                 0 => write!(
                     svg,
-                    "<circle cx=\"{cx:.1}\" cy=\"{cy:.1}\" r=\"3.5\" style=\"fill:{colour}\">{title}</circle>"
+                    "<circle cx=\"{cx:.1}\" cy=\"{cy:.1}\" r=\"3.5\" style=\"fill:{color}\">{title}</circle>"
                 ),
                 1 => write!(
                     svg,
-                    "<rect x=\"{:.1}\" y=\"{:.1}\" width=\"7\" height=\"7\" style=\"fill:{colour}\">{title}</rect>",
+                    "<rect x=\"{:.1}\" y=\"{:.1}\" width=\"7\" height=\"7\" style=\"fill:{color}\">{title}</rect>",
                     cx - 3.5,
                     cy - 3.5
                 ),
                 _ => write!(
                     svg,
-                    "<path d=\"M{cx:.1} {:.1}l4.5 8h-9z\" style=\"fill:{colour}\">{title}</path>",
+                    "<path d=\"M{cx:.1} {:.1}l4.5 8h-9z\" style=\"fill:{color}\">{title}</path>",
                     cy - 5.0
                 ),
             };

@@ -20,7 +20,7 @@ use super::{BudgetLine, Layer};
 const STYLE: &str = include_str!("style.css");
 
 /// Colours of the three results, of series, and of the stages of a budget.
-const COLOURS: [&str; 6] = ["var(--c0)", "var(--c1)", "var(--c2)", "var(--c3)", "var(--c4)", "var(--c5)"];
+const COLORS: [&str; 6] = ["var(--c0)", "var(--c1)", "var(--c2)", "var(--c3)", "var(--c4)", "var(--c5)"];
 
 /// Tiles in the table of the worst.
 const WORST: usize = 5;
@@ -91,10 +91,10 @@ fn section(layer: &Layer) -> String {
 }
 
 fn key<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
-    let item = |(name, colour): (&str, &str)| {
-        format!("<li><i style=\"background:{colour}\"></i>{}</li>", Escaped(name))
+    let item = |(name, color): (&str, &str)| {
+        format!("<li><i style=\"background:{color}\"></i>{}</li>", Escaped(name))
     };
-    let items: String = names.into_iter().zip(COLOURS).map(item).collect();
+    let items: String = names.into_iter().zip(COLORS).map(item).collect();
     format!("<ul class=\"key\" aria-hidden=\"true\">{items}</ul>\n")
 }
 
@@ -135,10 +135,10 @@ impl Scale {
     }
 }
 
-fn bar(colour: &str, length: f64, label: &str, value: &str) -> String {
+fn bar(color: &str, length: f64, label: &str, value: &str) -> String {
     format!(
         "<div class=\"bar\"><div class=\"track\" role=\"img\" aria-label=\"{label} {value}\" title=\"{label} \
-         {value}\"><div class=\"fill\" style=\"width:{length:.1}%;background:{colour}\"></div></div>\
+         {value}\"><div class=\"fill\" style=\"width:{length:.1}%;background:{color}\"></div></div>\
          <span class=\"value\">{value}</span></div>"
     )
 }
@@ -163,9 +163,9 @@ fn ranking(layer: &Layer) -> String {
         key(passes.iter().map(|p| p.result()))
     );
     for row in measured {
-        let bars = passes.iter().zip(COLOURS).filter_map(|(pass, colour)| {
+        let bars = passes.iter().zip(COLORS).filter_map(|(pass, color)| {
             let value = error(row, *pass)?;
-            Some(bar(colour, scale.length(value), pass.result(), &format!("{} %", digits(value))))
+            Some(bar(color, scale.length(value), pass.result(), &format!("{} %", digits(value))))
         });
         text += &named(&row.scheme, &row.accumulation, &bars.collect::<String>());
     }
@@ -182,7 +182,7 @@ fn over_all(layers: &[Layer]) -> String {
     );
     for row in rows {
         let value = format!("{} %", digits(row.error));
-        let bar = bar(COLOURS[0], scale.length(row.error), "mean error", &value);
+        let bar = bar(COLORS[0], scale.length(row.error), "mean error", &value);
         text += &named(&row.recipe, &row.arithmetic, &bar);
     }
     text + "</div>\n</section>\n"
@@ -201,7 +201,7 @@ fn stack(shares: &[(usize, f64)]) -> String {
         let name = stage_names().nth(at).unwrap_or_default();
         format!(
             "<span class=\"{class}\" style=\"width:{width:.2}%;background-color:{}\" title=\"{name} {} %\"></span>",
-            COLOURS[at],
+            COLORS[at],
             share(s)
         )
     };
