@@ -12,9 +12,7 @@
 //!
 //! ```
 //! use finegrain::accuracy::ErrorMetrics;
-//! use finegrain::gemm::{Accumulation, GemmProblem};
-//! use finegrain::matrix::Matrix;
-//! use finegrain::quant::{Quantizer, Recipe};
+//! use finegrain::{Accumulation, GemmProblem, Matrix, Quantizer, Recipe};
 //!
 //! let x = Matrix::from_fn(4, 512, |t, c| ((t * 71 + c * 13) % 97) as f32 * 0.1 - 2.0);
 //! let w = Matrix::from_fn(256, 512, |o, c| ((o * 29 + c * 7) % 89) as f32 * 0.01 - 0.2);
@@ -77,6 +75,11 @@ pub mod vectors;
 
 pub use engine::Engine;
 pub use error::{Error, Result};
+pub use formats::Format;
+pub use gemm::{Accumulation, GemmProblem};
+pub use matrix::{MatRef, Matrix};
+pub use quant::{Quantizer, Recipe, Role};
+pub use scaled::{Granule, ScaledMatrix, ScaledRef};
 
 // Their examples are tests.
 #[cfg(all(doctest, feature = "cli"))]

@@ -4,7 +4,7 @@
 //! inside its slice.
 #![forbid(unsafe_code)]
 
-use std::ops::Range;
+use std::ops::{Index, IndexMut, Range};
 
 use crate::error::{Error, Result};
 
@@ -129,6 +129,43 @@ impl<T: Clone> Matrix<T> {
     pub fn filled(rows: usize, cols: usize, value: T) -> Self {
         let len = rows.checked_mul(cols).expect("matrix size overflows usize");
         Matrix { data: vec![value; len], rows, cols }
+    }
+}
+
+/// Element (row, column).
+///
+/// ```
+/// use finegrain::matrix::Matrix;
+/// let mut m = Matrix::from_fn(2, 3, |i, j| 10 * i + j);
+/// m[(1, 2)] += 100;
+/// assert_eq!((m[(1, 2)], m.view()[(0, 1)]), (112, 1));
+/// ```
+///
+/// # Panics
+/// If there is no such row or column.
+impl<T> Index<(usize, usize)> for Matrix<T> {
+    type Output = T;
+
+    fn index(&self, (i, j): (usize, usize)) -> &T {
+        &self.row(i)[j]
+    }
+}
+
+impl<T> IndexMut<(usize, usize)> for Matrix<T> {
+    fn index_mut(&mut self, (i, j): (usize, usize)) -> &mut T {
+        &mut self.row_mut(i)[j]
+    }
+}
+
+/// Element (row, column).
+///
+/// # Panics
+/// If there is no such row or column.
+impl<T> Index<(usize, usize)> for MatRef<'_, T> {
+    type Output = T;
+
+    fn index(&self, (i, j): (usize, usize)) -> &T {
+        &self.row(i)[j]
     }
 }
 

@@ -39,11 +39,10 @@
 //! ```
 //! use finegrain::formats::Format;
 //! use finegrain::gemm::{Accumulation, GemmProblem};
-//! use finegrain::matrix::MatRef;
-//! use finegrain::scaled::{CodesRef, ScaledRef};
+//! use finegrain::scaled::ScaledRef;
 //! let (ones, twos) = ([0x38u8; 4 * 256], [0x40u8; 3 * 256]); // E4M3 codes of 1 and 2
-//! let a = ScaledRef::new(Format::E4M3, CodesRef::Bytes(MatRef::new(&ones, 4, 256)?), None)?;
-//! let b = ScaledRef::new(Format::E4M3, CodesRef::Bytes(MatRef::new(&twos, 3, 256)?), None)?;
+//! let a = ScaledRef::from_codes(Format::E4M3, &ones, 4, 256)?;
+//! let b = ScaledRef::from_codes(Format::E4M3, &twos, 3, 256)?;
 //! let d = GemmProblem::nt(a, b)?.with_accumulation(Accumulation::HOPPER.promoted::<128>())?.run()?;
 //! assert_eq!(d.shape(), (4, 3));
 //! assert!(d.as_slice().iter().all(|&x| x == 512.0));

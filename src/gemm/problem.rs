@@ -19,14 +19,11 @@ use crate::scaled::{Granule, ScaleGridRef, ScaledRef};
 /// ```
 /// use finegrain::formats::Format;
 /// use finegrain::gemm::{Accumulation, GemmProblem};
-/// use finegrain::matrix::{MatRef, Matrix};
-/// use finegrain::scaled::{CodesRef, Granule, ScaleGridRef, ScaledRef, ScalesRef};
+/// use finegrain::scaled::{Granule, ScaledRef};
 /// let codes = [0x38u8; 2 * 256]; // 1.0 in E4M3
-/// let scales = Matrix::from_vec(2, 2, vec![1.0f32, 2.0, 3.0, 4.0])?;
-/// let tiles = ScalesRef { granule: Granule::TILE_1X128, grid: ScaleGridRef::F32(scales.view()), tensor: 1.0 };
-/// let codes = CodesRef::Bytes(MatRef::new(&codes, 2, 256)?);
-/// let x = ScaledRef::new(Format::E4M3, codes, Some(tiles))?;
-/// let w = ScaledRef::new(Format::E4M3, codes, None)?;
+/// let scales = [1.0f32, 2.0, 3.0, 4.0];
+/// let x = ScaledRef::from_slices(Format::E4M3, &codes, 2, 256, &scales, Granule::TILE_1X128)?;
+/// let w = ScaledRef::from_codes(Format::E4M3, &codes, 2, 256)?;
 /// let problem = GemmProblem::nt(x, w)?;
 /// assert_eq!(problem.run()?.row(1), [896.0, 896.0]); // 128·3 + 128·4
 ///

@@ -13,10 +13,12 @@ mod granule;
 mod groups;
 pub mod layout;
 mod parts;
+mod slices;
 pub(crate) mod trial;
 
 pub use granule::Granule;
 pub(crate) use parts::Scratch as DequantizeScratch;
+pub use slices::{CodeElement, ScaleSlice};
 
 use std::ops::Range;
 
@@ -98,15 +100,9 @@ pub struct ScaledMatrix {
 ///
 /// ```
 /// use finegrain::formats::Format;
-/// use finegrain::matrix::{MatRef, Matrix};
-/// use finegrain::scaled::{CodesRef, Granule, ScaleGridRef, ScaledRef, ScalesRef};
+/// use finegrain::scaled::{Granule, ScaledRef};
 /// let codes = [0x38u8; 256]; // 1.0 in E4M3
-/// let scales = Matrix::from_vec(1, 2, vec![0.5f32, 2.0])?;
-/// let x = ScaledRef::new(
-///     Format::E4M3,
-///     CodesRef::Bytes(MatRef::new(&codes, 1, 256)?),
-///     Some(ScalesRef { granule: Granule::TILE_1X128, grid: ScaleGridRef::F32(scales.view()), tensor: 1.0 }),
-/// )?;
+/// let x = ScaledRef::from_slices(Format::E4M3, &codes, 1, 256, &[0.5, 2.0], Granule::TILE_1X128)?;
 /// assert_eq!(x.dequantize()?.row(0)[127..129], [0.5, 2.0]);
 /// # Ok::<(), finegrain::Error>(())
 /// ```

@@ -123,11 +123,8 @@ pub(super) fn line_chart(chart: &Chart) -> String {
     for (s, ((name, points), color)) in chart.lines.iter().zip(COLORS).enumerate() {
         let shown: Vec<(f64, f64)> = points.iter().copied().filter(|p| p.1 > 0.0).collect();
         let path: Vec<String> = shown.iter().map(|p| format!("{:.1},{:.1}", x(p.0), y(p.1))).collect();
-        let _ = write!(
-            svg,
-            "<polyline class=\"curve\" style=\"stroke:{color}\" points=\"{}\"/>",
-            path.join(" ")
-        );
+        let _ =
+            write!(svg, "<polyline class=\"curve\" style=\"stroke:{color}\" points=\"{}\"/>", path.join(" "));
         for p in shown {
             let title = format!("<title>{}, {}: {} %</title>", Escaped(name), p.0, short(p.1));
             let (cx, cy) = (x(p.0), y(p.1));
