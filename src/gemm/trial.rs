@@ -43,5 +43,5 @@ pub(crate) fn in_f32(m: usize) -> Trial {
 
 /// An emulated product.
 pub(crate) fn emulated() -> Trial {
-    product(EMULATED, Accumulation::HOPPER, Emulated::on)
+    product(EMULATED, Accumulation::HOPPER.promoted::<128>(), Emulated::on)
 }
