@@ -3,9 +3,12 @@
 use crate::common::operands::{e8m0, scaled};
 use finegrain::Engine;
 use finegrain::formats::Format;
-use finegrain::gemm::Arithmetic;
 use finegrain::gemm::sanitize::{GroupedOperands, Groups, LayoutRules, Poison, Rule, Violation, sanitize};
+use finegrain::gemm::{
+    Arithmetic, GemmBackend, GemmPlan, GemmProblem, GroupedForm, GroupedProblem, Model, Output, Reference,
+};
 use finegrain::matrix::Matrix;
+use finegrain::parallel::Watch;
 use finegrain::scaled::layout::ScaleLayout;
 use finegrain::scaled::{Codes, Granule, ScaleGrid, ScaledMatrix, Scales};
 
@@ -67,6 +70,73 @@ fn no_backend_reads_padding() {
 /// What a right kernel computes, as the base of wrong ones.
 fn right(operands: &GroupedOperands) -> finegrain::Result<Matrix<f32>> {
     operands.problem()?.run()
+}
+
+/// A backend that is right group by group, and whose grouped kernel reads one row too far.
+struct OneRowTooFar;
+
+struct GroupedPlan<'p>(&'p GroupedProblem<'p>);
+
+impl GemmBackend for OneRowTooFar {
+    fn name(&self) -> &'static str {
+        "one-row-too-far"
+    }
+
+    fn models(&self) -> Vec<Model> {
+        Reference.models()
+    }
+
+    fn plan<'p>(&'p self, problem: &'p GemmProblem<'p>) -> finegrain::Result<Box<dyn GemmPlan + 'p>> {
+        Reference.plan(problem)
+    }
+
+    fn plan_grouped<'p>(
+        &'p self,
+        problem: &'p GroupedProblem<'p>,
+    ) -> finegrain::Result<Box<dyn GemmPlan + 'p>> {
+        Ok(Box::new(GroupedPlan(problem)))
+    }
+}
+
+impl std::fmt::Display for GroupedPlan<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("all groups at once, one row too far")
+    }
+}
+
+impl GemmPlan for GroupedPlan<'_> {
+    fn backend(&self) -> &'static str {
+        OneRowTooFar.name()
+    }
+
+    fn run(&self, out: Output<'_>, watch: &Watch<'_>) -> finegrain::Result<()> {
+        let Output::F32(mut d) = out else { unreachable!("the sanitiser reads f32") };
+        Reference.run_grouped(self.0, Output::F32(d.reborrow()), watch)?;
+        let GroupedForm::Contiguous { a, .. } = self.0.form() else { return Ok(()) };
+        let last = self.0.parts()[0].rows().end;
+        let below = a.row_range(last, last + 1).dequantize()?;
+        d.row_mut(last - 1)[0] += 0.0 * below.row(0)[0];
+        Ok(())
+    }
+}
+
+/// The grouped kernel of a backend is what runs, not one product a group.
+#[test]
+fn a_leak_of_the_grouped_kernel_alone_is_caught() {
+    let operands = contiguous(Granule::TILE_1X128);
+    let leaks = |grouped: bool| {
+        let kernel = |operands: &GroupedOperands| {
+            let problem = operands.problem()?;
+            let (rows, cols) = problem.output_shape();
+            let mut d = Matrix::filled(rows, cols, 0.0);
+            let backend: &dyn GemmBackend = if grouped { &OneRowTooFar } else { &Reference };
+            backend.run_grouped(&problem, Output::F32(d.view_mut()), &Watch::NONE)?;
+            Ok(d)
+        };
+        sanitize(&operands, &kernel).unwrap()
+    };
+    assert_eq!(leaks(false), []);
+    assert!(leaks(true).iter().any(|leak| (leak.poison, leak.rows, leak.first) == (Poison::Nan, 1, (2, 0))));
 }
 
 #[test]
