@@ -1,5 +1,7 @@
 //! Promotion: a partial sum meets its scales and the accumulator.
 
+use finegrain_cpu::gemm as cpu;
+
 use crate::name::by_name;
 
 /// The order in which a partial sum p, its scales sa and sb and the accumulator meet; fl is one f32 rounding. With
@@ -40,6 +42,17 @@ impl Promotion {
             Promotion::ScalesFirst => (sa * sb).mul_add(partial, acc),
             Promotion::PartialFirst => (partial * sa).mul_add(sb, acc),
             Promotion::Unfused => acc + partial * sa * sb,
+        }
+    }
+}
+
+/// The same order, as the CPU's kernels name it.
+impl From<Promotion> for cpu::Promotion {
+    fn from(promotion: Promotion) -> cpu::Promotion {
+        match promotion {
+            Promotion::ScalesFirst => cpu::Promotion::ScalesFirst,
+            Promotion::PartialFirst => cpu::Promotion::PartialFirst,
+            Promotion::Unfused => cpu::Promotion::Unfused,
         }
     }
 }

@@ -51,6 +51,7 @@ pub use gemv::gemv;
 pub use microkernel::{Micropanels, microkernel};
 pub use pack::{Codes, PACK_EXCESS, pack_a, pack_b};
 pub use promote::Promotion;
+pub(crate) use promote::promote;
 pub use side_by_side::{
     Accumulators, Columns, GEMV_ROWS, INTERVALS, Intervals, Scales, SideBySide, pack_side_by_side,
 };

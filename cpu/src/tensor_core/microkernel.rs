@@ -22,19 +22,9 @@
 use super::groups::Groups;
 use super::products::Products;
 use super::terms::{Narrow, Wide};
-use super::{B_REGISTERS, Core, Kernel, Panel, Step};
+use super::{B_REGISTERS, Core, Kernel, Panel, groups, words};
+use crate::gemm::{IntervalPart, Promotion, promote};
 use crate::simd::{Fused, FusedWork, Isa};
-
-/// How a partial sum p joins the accumulator with the scales a and b.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Promotion {
-    /// fma(fl(a·b), p, acc).
-    ScalesFirst,
-    /// fma(fl(p·a), b, acc).
-    PartialFirst,
-    /// acc + fl(fl(p·a)·b).
-    Unfused,
-}
 
 /// Scales of promotion: for each promotion of a block those of rows, `stride` elements apart.
 #[derive(Clone, Copy, Debug)]
@@ -53,7 +43,7 @@ pub struct Micropanels<'a> {
     /// The tensor core.
     pub core: Core,
     /// The steps of the block.
-    pub steps: &'a [Step],
+    pub steps: &'a [IntervalPart],
     /// The micropanel of A.
     pub a: Panel<'a>,
     /// Rows in it that exist.
@@ -151,21 +141,23 @@ impl<K: StepKernel, const ONE_ROW: bool> Multiply<'_, '_, K, ONE_ROW> {
             if step.starts {
                 c = [[s.splat(0.0); B_REGISTERS]; MR];
             }
-            (place.len, place.groups) = (step.k.len(), step.groups());
+            (place.len, place.groups) = (step.k.len(), groups(step));
             c = self.kernel.step::<S, MR, COUNTS>(s, panels, place, c);
             place.step += 1;
             place.k += place.len;
-            place.word += step.words();
+            place.word += words(step);
             place.group += place.groups;
             if step.ends {
                 let scales_a = &panels.scales_a.values[promotions * panels.scales_a.stride + row..][..MR];
-                let scales_b =
-                    load(s, &panels.scales_b.values[promotions * panels.scales_b.stride..][..width]);
+                let scales_b = &panels.scales_b.values[promotions * panels.scales_b.stride..][..width];
+                let scales_b = load(s, scales_b);
                 for i in 0..MR {
                     let acc = &mut acc[i * stride..][..width];
-                    let promoted =
-                        promote(s, panels.promotion, load(s, acc), c[i], s.splat(scales_a[i]), scales_b);
-                    store(s, promoted, acc);
+                    let (mut sums, a) = (load(s, acc), s.splat(scales_a[i]));
+                    for v in 0..B_REGISTERS {
+                        sums[v] = promote(s, panels.promotion, sums[v], c[i][v], a, scales_b[v]);
+                    }
+                    store(s, sums, acc);
                 }
                 promotions += 1;
             }
@@ -228,24 +220,4 @@ fn store<S: Fused>(s: S, row: [S::F32; B_REGISTERS], out: &mut [f32]) {
     for v in 0..B_REGISTERS {
         s.store(row[v], &mut out[v * S::LANES..]);
     }
-}
-
-/// [`Promotion`] of a row of a tile.
-#[inline(always)]
-fn promote<S: Fused>(
-    s: S,
-    promotion: Promotion,
-    mut acc: [S::F32; B_REGISTERS],
-    partial: [S::F32; B_REGISTERS],
-    a: S::F32,
-    b: [S::F32; B_REGISTERS],
-) -> [S::F32; B_REGISTERS] {
-    for v in 0..B_REGISTERS {
-        acc[v] = match promotion {
-            Promotion::ScalesFirst => s.mul_add(s.mul(a, b[v]), partial[v], acc[v]),
-            Promotion::PartialFirst => s.mul_add(s.mul(partial[v], a), b[v], acc[v]),
-            Promotion::Unfused => s.add(acc[v], s.mul(s.mul(partial[v], a), b[v])),
-        };
-    }
-    acc
 }

@@ -14,6 +14,8 @@
 //! everything else of the step: 16 + 32 + 20 for 512 products. F up to 14 with L = 32 fits f32; F = 25 takes f64 and
 //! twice the multiply-adds. FP4 sums its groups of 16 exactly in f32, then joins them in f64.
 //!
+//! A step is a part of a promotion interval ([`IntervalPart`]), no longer than L.
+//!
 //! Lanes run over N, rows are blocked, and K is never split, so every lane is the scalar chain. [`pack`] is called once
 //! a micropanel, [`multiply`] once a pair of them.
 
@@ -24,12 +26,11 @@ mod pack;
 mod products;
 mod terms;
 
-use std::ops::Range;
-
 pub use fields::Fields;
-pub use microkernel::{Micropanels, Promotion, ScaleRows, Sums, multiply};
+pub use microkernel::{Micropanels, ScaleRows, Sums, multiply};
 pub use pack::{Source, pack};
 
+use crate::gemm::IntervalPart;
 use crate::simd::{Fused, FusedWork, Isa};
 
 /// Registers of a micropanel of B: one for each byte of an exponent lane.
@@ -115,27 +116,14 @@ pub struct Core {
     pub late: bool,
 }
 
-/// One step of the tensor core.
-#[derive(Clone, Debug)]
-pub struct Step {
-    /// The elements of K that it takes.
-    pub k: Range<usize>,
-    /// Whether a promotion interval begins with it: the chain starts at +0.
-    pub starts: bool,
-    /// Whether a promotion interval ends with it: the chain is promoted.
-    pub ends: bool,
+/// Words of 32 bits that hold one bit for each element of a step.
+pub fn words(step: &IntervalPart) -> usize {
+    step.k.len().div_ceil(WORD)
 }
 
-impl Step {
-    /// Words of 32 bits that hold one bit for each element.
-    pub fn words(&self) -> usize {
-        self.k.len().div_ceil(WORD)
-    }
-
-    /// Groups of FP4 products.
-    pub fn groups(&self) -> usize {
-        self.k.len().div_ceil(GROUP)
-    }
+/// Groups of FP4 products of a step.
+pub fn groups(step: &IntervalPart) -> usize {
+    step.k.len().div_ceil(GROUP)
 }
 
 /// A micropanel: rows of an operand over a block of K, taken apart. All that is said of rows here is of rows one after

@@ -6,7 +6,8 @@ use bytemuck::Pod;
 
 use super::fields::{Fields, nibble};
 use super::terms::{Narrow, Wide};
-use super::{B_REGISTERS, Kernel, PanelMut, Side, Step, WORD};
+use super::{B_REGISTERS, Kernel, PanelMut, Side, WORD};
+use crate::gemm::IntervalPart;
 use crate::simd::{Fused, FusedWork, Isa};
 
 /// Most lanes of any instruction set.
@@ -34,7 +35,7 @@ pub fn pack(
     kernel: Kernel,
     source: &Source<'_>,
     rows: Range<usize>,
-    steps: &[Step],
+    steps: &[IntervalPart],
     panel: PanelMut<'_>,
 ) {
     let (exponents, signs) = (panel.exponents, panel.signs);
@@ -76,7 +77,7 @@ impl Value for f64 {
 struct Pack<'a, V> {
     source: &'a Source<'a>,
     rows: Range<usize>,
-    steps: &'a [Step],
+    steps: &'a [IntervalPart],
     factor: f32,
     values: &'a mut [V],
     exponents: &'a mut [u32],

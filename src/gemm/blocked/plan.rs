@@ -4,7 +4,6 @@ use std::ops::Range;
 
 use finegrain_cpu::gemm::{self as cpu, Codes, GEMV_ROWS, INTERVALS, Intervals};
 
-use super::super::accumulation::Promotion;
 use super::super::intervals::{IntervalPart, cut};
 use super::super::problem::GemmProblem;
 use crate::scaled::{CodesRef, ScaledRef};
@@ -76,11 +75,7 @@ impl<'p> Plan<'p> {
             problem,
             isa,
             geometry,
-            promotion: match problem.accumulation().promotion() {
-                Promotion::ScalesFirst => cpu::Promotion::ScalesFirst,
-                Promotion::PartialFirst => cpu::Promotion::PartialFirst,
-                Promotion::Unfused => cpu::Promotion::Unfused,
-            },
+            promotion: problem.accumulation().promotion().into(),
             mr,
             few_rows,
             k_blocks: k_blocks(&parts, geometry.pair),

@@ -14,6 +14,7 @@ mod plan;
 use std::fmt;
 use std::ops::Range;
 
+use finegrain_cpu::gemm::{Epilogue, RowsMut, epilogue};
 use finegrain_cpu::tensor_core::{self as kernels, Kernel, Micropanels, ScaleRows, Side, Sums};
 
 use self::pack::{Operand, Packed};
@@ -21,8 +22,8 @@ use self::plan::{Block, Plan};
 use super::accumulation::{BlockScales, Model, TensorCore};
 use super::backend::{GemmBackend, GemmPlan, Output};
 use super::problem::GemmProblem;
-use super::reference::{self, Reference, to_bf16};
-use super::tensor_core::NAN;
+use super::reference::{self, Reference};
+use super::tensor_core;
 use super::trial;
 use crate::error::{Error, Result};
 use crate::formats::Specials;
@@ -142,60 +143,34 @@ impl GemmPlan for Plan<'_> {
     }
 
     fn run(&self, out: Output<'_>, watch: &Watch<'_>) -> Result<()> {
-        let problem = self.problem;
         match out {
-            Output::F32(mut m) => {
-                run(self, m.reborrow(), watch, |d| d)?;
-                recompute(problem, m, |part, out| {
-                    Reference.run(part, Output::F32(out.view_mut()), &Watch::NONE)
-                })
+            Output::F32(mut d) => {
+                run(self, d.reborrow(), watch, |rows| RowsMut::F32(rows))?;
+                recompute(self.problem, d, |block| Output::F32(block))
             }
-            Output::Bf16(mut m) => {
-                run(self, m.reborrow(), watch, to_bf16)?;
-                recompute(problem, m, |part, out| {
-                    Reference.run(part, Output::Bf16(out.view_mut()), &Watch::NONE)
-                })
+            Output::Bf16(mut d) => {
+                run(self, d.reborrow(), watch, |rows| RowsMut::Bf16(rows))?;
+                recompute(self.problem, d, |block| Output::Bf16(block))
             }
         }
     }
 }
 
+/// Computes D, block by block.
 fn run<T: Send>(
     plan: &Plan<'_>,
-    out: MatMut<'_, T>,
+    d: MatMut<'_, T>,
     watch: &Watch<'_>,
-    store: impl Fn(f32) -> T + Sync,
+    rows_mut: for<'a, 'd> fn(&'a mut [&'d mut [T]]) -> RowsMut<'a, 'd>,
 ) -> Result<()> {
     let cuts = |size: usize, part: usize| (0..size).step_by(part).chain([size]).collect::<Vec<_>>();
-    let ((m, n), (rows, cols)) = (out.shape(), plan.task);
-    let tasks = out.into_blocks(&cuts(m, rows), &cuts(n, cols));
+    let ((m, n), (rows, cols)) = (d.shape(), plan.task);
+    let tasks = d.into_blocks(&cuts(m, rows), &cuts(n, cols));
     parallel::for_each_part(watch, tasks, &|_, MatBlock { rows, cols, mut parts }: MatBlock<'_, T>| {
-        let sums = Task { plan, rows: rows.clone(), cols: cols.clone() }.sums();
-        finish(plan, rows.start, &cols, &sums, &mut parts, &store);
-        watch.report((rows.len() * cols.len()) as u64 * plan.problem.k() as u64);
+        let task = Task { plan, rows, cols };
+        task.finish(&task.sums(), rows_mut(&mut parts));
+        watch.report((task.rows.len() * task.cols.len()) as u64 * plan.problem.k() as u64);
     })
-}
-
-/// The rest of the contract for a block of D: second-level scale, addend, canonical NaN, store.
-fn finish<T>(
-    plan: &Plan<'_>,
-    first_row: usize,
-    cols: &Range<usize>,
-    sums: &Matrix<f32>,
-    out: &mut [&mut [T]],
-    store: impl Fn(f32) -> T,
-) {
-    let (bare, tensor) = (plan.problem.is_bare_chain(), plan.problem.tensor_scale());
-    let nan = if bare { NAN } else { reference::NAN };
-    let addend = if bare { None } else { plan.problem.addend() };
-    for (i, out) in out.iter_mut().enumerate() {
-        let addend = addend.map(|c| &c.row(first_row + i)[cols.clone()]);
-        for (j, (d, &sum)) in out.iter_mut().zip(sums.row(i)).enumerate() {
-            let scaled = tensor.map_or(sum, |t| sum * t);
-            let added = addend.map_or(scaled, |c| scaled + c[j]);
-            *d = store(if added.is_nan() { nan } else { added });
-        }
-    }
 }
 
 /// A block of D.
@@ -238,6 +213,23 @@ impl Task<'_> {
             }
         }
         if bare { chains } else { acc }
+    }
+
+    /// The rest of the contract: second-level scale, addend, canonical NaN, store.
+    fn finish(&self, sums: &Matrix<f32>, out: RowsMut<'_, '_>) {
+        let Task { plan, rows, cols } = self;
+        let (problem, bare) = (plan.problem, plan.problem.is_bare_chain());
+        // Bare chains begin with it.
+        let addend = if bare { None } else { problem.addend() };
+        let addend = addend.map(|c| c.row_range(rows.start, rows.end).col_range(cols.start, cols.end));
+        let x = Epilogue {
+            acc: sums.as_slice(),
+            stride: sums.cols(),
+            tensor_scale: problem.tensor_scale(),
+            addend: addend.as_ref().map(|c| (c.strided(), c.stride())),
+            nan: if bare { tensor_core::NAN } else { reference::NAN },
+        };
+        epilogue(plan.isa, &x, out, 0, cols.len());
     }
 }
 
@@ -310,38 +302,27 @@ impl PromotionScales {
     }
 }
 
-/// Computes by `reference` the rows and columns of D whose operands have infinities or NaN.
+/// Computes by the [`Reference`] the rows and columns of D whose operands have infinities or NaN.
 fn recompute<T: Copy + Default>(
     problem: &GemmProblem<'_>,
-    mut out: MatMut<'_, T>,
-    reference: impl Fn(&GemmProblem<'_>, &mut Matrix<T>) -> Result<()>,
+    mut d: MatMut<'_, T>,
+    output: for<'a> fn(MatMut<'a, T>) -> Output<'a>,
 ) -> Result<()> {
-    let (m, n) = out.shape();
-    let (a, b) = (*problem.a(), *problem.b());
-    for rows in non_finite_rows(&a)? {
-        let part = GemmProblem::nt(a.row_range(rows.start, rows.end), b)?
-            .with_accumulation(problem.accumulation())?;
+    let (m, n) = d.shape();
+    let rows = non_finite_rows(problem.a())?.into_iter().map(|rows| (rows, 0..n));
+    let cols = non_finite_rows(problem.b())?.into_iter().map(|cols| (0..m, cols));
+    for (rows, cols) in rows.chain(cols) {
+        let a = problem.a().row_range(rows.start, rows.end);
+        let b = problem.b().row_range(cols.start, cols.end);
+        let part = GemmProblem::nt(a, b)?.with_accumulation(problem.accumulation())?;
         let part = match problem.addend() {
-            Some(c) => part.with_addend(c.row_range(rows.start, rows.end))?,
+            Some(c) => part.with_addend(c.row_range(rows.start, rows.end).col_range(cols.start, cols.end))?,
             None => part,
         };
-        let mut d = Matrix::filled(rows.len(), n, T::default());
-        reference(&part, &mut d)?;
+        let mut block = Matrix::filled(rows.len(), cols.len(), T::default());
+        Reference.run(&part, output(block.view_mut()), &Watch::NONE)?;
         for (i, row) in rows.enumerate() {
-            out.row_mut(row).copy_from_slice(d.row(i));
-        }
-    }
-    for cols in non_finite_rows(&b)? {
-        let part = GemmProblem::nt(a, b.row_range(cols.start, cols.end))?
-            .with_accumulation(problem.accumulation())?;
-        let part = match problem.addend() {
-            Some(c) => part.with_addend(c.col_range(cols.start, cols.end))?,
-            None => part,
-        };
-        let mut d = Matrix::filled(m, cols.len(), T::default());
-        reference(&part, &mut d)?;
-        for row in 0..m {
-            out.row_mut(row)[cols.clone()].copy_from_slice(d.row(row));
+            d.row_mut(row)[cols.clone()].copy_from_slice(block.row(i));
         }
     }
     Ok(())

@@ -3,9 +3,10 @@
 use std::ops::Range;
 
 use finegrain_cpu::Buffer;
-use finegrain_cpu::tensor_core::{self as kernels, Fields, Kernel, Panel, PanelMut, Side, Source, Step};
+use finegrain_cpu::tensor_core::{self as kernels, Fields, Kernel, Panel, PanelMut, Side, Source, words};
 
 use super::super::accumulation::TensorCore;
+use super::super::intervals::IntervalPart;
 use super::plan::{Block, Plan};
 use crate::formats::{Format, FormatSpec};
 use crate::matrix::MatRef;
@@ -161,7 +162,7 @@ struct GroupScales<'a> {
 
 impl Operand<'_> {
     /// The scales of MX of `rows`, into a micropanel of `height` rows.
-    fn pack_mx_scales(&self, rows: Range<usize>, height: usize, steps: &[Step], to: &mut [u32]) {
+    fn pack_mx_scales(&self, rows: Range<usize>, height: usize, steps: &[IntervalPart], to: &mut [u32]) {
         let Some(scales) = self.x.scales() else { return };
         let ScaleGridRef::E8M0(grid) = scales.grid else { unreachable!("MX scales are E8M0") };
         for (lane, row) in rows.enumerate() {
@@ -173,7 +174,7 @@ impl Operand<'_> {
     }
 
     /// The scales of FP4 of `rows`.
-    fn pack_group_scales(&self, rows: Range<usize>, steps: &[Step], panel: GroupScales<'_>) {
+    fn pack_group_scales(&self, rows: Range<usize>, steps: &[IntervalPart], panel: GroupScales<'_>) {
         let Some(scales) = self.x.scales() else { return };
         let GroupScales { height, signs, exponents, values } = panel;
         for (lane, row) in rows.enumerate() {
@@ -193,7 +194,7 @@ impl Operand<'_> {
                     }
                     group += 1;
                 }
-                word += step.words();
+                word += words(step);
             }
         }
     }

@@ -2,9 +2,11 @@
 
 use std::ops::Range;
 
-use finegrain_cpu::tensor_core::{self as kernels, Core, Geometry, Kernel, Side, Step};
+use finegrain_cpu::gemm::Promotion;
+use finegrain_cpu::tensor_core::{Core, Geometry, Kernel, Side, groups, words};
 
-use super::super::accumulation::{Addend, BlockScales, Promotion, TensorCore};
+use super::super::accumulation::{Addend, BlockScales, TensorCore};
+use super::super::intervals::{IntervalPart, cut};
 use super::super::problem::GemmProblem;
 use super::pack::Operand;
 use crate::scaled::Granule;
@@ -74,10 +76,10 @@ pub(super) struct Plan<'p> {
     pub(super) core: Core,
     pub(super) kernel: Kernel,
     pub(super) geometry: Geometry,
-    pub(super) promotion: kernels::Promotion,
+    pub(super) promotion: Promotion,
     pub(super) a: Operand<'p>,
     pub(super) b: Operand<'p>,
-    pub(super) steps: Vec<Step>,
+    pub(super) steps: Vec<IntervalPart>,
     pub(super) blocks: Vec<Block>,
     /// Rows and columns of a block of D.
     pub(super) task: (usize, usize),
@@ -87,7 +89,7 @@ impl<'p> Plan<'p> {
     pub(super) fn new(problem: &'p GemmProblem<'p>, core: TensorCore, kernel: Kernel, isa: Isa) -> Self {
         const SUPPORTED: &str = "the backend asks before it makes a plan";
         let geometry = kernel.geometry(isa);
-        let steps = steps(problem, core.step());
+        let steps = cut(problem, 0, core.step());
         // A value and its exponent.
         let kc = PANEL_BYTES / (geometry.nr * (kernel.value_bytes() + 1));
         Plan {
@@ -96,11 +98,7 @@ impl<'p> Plan<'p> {
             core: numbers(core),
             kernel,
             geometry,
-            promotion: match problem.accumulation().promotion() {
-                Promotion::ScalesFirst => kernels::Promotion::ScalesFirst,
-                Promotion::PartialFirst => kernels::Promotion::PartialFirst,
-                Promotion::Unfused => kernels::Promotion::Unfused,
-            },
+            promotion: problem.accumulation().promotion().into(),
             a: Operand::new(problem.a(), Side::A).expect(SUPPORTED),
             b: Operand::new(problem.b(), Side::B).expect(SUPPORTED),
             blocks: blocks(&steps, kc),
@@ -110,37 +108,22 @@ impl<'p> Plan<'p> {
     }
 }
 
-/// K cut at the promotion intervals, and intervals into steps.
-fn steps(problem: &GemmProblem<'_>, step: usize) -> Vec<Step> {
-    let (k, interval, promoted) = (problem.k(), problem.interval(), !problem.is_bare_chain());
-    let mut steps = Vec::new();
-    for start in (0..k).step_by(interval) {
-        let end = k.min(start.saturating_add(interval));
-        for first in (start..end).step_by(step) {
-            let last = end.min(first + step);
-            let (starts, ends) = (promoted && first == start, promoted && last == end);
-            steps.push(Step { k: first..last, starts, ends });
-        }
-    }
-    steps
-}
-
 /// Whole steps of at most `kc` elements together, at least one.
-fn blocks(steps: &[Step], kc: usize) -> Vec<Block> {
+fn blocks(steps: &[IntervalPart], kc: usize) -> Vec<Block> {
     let mut blocks: Vec<Block> = Vec::new();
     for (i, step) in steps.iter().enumerate() {
         match blocks.last_mut() {
             Some(block) if step.k.end - block.k.start <= kc => {
                 block.steps.end = i + 1;
                 block.k.end = step.k.end;
-                block.words += step.words();
-                block.groups += step.groups();
+                block.words += words(step);
+                block.groups += groups(step);
             }
             _ => blocks.push(Block {
                 steps: i..i + 1,
                 k: step.k.clone(),
-                words: step.words(),
-                groups: step.groups(),
+                words: words(step),
+                groups: groups(step),
             }),
         }
     }
