@@ -61,9 +61,7 @@ impl<T> Matrix<T> {
 
     /// Element (i, j) is `f(i, j)`.
     pub fn from_fn(rows: usize, cols: usize, mut f: impl FnMut(usize, usize) -> T) -> Self {
-        // Rows of nothing may be more than can be counted through.
-        let counted = if cols == 0 { 0 } else { rows };
-        let data = (0..counted).flat_map(|i| (0..cols).map(move |j| (i, j))).map(|(i, j)| f(i, j)).collect();
+        let data = (0..rows).flat_map(|i| (0..cols).map(move |j| (i, j))).map(|(i, j)| f(i, j)).collect();
         Matrix { data, rows, cols }
     }
 
@@ -250,9 +248,7 @@ impl<'a, T> MatRef<'a, T> {
 
     /// Applies `f` to every element.
     pub fn map<U>(&self, mut f: impl FnMut(&T) -> U) -> Matrix<U> {
-        // Rows of nothing may be more than can be counted through.
-        let counted = if self.cols == 0 { 0 } else { self.rows };
-        let data = self.iter_rows().take(counted).flatten().map(&mut f).collect();
+        let data = self.iter_rows().flatten().map(&mut f).collect();
         Matrix { data, rows: self.rows, cols: self.cols }
     }
 }

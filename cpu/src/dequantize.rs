@@ -69,17 +69,17 @@ pub fn dequantize_rows(
     let (isa, past_cache) = (stores.isa(), stores.past_cache());
     match (x.codes, out) {
         (Codes::Bytes(codes), ElementsMut::F32(out)) => {
-            isa.run(Groups { how, x, codes, out, out_stride, past_cache, singly });
+            isa.run(&mut Groups { how, x, codes, out, out_stride, past_cache, singly });
         }
         (Codes::Bytes(codes), ElementsMut::Bf16(out)) => {
-            isa.run(Groups { how, x, codes, out, out_stride, past_cache, singly });
+            isa.run(&mut Groups { how, x, codes, out, out_stride, past_cache, singly });
         }
         // Nothing is looked up, and nothing converted.
         (Codes::Words(codes), ElementsMut::F32(out)) => {
-            isa.run_without_vbmi(Groups { how, x, codes, out, out_stride, past_cache, singly });
+            isa.run_without_vbmi(&mut Groups { how, x, codes, out, out_stride, past_cache, singly });
         }
         (Codes::Words(codes), ElementsMut::Bf16(out)) => {
-            isa.run(Groups { how, x, codes, out, out_stride, past_cache, singly });
+            isa.run(&mut Groups { how, x, codes, out, out_stride, past_cache, singly });
         }
     }
 }
@@ -194,74 +194,105 @@ struct Groups<'a, 'b, C, T> {
     singly: &'a mut (dyn FnMut(usize, Range<usize>, ElementsMut<'_>) + 'b),
 }
 
-impl<C: Code, T: Output> Work for Groups<'_, '_, C, T> {
+impl<C: Code, T: Output> Work for &mut Groups<'_, '_, C, T> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Convert>(self, s: S) {
-        let Groups { how, x, codes, out, out_stride, past_cache, singly } = self;
-        let group = 4 * S::LANES;
-        let mut splat = [1.0; GROUP];
+        let &mut Groups { how, x, codes, ref mut out, out_stride, past_cache, ref mut singly } = self;
+        let (group, put) = (4 * S::LANES, Put::new(s, past_cache));
         for i in 0..x.rows {
-            let codes = &codes[i * x.stride..][..x.cols];
-            let out = &mut out[i * out_stride..][..x.cols];
-            // Scales are read from the same places again and again where there is one a row.
-            let (scales, step) = match x.scales {
-                ScalesOf::Columns(scales) => (scales, 1),
-                ScalesOf::Rows(scales) => {
-                    for j in (0..GROUP).step_by(S::LANES) {
-                        s.store(s.splat(scales[i]), &mut splat[j..]);
-                    }
-                    (&splat[..], 0)
-                }
-            };
+            let (codes, out) = (&codes[i * x.stride..][..x.cols], &mut out[i * out_stride..][..x.cols]);
             let head = to_aligned::<S, T>(out).min(x.cols);
             let whole = head + (x.cols - head) / group * group;
-            let put = Put::new(s, past_cache);
             for (at, end) in [(0, head), (whole, x.cols)] {
-                let (codes, out, scales) = (&codes[at..end], &mut out[at..end], &scales[at * step..]);
-                if at < end && !s.vectorize(Edge { how, codes, scales, out: &mut *out }) {
-                    by_definition(singly, i, at..end, out);
+                if at < end {
+                    let (codes, out) = (&codes[at..end], &mut out[at..end]);
+                    if !edge(s, how, codes, x.scales.of_row(i, at), out) {
+                        by_definition(singly, i, at..end, out);
+                    }
                 }
             }
-            for at in (head..whole).step_by(group) {
-                let (codes, out) = (&codes[at..], &mut out[at..at + group]);
-                s.prefetch(codes, AHEAD);
-                let codes = &codes[..group];
-                if C::has_specials(s, how.widener, codes) {
-                    by_definition(singly, i, at..at + group, out);
-                } else {
-                    finite(s, how, put, codes, &scales[at * step..][..group], out);
+            let groups = codes[head..whole].chunks_exact(group).zip(out[head..whole].chunks_exact_mut(group));
+            match x.scales {
+                ScalesOf::Columns(scales) => {
+                    let groups = groups.zip(scales[head..].chunks_exact(group)).enumerate();
+                    for (g, ((codes, out), scales)) in groups {
+                        let mut registers = [s.splat(1.0); 4];
+                        for (j, register) in registers.iter_mut().enumerate() {
+                            *register = s.load(&scales[j * S::LANES..]);
+                        }
+                        if !values(s, how, put, codes, registers, out) {
+                            by_definition(singly, i, head + g * group..head + (g + 1) * group, out);
+                        }
+                    }
+                }
+                ScalesOf::Rows(scales) => {
+                    let registers = [s.splat(scales[i]); 4];
+                    for (g, (codes, out)) in groups.enumerate() {
+                        if !values(s, how, put, codes, registers, out) {
+                            by_definition(singly, i, head + g * group..head + (g + 1) * group, out);
+                        }
+                    }
                 }
             }
+        }
+    }
+}
+
+/// Values of a group; whether its codes are all finite, or else nothing was written.
+#[inline(always)]
+fn values<S: Convert, C: Code, T: Output>(
+    s: S,
+    how: &Values<'_>,
+    put: Put<S>,
+    codes: &[C],
+    scales: [S::F32; 4],
+    out: &mut [T],
+) -> bool {
+    s.prefetch(codes, AHEAD);
+    if C::has_specials(s, how.widener, codes) {
+        return false;
+    }
+    finite(s, how, put, codes, scales, out);
+    true
+}
+
+impl<'a> ScalesOf<'a> {
+    /// Those of row `i` from column `at` on.
+    fn of_row(&self, i: usize, at: usize) -> ScalesOf<'a> {
+        match self {
+            ScalesOf::Rows(scales) => ScalesOf::Rows(&scales[i..=i]),
+            ScalesOf::Columns(scales) => ScalesOf::Columns(&scales[at..]),
         }
     }
 }
 
 /// Fewer codes than a group; whether they are all finite, or else nothing was written.
-struct Edge<'a, C, T> {
-    how: &'a Values<'a>,
-    codes: &'a [C],
-    scales: &'a [f32],
-    out: &'a mut [T],
-}
-
-impl<C: Code, T: Output> Work for Edge<'_, C, T> {
-    type Output = bool;
-
-    #[inline(always)]
-    fn run<S: Convert>(self, s: S) -> bool {
-        let Edge { how, codes, scales, out } = self;
-        let (mut padded, mut values) = ([C::zeroed(); GROUP], [T::zeroed(); GROUP]);
-        padded[..codes.len()].copy_from_slice(codes);
-        let padded = &padded[..4 * S::LANES];
-        if C::has_specials(s, how.widener, padded) {
-            return false;
-        }
-        finite(s, how, Put::cached(s), padded, scales, &mut values);
-        out.copy_from_slice(&values[..out.len()]);
-        true
+#[inline(always)]
+fn edge<S: Convert, C: Code, T: Output>(
+    s: S,
+    how: &Values<'_>,
+    codes: &[C],
+    scales: ScalesOf<'_>,
+    out: &mut [T],
+) -> bool {
+    let (mut padded, mut values) = ([C::zeroed(); GROUP], [T::zeroed(); GROUP]);
+    padded[..codes.len()].copy_from_slice(codes);
+    let padded = &padded[..4 * S::LANES];
+    if C::has_specials(s, how.widener, padded) {
+        return false;
     }
+    let mut registers = [s.splat(1.0); 4];
+    for (j, register) in registers.iter_mut().enumerate() {
+        *register = match scales {
+            ScalesOf::Rows(scales) => s.splat(scales[0]),
+            ScalesOf::Columns(scales) => s.load(&scales[j * S::LANES..]),
+        };
+    }
+    finite(s, how, Put::cached(s), padded, registers, &mut values);
+    out.copy_from_slice(&values[..out.len()]);
+    true
 }
 
 #[cold]
@@ -288,12 +319,12 @@ pub(crate) fn finite<S: Convert, C: Code, T: Output>(
     how: &Values<'_>,
     put: Put<S>,
     codes: &[C],
-    scales: &[f32],
+    scales: [S::F32; 4],
     out: &mut [T],
 ) {
     let mut products = C::values(s, how.widener, how.table, codes);
-    for (i, product) in products.iter_mut().enumerate() {
-        *product = s.mul(*product, s.load(&scales[i * S::LANES..]));
+    for i in 0..4 {
+        products[i] = s.mul(products[i], scales[i]);
     }
     if how.tensor != 1.0 {
         for product in &mut products {

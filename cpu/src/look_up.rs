@@ -53,9 +53,9 @@ impl Work for Tabulate<'_> {
     fn run<S: Convert>(self, s: S) {
         assert!(S::PAIR == 2, "tables are looked up where a step takes pairs");
         for (&scale, products) in self.scales.iter().zip(self.products) {
-            let (scales, mut values) = ([scale; GROUP], [bf16::zeroed(); TABULATED]);
+            let (scales, mut values) = ([s.splat(scale); 4], [bf16::zeroed(); TABULATED]);
             for (codes, values) in CODES.chunks_exact(GROUP).zip(values.chunks_exact_mut(GROUP)) {
-                finite(s, self.how, Put::cached(s), codes, &scales, values);
+                finite(s, self.how, Put::cached(s), codes, scales, values);
             }
             let words: &[u8] = bytemuck::cast_slice(&values);
             for i in 0..2 {

@@ -1,5 +1,7 @@
 //! How results reach memory.
 
+use bytemuck::Pod;
+
 use crate::simd::{Convert, Isa, Work};
 
 /// Bytes of a line of the cache, and of the widest register.
@@ -43,20 +45,33 @@ impl Stores {
         }
     }
 
-    /// Has `write` write to `to`, told whether past the cache: directly where that is possible one register at a time,
-    /// else to a piece that is copied there.
-    pub(crate) fn write<R>(&mut self, to: &mut [u8], write: impl FnOnce(&mut [u8], bool) -> R) -> R {
-        if !self.past_cache || to.as_ptr().addr().is_multiple_of(LINE) {
-            return write(to, self.past_cache);
-        }
-        let words = to.len().div_ceil(size_of::<u64>());
+    /// Whether rows of `to`, `stride` elements apart, can be written one register at a time.
+    pub(crate) fn writes_directly<T>(&self, to: &[T], stride: usize) -> bool {
+        let aligned = |bytes: usize| bytes.is_multiple_of(LINE);
+        !self.past_cache || aligned(to.as_ptr().addr()) && aligned(stride * size_of::<T>())
+    }
+
+    /// Has `write` write a piece of the first-level cache, which is then copied to `to`.
+    pub(crate) fn write_piece<T: Pod>(&mut self, to: &mut [T], write: impl FnOnce(&mut [T])) {
+        let to_bytes: &mut [u8] = bytemuck::cast_slice_mut(to);
+        let words = to_bytes.len().div_ceil(size_of::<u64>());
         if self.piece.len() < words {
             self.piece.resize(words, 0);
         }
-        let piece: &mut [u8] = bytemuck::cast_slice_mut(&mut self.piece);
-        let result = write(&mut piece[..to.len()], false);
-        self.isa.run_without_vbmi(Stream { from: &piece[..to.len()], to });
-        result
+        let piece: &mut [u8] = &mut bytemuck::cast_slice_mut(&mut self.piece)[..to_bytes.len()];
+        write(bytemuck::cast_slice_mut(piece));
+        self.isa.run_without_vbmi(Stream { from: piece, to: to_bytes });
+    }
+
+    /// Has `write` write to `to`, told whether past the cache: directly where that is possible one register at a time,
+    /// else by a piece.
+    pub(crate) fn write<R>(&mut self, to: &mut [u8], write: impl FnOnce(&mut [u8], bool) -> R) -> R {
+        if self.writes_directly(to, 0) {
+            return write(to, self.past_cache);
+        }
+        let mut result = None;
+        self.write_piece(to, |piece| result = Some(write(piece, false)));
+        result.expect("it was written")
     }
 }
 

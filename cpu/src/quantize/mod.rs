@@ -14,7 +14,7 @@ mod tile;
 
 pub(crate) use code_word::{CodeWord, GROUP, MAGNITUDE};
 pub use peaks::{PeakScratch, peaks};
-pub use plain::{Factors, PlainRow, cast_plain};
+pub use plain::{Factors, PlainRows, cast_plain};
 pub use rows::{Row, cast_row};
 pub use scales::{
     Arithmetic, FactorForm, MultiplierQuotient, PowerOfTwo, ScaleQuotient, ScaleRule, ScalesOut,

@@ -16,22 +16,23 @@ pub struct PeakScratch(Vec<u32>);
 /// NaN and infinities are larger than [`ElementType::largest`](crate::elements::ElementType::largest).
 pub fn peaks(isa: Isa, x: Panel<'_>, width: usize, scratch: &mut PeakScratch, peaks: &mut Vec<u32>) {
     let count = x.cols.div_ceil(width);
-    peaks.clear();
     peaks.resize(count, 0);
-    scratch.0.clear();
     if width < MAX_LANES || x.rows > 1 {
-        scratch.0.resize(x.cols.max(count * MAX_LANES), 0);
+        scratch.0.clear();
+        scratch
+            .0
+            .resize(if width < MAX_LANES { x.cols.max(count * MAX_LANES) } else { count * MAX_LANES }, 0);
     }
     let (lanes, Panel { data, rows, cols, stride }) = (&mut scratch.0, x);
     match data {
         Elements::F32(data) => {
-            isa.run_without_vbmi(Peaks::<f32> { data, rows, cols, stride, width, lanes, peaks })
+            isa.run_without_vbmi(&mut Peaks::<f32> { data, rows, cols, stride, width, lanes, peaks })
         }
         Elements::Bf16(data) => {
-            isa.run_without_vbmi(Peaks::<bf16> { data, rows, cols, stride, width, lanes, peaks })
+            isa.run_without_vbmi(&mut Peaks::<bf16> { data, rows, cols, stride, width, lanes, peaks })
         }
         Elements::F16(data) => {
-            isa.run_without_vbmi(Peaks::<f16> { data, rows, cols, stride, width, lanes, peaks })
+            isa.run_without_vbmi(&mut Peaks::<f16> { data, rows, cols, stride, width, lanes, peaks })
         }
     }
 }
@@ -47,12 +48,12 @@ struct Peaks<'a, T> {
     peaks: &'a mut [u32],
 }
 
-impl<T: Lane> Work for Peaks<'_, T> {
+impl<T: Lane> Work for &mut Peaks<'_, T> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Convert>(self, s: S) {
-        let Peaks { data, rows, cols, stride, width, lanes, peaks } = self;
+        let &mut Peaks { data, rows, cols, stride, width, ref mut lanes, ref mut peaks } = self;
         if width < S::LANES {
             // One maximum a column.
             let lanes = &mut lanes[..cols];
@@ -69,9 +70,11 @@ impl<T: Lane> Work for Peaks<'_, T> {
                 }
             }
             for (peak, part) in peaks.iter_mut().zip(lanes.chunks(width)) {
+                let mut largest = 0;
                 for &v in part {
-                    *peak = (*peak).max(v);
+                    largest = v.max(largest);
                 }
+                *peak = largest;
             }
             return;
         }

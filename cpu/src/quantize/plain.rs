@@ -3,7 +3,7 @@
 //! Each calls nothing, since the compiler loads what it needs again and again where other code is inlined around it.
 
 use super::code_word::{CodeWord, GROUP, flushed};
-use crate::elements::{CodesMut, Elements};
+use crate::elements::{CodesMut, Elements, Panel};
 use crate::simd::{Convert, Encoder, EncoderOn, Isa, Lane, Put, Work};
 use crate::stores::Stores;
 
@@ -48,115 +48,175 @@ impl Factors<'_> {
     }
 }
 
-/// A row of elements to be cast, none of which is infinite or NaN or has a payload beyond the largest code.
+/// Rows of elements to be cast, none of which is infinite or NaN or has a payload beyond the largest code.
 #[derive(Clone, Copy, Debug)]
-pub struct PlainRow<'a> {
+pub struct PlainRows<'a> {
     /// From payloads to codes; [`Encoder::is_plain`].
     pub encoder: &'a Encoder,
     /// Whether payloads are quotients; factors then lie within [`DIVISORS`](crate::simd::DIVISORS).
     pub divides: bool,
     /// The elements.
-    pub x: Elements<'a>,
-    /// Their factors.
+    pub x: Panel<'a>,
+    /// The factors of every row.
     pub factors: Factors<'a>,
     /// How many columns ahead elements are asked for.
     pub ahead: usize,
 }
 
-/// Casts a row and returns how many elements became zero without being it.
+/// Casts rows, into rows of `codes` that begin `stride` apart, and returns how many elements became zero without being it.
 ///
 /// code = encoder(x / factor) or encoder(x · factor).
 ///
 /// # Panics
-/// If there are not as many codes or factors as elements.
-pub fn cast_plain(stores: &mut Stores, row: &PlainRow<'_>, codes: CodesMut<'_>) -> u64 {
-    assert_eq!(row.x.len(), codes.len(), "a code for each element");
-    match row.x {
-        Elements::F32(x) => typed(stores, row, x, codes),
-        Elements::Bf16(x) => typed(stores, row, x, codes),
-        Elements::F16(x) => typed(stores, row, x, codes),
+/// If a row lies beyond its slice, or there are fewer factors than columns.
+pub fn cast_plain(stores: &mut Stores, rows: &PlainRows<'_>, codes: CodesMut<'_>, stride: usize) -> u64 {
+    match rows.x.data {
+        Elements::F32(x) => typed(stores, rows, x, codes, stride),
+        Elements::Bf16(x) => typed(stores, rows, x, codes, stride),
+        Elements::F16(x) => typed(stores, rows, x, codes, stride),
     }
 }
 
-fn typed<T: Lane>(stores: &mut Stores, row: &PlainRow<'_>, x: &[T], codes: CodesMut<'_>) -> u64 {
+fn typed<T: Lane>(
+    stores: &mut Stores,
+    rows: &PlainRows<'_>,
+    x: &[T],
+    codes: CodesMut<'_>,
+    stride: usize,
+) -> u64 {
     match codes {
-        CodesMut::Bytes(codes) => coded(stores, row, x, codes),
-        CodesMut::Words(codes) => coded(stores, row, x, codes),
+        CodesMut::Bytes(codes) => coded(stores, rows, x, codes, stride),
+        CodesMut::Words(codes) => coded(stores, rows, x, codes, stride),
     }
 }
 
-fn coded<T: Lane, C: CodeWord>(stores: &mut Stores, row: &PlainRow<'_>, x: &[T], codes: &mut [C]) -> u64 {
-    let isa = stores.isa();
-    let &PlainRow { encoder, divides, factors, ahead, .. } = row;
-    let groups = |x: &[T], factors: Factors<'_>, codes: &mut [C], past_cache: bool| {
-        if divides {
-            run(isa, Groups::<T, C, true> { encoder, x, factors, ahead, codes, past_cache })
-        } else {
-            run(isa, Groups::<T, C, false> { encoder, x, factors, ahead, codes, past_cache })
-        }
+fn coded<T: Lane, C: CodeWord>(
+    stores: &mut Stores,
+    rows: &PlainRows<'_>,
+    x: &[T],
+    codes: &mut [C],
+    stride: usize,
+) -> u64 {
+    let (isa, past_cache) = (stores.isa(), stores.past_cache());
+    let &PlainRows { encoder, divides, x: Panel { rows, cols, stride: x_stride, .. }, factors, ahead } = rows;
+    let whole = cols / GROUP * GROUP;
+    let one = Groups::<T, C> {
+        encoder,
+        factors,
+        ahead,
+        rows: 1,
+        cols: whole,
+        x,
+        x_stride,
+        codes: &mut [],
+        stride,
+        past_cache: false,
     };
-    stores.write(bytemuck::cast_slice_mut(codes), |codes, past_cache| {
-        let codes: &mut [C] = bytemuck::cast_slice_mut(codes);
-        let whole = x.len() / GROUP * GROUP;
-        let mut flushed = groups(&x[..whole], factors, &mut codes[..whole], past_cache);
-        let rest = x.len() - whole;
-        if rest > 0 {
-            let (mut padded, mut last) = ([T::default(); GROUP], [C::zeroed(); GROUP]);
-            padded[..rest].copy_from_slice(&x[whole..]);
-            flushed += groups(&padded, factors.after(whole), &mut last, false);
-            codes[whole..].copy_from_slice(&last[..rest]);
+    let mut flushed = 0;
+    if stores.writes_directly(codes, stride) {
+        flushed += Groups { rows, codes, past_cache, ..one }.cast(isa, divides);
+    } else {
+        for (i, codes) in codes.chunks_mut(stride).take(rows).enumerate() {
+            let x = &x[i * x_stride..];
+            stores.write_piece(&mut codes[..whole], |codes| {
+                flushed += Groups { x, codes, ..one }.cast(isa, divides);
+            });
         }
-        flushed
-    })
+    }
+    let rest = cols - whole;
+    if rest > 0 {
+        let one = Groups { factors: factors.after(whole), cols: GROUP, ..one };
+        for (i, codes) in codes.chunks_mut(stride).take(rows).enumerate() {
+            let (mut padded, mut last) = ([T::default(); GROUP], [C::zeroed(); GROUP]);
+            padded[..rest].copy_from_slice(&x[i * x_stride + whole..][..rest]);
+            flushed += Groups { x: &padded, codes: &mut last, ..one }.cast(isa, divides);
+            codes[whole..cols].copy_from_slice(&last[..rest]);
+        }
+    }
+    flushed
 }
 
-/// Bytes gain by VBMI, which gathers their signs; words do not.
-fn run<T: Lane, C: CodeWord, const DIVIDES: bool>(isa: Isa, groups: Groups<'_, T, C, DIVIDES>) -> u64 {
-    if C::REGISTERS == 1 { isa.run(groups) } else { isa.run_without_vbmi(groups) }
-}
-
-/// Whole groups of a row.
-struct Groups<'a, T, C, const DIVIDES: bool> {
+/// Whole groups of rows.
+struct Groups<'a, T, C> {
     encoder: &'a Encoder,
-    x: &'a [T],
     factors: Factors<'a>,
     ahead: usize,
+    rows: usize,
+    cols: usize,
+    x: &'a [T],
+    x_stride: usize,
     codes: &'a mut [C],
+    stride: usize,
     past_cache: bool,
 }
 
-impl<T: Lane, C: CodeWord, const DIVIDES: bool> Work for Groups<'_, T, C, DIVIDES> {
+impl<T: Lane, C: CodeWord> Groups<'_, T, C> {
+    fn cast(self, isa: Isa, divides: bool) -> u64 {
+        // By reference: a work that is copied from place to place is read before it has reached memory.
+        let groups = &mut { self };
+        if divides { Cast::<T, C, true>(groups).run_on(isa) } else { Cast::<T, C, false>(groups).run_on(isa) }
+    }
+}
+
+struct Cast<'a, 'b, T, C, const DIVIDES: bool>(&'a mut Groups<'b, T, C>);
+
+impl<T: Lane, C: CodeWord, const DIVIDES: bool> Cast<'_, '_, T, C, DIVIDES> {
+    /// Bytes gain by VBMI, which gathers their signs; words do not.
+    fn run_on(self, isa: Isa) -> u64 {
+        if C::REGISTERS == 1 { isa.run(self) } else { isa.run_without_vbmi(self) }
+    }
+}
+
+impl<T: Lane, C: CodeWord, const DIVIDES: bool> Work for Cast<'_, '_, T, C, DIVIDES> {
     type Output = u64;
 
     #[inline(always)]
     fn run<S: Convert>(self, s: S) -> u64 {
-        let Groups { encoder, x, factors, ahead, codes, past_cache } = self;
+        let &mut Groups {
+            encoder,
+            factors,
+            ahead,
+            rows,
+            cols,
+            x,
+            x_stride,
+            ref mut codes,
+            stride,
+            past_cache,
+        } = self.0;
         let on = On { s, encoder: encoder.on(s), put: Put::new(s, past_cache), ahead };
         let group = 4 * S::LANES;
         let mut flushed = 0;
-        match factors {
-            Factors::Granules { values, inverses, first, width } => {
-                let (mut at, mut end) = (0, width - first);
-                for (&value, &inverse) in values.iter().zip(inverses) {
-                    let upto = end.min(x.len());
-                    let factor = Factor { value: s.splat(value), inverse: s.splat(inverse) };
-                    let groups = x[at..upto].chunks_exact(group).zip(codes[at..upto].chunks_exact_mut(group));
-                    for (x, codes) in groups {
-                        flushed += on.group::<T, C, DIVIDES>(x, [factor; 4], codes);
+        for i in 0..rows {
+            let (x, codes) = (&x[i * x_stride..][..cols], &mut codes[i * stride..][..cols]);
+            match factors {
+                Factors::Granules { values, inverses, first, width } => {
+                    let (mut at, mut end) = (0, width - first);
+                    for (&value, &inverse) in values.iter().zip(inverses) {
+                        let upto = end.min(cols);
+                        let factor = Factor { value: s.splat(value), inverse: s.splat(inverse) };
+                        let groups =
+                            x[at..upto].chunks_exact(group).zip(codes[at..upto].chunks_exact_mut(group));
+                        for (x, codes) in groups {
+                            flushed += on.group::<T, C, DIVIDES>(x, [factor; 4], codes);
+                        }
+                        if end >= cols {
+                            break;
+                        }
+                        (at, end) = (upto, end + width);
                     }
-                    (at, end) = (upto, end + width);
                 }
-            }
-            Factors::Columns { values, inverses } => {
-                let groups = x.chunks_exact(group).zip(codes.chunks_exact_mut(group));
-                let factors = values.chunks_exact(group).zip(inverses.chunks_exact(group));
-                for ((x, codes), (values, inverses)) in groups.zip(factors) {
-                    let mut factors = [Factor { value: s.splat(1.0), inverse: s.splat(1.0) }; 4];
-                    for i in 0..4 {
-                        factors[i].value = s.load(&values[i * S::LANES..]);
-                        factors[i].inverse = s.load(&inverses[i * S::LANES..]);
+                Factors::Columns { values, inverses } => {
+                    let groups = x.chunks_exact(group).zip(codes.chunks_exact_mut(group));
+                    let factors = values.chunks_exact(group).zip(inverses.chunks_exact(group));
+                    for ((x, codes), (values, inverses)) in groups.zip(factors) {
+                        let mut factors = [Factor { value: s.splat(1.0), inverse: s.splat(1.0) }; 4];
+                        for i in 0..4 {
+                            factors[i].value = s.load(&values[i * S::LANES..]);
+                            factors[i].inverse = s.load(&inverses[i * S::LANES..]);
+                        }
+                        flushed += on.group::<T, C, DIVIDES>(x, factors, codes);
                     }
-                    flushed += on.group::<T, C, DIVIDES>(x, factors, codes);
                 }
             }
         }

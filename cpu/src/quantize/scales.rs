@@ -113,7 +113,7 @@ pub struct ScalesOut<'a> {
 /// Scales and factors of granules by the bits of their `amax`, and how many they are: the first is followed by one of at
 /// most [`MAX_LANES`] that the definition must decide, or where a payload is saturated.
 pub fn ordinary_scales(isa: Isa, rule: &ScaleRule, amax: &[u32], out: ScalesOut<'_>) -> usize {
-    isa.run_without_vbmi(Ordinary { rule, amax, out })
+    isa.run_without_vbmi(&mut Ordinary { rule, amax, out })
 }
 
 struct Ordinary<'a> {
@@ -122,7 +122,7 @@ struct Ordinary<'a> {
     out: ScalesOut<'a>,
 }
 
-impl Work for Ordinary<'_> {
+impl Work for &mut Ordinary<'_> {
     type Output = usize;
 
     #[inline(always)]

@@ -1,6 +1,7 @@
 //! AVX2 and FMA: eight lanes.
 
 use std::arch::x86_64::*;
+use std::sync::OnceLock;
 
 use super::{Bf16Table, Gather, Isa, Simd, Work};
 
@@ -10,10 +11,14 @@ pub(super) struct Avx2(());
 
 impl Avx2 {
     pub(super) fn detect() -> Option<Avx2> {
-        let has = is_x86_feature_detected!("avx2")
-            && is_x86_feature_detected!("fma")
-            && is_x86_feature_detected!("popcnt");
-        has.then_some(Avx2(()))
+        // Kernels ask at every call.
+        static FOUND: OnceLock<bool> = OnceLock::new();
+        let has = || {
+            is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("popcnt")
+        };
+        FOUND.get_or_init(has).then_some(Avx2(()))
     }
 }
 

@@ -12,24 +12,30 @@ pub(super) struct Avx512<const BF16: bool>(());
 
 impl Avx512<false> {
     pub(super) fn detect() -> Option<Self> {
-        let has = is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("popcnt");
-        has.then_some(Avx512(()))
+        // Kernels ask at every call.
+        static FOUND: OnceLock<bool> = OnceLock::new();
+        let has = || {
+            is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("popcnt")
+        };
+        FOUND.get_or_init(has).then_some(Avx512(()))
     }
 }
 
 impl Avx512<true> {
     pub(super) fn detect() -> Option<Self> {
-        static SUMS_AS_DOCUMENTED: OnceLock<bool> = OnceLock::new();
-        let has = Avx512::<false>::detect().is_some()
-            && is_x86_feature_detected!("avx512bf16")
-            && is_x86_feature_detected!("avx512vbmi");
-        // SAFETY: AVX-512 F and BF16 were found just now.
-        let known = has && *SUMS_AS_DOCUMENTED.get_or_init(|| unsafe { sums_as_documented() });
-        known.then_some(Avx512(()))
+        static FOUND: OnceLock<bool> = OnceLock::new();
+        let has = || {
+            Avx512::<false>::detect().is_some()
+                && is_x86_feature_detected!("avx512bf16")
+                && is_x86_feature_detected!("avx512vbmi")
+                // SAFETY: AVX-512 F and BF16 were found just now.
+                && unsafe { sums_as_documented() }
+        };
+        FOUND.get_or_init(has).then_some(Avx512(()))
     }
 }
 

@@ -13,10 +13,11 @@ use std::path::{Path, PathBuf};
 use crate::accuracy::{
     Budget, Comparison, ComparisonRow, Outcome as Combination, OutputFormat, ToleranceCheck, sample,
 };
-use crate::checkpoint::{Checkpoint, ReadAs, write_atomically};
+use crate::checkpoint::{TensorFile, write_atomically};
 use crate::engine::Engine;
 use crate::gemm::Arithmetic;
 use crate::linear::{Linear, Pass, Scheme};
+use crate::matrix::Matrix;
 use regex::Regex;
 use serde::Serialize;
 
@@ -24,8 +25,7 @@ use self::summary::summary;
 use crate::cli::output::{print, print_json};
 use crate::cli::plot;
 use crate::cli::progress::Progress;
-use crate::cli::reading::{ReadingArgs, read_values};
-use crate::cli::{Failure, Outcome, notes};
+use crate::cli::{Failure, Outcome};
 
 const EXAMPLE: &str = "\
 Y = x w^T, and with dy also dX = dy w and dW = dy^T x, each quantised by every recipe and
@@ -98,9 +98,6 @@ pub(crate) struct Args {
     /// Threads [default: all]
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
-
-    #[command(flatten)]
-    reading: ReadingArgs,
 }
 
 /// Compared when nothing is asked for.
@@ -296,13 +293,11 @@ fn layers(args: &Args) -> Result<Vec<(String, Linear)>, Failure> {
             ("built-in: one-signed".to_owned(), sample::one_signed_linear()?),
         ]);
     };
-    let read_as = args.reading.read_as()?;
-    let file = Checkpoint::open(path)?;
-    notes::refuse_folder(&file, "compare")?;
+    let file = TensorFile::open(path)?;
     match (&args.x, &args.w, &args.layer) {
         (Some(x), Some(w), None) => {
             let name = x.strip_suffix(".x").unwrap_or(x).to_owned();
-            Ok(vec![(name, read_layer(&file, x, w, args.dy.as_deref(), &read_as)?)])
+            Ok(vec![(name, read_layer(&file, x, w, args.dy.as_deref())?)])
         }
         (_, _, Some(regex)) => {
             let names: Vec<&str> = file.names().iter().filter_map(|n| n.strip_suffix(".x")).collect();
@@ -316,8 +311,7 @@ fn layers(args: &Args) -> Result<Vec<(String, Linear)>, Failure> {
             let read = |name: &str| {
                 let dy = format!("{name}.dy");
                 let dy = file.contains(&dy).then_some(dy);
-                let (x, w) = (format!("{name}.x"), format!("{name}.w"));
-                let layer = read_layer(&file, &x, &w, dy.as_deref(), &read_as)?;
+                let layer = read_layer(&file, &format!("{name}.x"), &format!("{name}.w"), dy.as_deref())?;
                 Ok((name.to_owned(), layer))
             };
             found.into_iter().map(read).collect()
@@ -326,14 +320,14 @@ fn layers(args: &Args) -> Result<Vec<(String, Linear)>, Failure> {
     }
 }
 
-fn read_layer(
-    file: &Checkpoint,
-    x: &str,
-    w: &str,
-    dy: Option<&str>,
-    read_as: &ReadAs,
-) -> crate::Result<Linear> {
-    let read = |name: &str| read_values(file, name, read_as);
+fn read_layer(file: &TensorFile, x: &str, w: &str, dy: Option<&str>) -> crate::Result<Linear> {
+    let read = |name: &str| -> crate::Result<Matrix<f32>> {
+        let info = file.info(name)?;
+        if info.shape.len() < 2 {
+            return Err(file.blame(name, format!("shape {:?}, expected a matrix", info.shape)));
+        }
+        file.read(name)?.to_matrix().map_err(|e| file.blame(name, e))
+    };
     let dy = dy.map(read).transpose()?;
     Linear::new(read(x)?, read(w)?, dy).map_err(|e| file.blame(x, e))
 }

@@ -37,30 +37,31 @@ pub(super) struct Care {
     pub(super) general: bool,
 }
 
+impl Care {
+    fn or(self, other: Care) -> Care {
+        Care {
+            divides: self.divides | other.divides,
+            rough: self.rough | other.rough,
+            general: self.general | other.general,
+        }
+    }
+}
+
 impl Decisions {
-    pub(super) fn clear(&mut self) {
-        self.resize(0);
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.factors.len()
-    }
-
+    /// Makes room for some granules.
     fn resize(&mut self, len: usize) {
-        self.factors.resize(len, 1.0);
-        self.inverses.resize(len, 1.0);
-        self.care.resize(len, Care::default());
-        self.scales.resize(len, 0.0);
-        self.bytes.resize(len, 0);
+        if self.factors.len() != len {
+            self.factors.resize(len, 1.0);
+            self.inverses.resize(len, 1.0);
+            self.care.resize(len, Care::default());
+            self.scales.resize(len, 0.0);
+            self.bytes.resize(len, 0);
+        }
     }
 
     /// What is to be looked after in any of some granules.
     pub(super) fn any(&self, granules: std::ops::Range<usize>) -> Care {
-        self.care[granules].iter().fold(Care::default(), |all, one| Care {
-            divides: all.divides | one.divides,
-            rough: all.rough | one.rough,
-            general: all.general | one.general,
-        })
+        self.care[granules].iter().fold(Care::default(), |all, &one| all.or(one))
     }
 
     /// How elements of a granule become payloads.
@@ -79,11 +80,18 @@ pub(super) struct GranuleRow<'a> {
 }
 
 impl GranuleRow<'_> {
-    /// Decides over its granules, which are added to `decided`: in registers where amax is ordinary.
-    pub(super) fn decide(&self, plan: &Plan<'_>, decided: &mut Decisions, stats: &mut QuantStats) {
-        let (first, count) = (decided.len(), self.peaks.len());
+    /// Decides over its granules, entries of `decided` from `first` on, the last: in registers where amax is ordinary. Gives
+    /// what is to be looked after in any of them.
+    pub(super) fn decide(
+        &self,
+        plan: &Plan<'_>,
+        decided: &mut Decisions,
+        first: usize,
+        stats: &mut QuantStats,
+    ) -> Care {
+        let (count, care) = (self.peaks.len(), Care { divides: plan.rule.divides, ..Care::default() });
         decided.resize(first + count);
-        let mut at = 0;
+        let (mut at, mut all) = (0, care);
         while at < count {
             let mut end = count;
             if let Some(rule) = &plan.scale_rule {
@@ -94,17 +102,18 @@ impl GranuleRow<'_> {
                     inverses: &mut decided.inverses[rest],
                 };
                 let ordinary = ordinary_scales(plan.isa, rule, &self.peaks[at..], out);
-                let care = Care { divides: plan.rule.divides, rough: false, general: false };
                 decided.care[first + at..first + at + ordinary].fill(care);
                 stats.granules += ordinary as u64;
                 at += ordinary;
                 end = (at + MAX_LANES).min(count);
             }
             for granule in at..end {
-                self.decide_one(plan, granule, decided, first + granule, stats);
+                let care = self.decide_one(plan, granule, decided, first + granule, stats);
+                all = all.or(care);
             }
             at = end;
         }
+        all
     }
 
     /// Decides by the definition over granule `index`, entry `to`.
@@ -115,7 +124,7 @@ impl GranuleRow<'_> {
         decided: &mut Decisions,
         to: usize,
         stats: &mut QuantStats,
-    ) {
+    ) -> Care {
         let (recipe, peak) = (plan.recipe, self.peaks[index]);
         let finite = peak <= self.x.data.kind().largest();
         // A maximum of bits cannot tell what NaN does to amax.
@@ -141,11 +150,12 @@ impl GranuleRow<'_> {
         let quotients = !divides || factor != 0.0;
         let plain = finite && divides == plan.rule.divides && quotients && factor.is_finite();
         (decided.factors[to], decided.inverses[to]) = (factor, 1.0 / factor);
-        decided.care[to] = Care { divides, rough: !plain, general };
         match scale.stored {
             StoredScale::F32(scale) => decided.scales[to] = scale,
             StoredScale::Byte(scale) => decided.bytes[to] = scale,
         }
+        decided.care[to] = Care { divides, rough: !plain, general };
+        decided.care[to]
     }
 }
 

@@ -237,7 +237,7 @@ fn decide_all(
     for row in 0..grid_rows {
         let stripe = x.part(Granule::span(x.rows, plan.granule.rows(), row), 0..x.cols);
         let peaks = tall_peaks(stripe, width, plan.isa, watch)?;
-        GranuleRow { x: stripe, width, peaks: &peaks }.decide(plan, &mut all, &mut stats);
+        GranuleRow { x: stripe, width, peaks: &peaks }.decide(plan, &mut all, row * grid_cols, &mut stats);
         let (at, step) = match order {
             Order::Same => (row * grid_cols, 1),
             Order::Transposed => (row, grid_rows),
@@ -271,6 +271,12 @@ fn in_rows(
 ) -> Result<QuantStats> {
     let (_, grid_cols) = plan.granule.grid(x.rows, x.cols);
     let height = plan.granule.rows().min(x.rows);
+    if height == 1 && x.stride == x.cols && x.cols.is_multiple_of(plan.granule.cols()) && x.rows > 1 {
+        // Rows without gaps, in whole granules: one row, of which as much is worked on at once as is best.
+        let cols = x.rows * x.cols;
+        let one = Panel { data: x.data, rows: 1, cols, stride: cols };
+        return in_one_row(plan, one, codes, scales, watch);
+    }
     if height > TALL {
         let (decided, stats) = decide_all(plan, x, scales, Order::Same, watch)?;
         let task = (TASK / x.cols).clamp(1, height);
@@ -292,6 +298,25 @@ fn in_rows(
     run_tasks(parts, watch, &|i, codes, scales| {
         let first = i * granules * height;
         let x = x.part(first..first + codes.len() / x.cols, 0..x.cols);
+        RowTask { plan, x, granules: rows::Granules::Found(scales), codes }.run()
+    })
+}
+
+/// Codes of one row in whole granules, cut wherever one begins.
+fn in_one_row(
+    plan: &Plan<'_>,
+    x: Panel<'_>,
+    codes: CodesMut<'_>,
+    scales: ScalesMut<'_>,
+    watch: &Watch<'_>,
+) -> Result<QuantStats> {
+    let width = plan.granule.cols();
+    let granules = (TASK / width).max(1);
+    let codes = codes.into_chunks(granules * width).into_iter();
+    let parts = codes.zip(scales.chunks(granules)).collect();
+    run_tasks(parts, watch, &|i, codes, scales| {
+        let first = i * granules * width;
+        let x = x.part(0..1, first..first + codes.len());
         RowTask { plan, x, granules: rows::Granules::Found(scales), codes }.run()
     })
 }

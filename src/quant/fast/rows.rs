@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use finegrain_cpu::Stores;
-use finegrain_cpu::quantize::{Factors, PeakScratch, PlainRow, Row, cast_plain, cast_row, peaks, spread};
+use finegrain_cpu::quantize::{Factors, PeakScratch, PlainRows, Row, cast_plain, cast_row, peaks, spread};
 
 use super::Plan;
 use super::granules::{Decisions, GranuleRow, ScalesMut};
@@ -14,7 +14,7 @@ use crate::quant::stats::QuantStats;
 /// have several rows.
 const BLOCK: usize = 1 << 16;
 /// Columns that are looked at or cast at once: with their factors and codes they stay in the first-level cache.
-const COLUMNS: usize = 2048;
+const COLUMNS: usize = 4096;
 /// Columns that kernels cast together.
 const GROUP: usize = 64;
 
@@ -92,49 +92,50 @@ impl RowTask<'_> {
         let Scratch { lanes, peaks: found_peaks, found, spread } = scratch;
         let (width, count) = (block.width, block.cols.len().div_ceil(block.width));
         let first = block.cols.start / width;
-        let (decided, first) = match &mut self.granules {
+        let (decided, first, care) = match &mut self.granules {
             Granules::Found(scales) => {
                 let at = block.rows.start / self.plan.granule.rows() * self.x.cols.div_ceil(width) + first;
                 let x = self.x.part(block.rows.clone(), block.cols.clone());
                 peaks(self.plan.isa, x, width, lanes, found_peaks);
-                found.clear();
-                GranuleRow { x, width, peaks: found_peaks }.decide(self.plan, found, stats);
+                let care = GranuleRow { x, width, peaks: found_peaks }.decide(self.plan, found, 0, stats);
                 scales.store(at, 1, found, 0..count);
-                (&*found, 0)
+                (&*found, 0, care)
             }
-            Granules::Given(all, row) => (*all, *row + first),
+            Granules::Given(all, row) => (*all, *row + first, all.any(*row + first..*row + first + count)),
         };
-        let care = decided.any(first..first + count);
         let general = care.general || care.rough;
         let plain = self.plan.rule.is_plain() && !general;
         // Granules that are whole groups need not be spread.
         let splats = plain && width.is_multiple_of(GROUP);
+        let (all_cols, encoder) = (self.x.cols, &self.plan.rule.encoder);
         for left in block.cols.clone().step_by(COLUMNS) {
             let columns = left..(left + COLUMNS).min(block.cols.end);
+            let x = self.x.part(block.rows.clone(), columns.clone());
             let place = Place { decided, first, width, column: left - block.cols.start };
             if !splats {
-                spread.fill(self.plan, &place, columns.len());
+                spread.fill(self.plan, &place, columns.len(), care.rough);
             }
-            for i in block.rows.clone() {
-                let (x, at) = (self.x.row(i).slice(columns.clone()), i * self.x.cols + left);
-                let codes = self.codes.slice(at..at + x.len());
-                if plain {
-                    let factors = if splats { place.factors() } else { spread.factors() };
-                    let (encoder, divides) = (&self.plan.rule.encoder, self.plan.rule.divides);
-                    let row = PlainRow { encoder, divides, x, factors, ahead: block.ahead };
-                    stats.flushed += cast_plain(stores, &row, codes);
-                } else {
-                    let Spread { factors, rough, .. } = &*spread;
-                    let row = Row { rule: &self.plan.rule, x, factors, rough, clips: general };
-                    let mut singly = |columns: Range<usize>, mut codes: CodesMut<'_>| {
-                        for (to, j) in columns.enumerate() {
-                            let payload = decided.payload(place.granule(j));
-                            codes.set(to, self.plan.cast_one(x.at(j), payload, stats));
-                        }
-                    };
-                    let counts = cast_row(stores, &row, codes, &mut singly);
-                    stats.add(&counts);
-                }
+            let place_of = |i: usize| (block.rows.start + i) * all_cols + left;
+            if plain {
+                let factors = if splats { place.factors() } else { spread.factors() };
+                let rows =
+                    PlainRows { encoder, divides: self.plan.rule.divides, x, factors, ahead: block.ahead };
+                let codes = self.codes.slice(place_of(0)..place_of(x.rows - 1) + x.cols);
+                stats.flushed += cast_plain(stores, &rows, codes, all_cols);
+                continue;
+            }
+            for i in 0..x.rows {
+                let (x, Spread { factors, rough, .. }) = (x.row(i), &*spread);
+                let row = Row { rule: &self.plan.rule, x, factors, rough, clips: general };
+                let mut singly = |columns: Range<usize>, mut codes: CodesMut<'_>| {
+                    for (to, j) in columns.enumerate() {
+                        let payload = decided.payload(place.granule(j));
+                        codes.set(to, self.plan.cast_one(x.at(j), payload, stats));
+                    }
+                };
+                let codes = self.codes.slice(place_of(i)..place_of(i) + x.len());
+                let counts = cast_row(stores, &row, codes, &mut singly);
+                stats.add(&counts);
             }
         }
     }
@@ -171,7 +172,7 @@ impl Spread {
     }
 
     /// Spreads what granules decided over some columns.
-    fn fill(&mut self, plan: &Plan<'_>, place: &Place<'_>, cols: usize) {
+    fn fill(&mut self, plan: &Plan<'_>, place: &Place<'_>, cols: usize, some_rough: bool) {
         let &Place { decided, first, width, column } = place;
         let groups = cols.div_ceil(GROUP);
         for (spreads, values) in
@@ -181,11 +182,13 @@ impl Spread {
             spreads[cols..].fill(1.0);
             spread(plan.isa, &values[first..], column, width, &mut spreads[..cols]);
         }
-        let rough = |group: usize| {
-            let (start, end) = (group * GROUP, ((group + 1) * GROUP).min(cols));
-            decided.any(place.granule(start)..place.granule(end - 1) + 1).rough
-        };
         self.rough.clear();
-        self.rough.extend((0..groups).map(rough));
+        self.rough.resize(groups, false);
+        if some_rough {
+            for (group, rough) in self.rough.iter_mut().enumerate() {
+                let (start, end) = (group * GROUP, ((group + 1) * GROUP).min(cols));
+                *rough = decided.any(place.granule(start)..place.granule(end - 1) + 1).rough;
+            }
+        }
     }
 }
