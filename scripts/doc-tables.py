@@ -3,10 +3,12 @@
 
     python3 scripts/doc-tables.py [--write] [--cuda]
 
-A fenced block or a table under `<!-- output of: COMMAND -->` is what that shell command prints, line for line; `finegrain` in it is
-the release build. Each is compared and its first difference shown; --write puts the output in its place. `layers.safetensors` is ../shared/data/minilm-layers.safetensors; where that is not there, what
-needs it is left out and named. Blocks under `<!-- output with cuda of: COMMAND -->` need NVRTC and are looked at with --cuda.
-Fails if a block differs, a command fails or no block is found.
+A fenced block or a table under `<!-- output of: COMMAND -->` is what that shell command prints, line for line; `finegrain`
+in it is the release build, $ROOT this repository. Each is compared and its first difference shown; --write puts the output
+in its place. Those under `<!-- output with shared of: COMMAND -->` need ../shared, where `layers.safetensors` is
+data/minilm-layers.safetensors and tests find their golden values; without it they are left out and named. Those under
+`<!-- output with cuda of: COMMAND -->` need NVRTC and are looked at with --cuda alone.
+Fails if one differs, a command fails or none is found.
 """
 
 import os
@@ -18,15 +20,16 @@ import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
-LAYERS = pathlib.Path(os.environ.get("FINEGRAIN_SHARED", ROOT.parent / "shared")) / "data/minilm-layers.safetensors"
-MARK = r"<!-- output (?P<cuda>with cuda )?of: (?P<command>.*?) -->\n"
+SHARED = pathlib.Path(os.environ.get("FINEGRAIN_SHARED", ROOT.parent / "shared")).resolve()
+MARK = r"<!-- output (?:with (?P<needs>shared|cuda) )?of: (?P<command>.*?) -->\n"
 FENCED = re.compile(rf"(?P<head>{MARK}```\w*\n)(?P<body>.*?)(?P<tail>^```$)", re.S | re.M)
 TABLE = re.compile(rf"(?P<head>{MARK}\n)(?P<body>(?:\|.*\n?)+)(?P<tail>)")
 
 
 def output(command, folder):
     """What a command prints, with the release build first on the path."""
-    environment = os.environ | {"PATH": f"{TARGET / 'release'}:{TARGET / 'release/examples'}:{os.environ['PATH']}"}
+    path = f"{TARGET / 'release'}:{TARGET / 'release/examples'}:{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "ROOT": str(ROOT), "CARGO_TARGET_DIR": str(TARGET)}
     run = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", command], cwd=folder, env=environment, capture_output=True, text=True
     )
@@ -52,18 +55,17 @@ def main():
     write, cuda = "--write" in options, "--cuda" in options
     compared, different = 0, 0
     with tempfile.TemporaryDirectory() as folder:
-        if LAYERS.is_file():
-            os.symlink(LAYERS.resolve(), pathlib.Path(folder) / "layers.safetensors")
+        os.symlink(SHARED / "data/minilm-layers.safetensors", pathlib.Path(folder) / "layers.safetensors")
         for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
             name = page.relative_to(ROOT)
 
             def renewed(block):
                 nonlocal compared, different
                 command = block["command"]
-                if bool(block["cuda"]) != cuda:
+                if (block["needs"] == "cuda") != cuda:
                     return block[0]
-                if "layers.safetensors" in command and not LAYERS.is_file():
-                    print(f"{name}: {command}: left out, {LAYERS} is not there")
+                if block["needs"] == "shared" and not SHARED.is_dir():
+                    print(f"{name}: {command}: left out, {SHARED} is not there")
                     return block[0]
                 fresh = output(command, folder)
                 compared += 1
