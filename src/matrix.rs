@@ -61,7 +61,9 @@ impl<T> Matrix<T> {
 
     /// Element (i, j) is `f(i, j)`.
     pub fn from_fn(rows: usize, cols: usize, mut f: impl FnMut(usize, usize) -> T) -> Self {
-        let data = (0..rows).flat_map(|i| (0..cols).map(move |j| (i, j))).map(|(i, j)| f(i, j)).collect();
+        // Rows of nothing may be more than can be counted through.
+        let counted = if cols == 0 { 0 } else { rows };
+        let data = (0..counted).flat_map(|i| (0..cols).map(move |j| (i, j))).map(|(i, j)| f(i, j)).collect();
         Matrix { data, rows, cols }
     }
 
@@ -248,7 +250,9 @@ impl<'a, T> MatRef<'a, T> {
 
     /// Applies `f` to every element.
     pub fn map<U>(&self, mut f: impl FnMut(&T) -> U) -> Matrix<U> {
-        let data = self.iter_rows().flatten().map(&mut f).collect();
+        // Rows of nothing may be more than can be counted through.
+        let counted = if self.cols == 0 { 0 } else { self.rows };
+        let data = self.iter_rows().take(counted).flatten().map(&mut f).collect();
         Matrix { data, rows: self.rows, cols: self.cols }
     }
 }

@@ -3,7 +3,9 @@
 
 use std::io::Write;
 
-use finegrain::checkpoint::{CastOptions, CastRounding, TensorFile, cast_tensor, inspect};
+use finegrain::checkpoint::{
+    CastOptions, CastRounding, Checkpoint, ReadAs, ScaledTensor, cast_tensor, inspect,
+};
 use finegrain::formats::{Format, Overflow, TensorRounding};
 use libfuzzer_sys::fuzz_target;
 
@@ -16,7 +18,7 @@ fuzz_target!(|input: (bool, &[u8])| {
         file.write_all(&(header as u64).to_le_bytes()).unwrap();
     }
     file.write_all(bytes).unwrap();
-    let Ok(tensors) = TensorFile::open(file.path()) else { return };
+    let Ok(tensors) = Checkpoint::open(file.path()) else { return };
     let stochastic = CastRounding::Tensor(TensorRounding::Stochastic { seed: 1 });
     let options = CastOptions::new(Format::E4M3, stochastic, Overflow::Saturate).unwrap();
     for name in tensors.names() {
@@ -27,6 +29,13 @@ fuzz_target!(|input: (bool, &[u8])| {
         }
         if let Ok((codes, stats)) = cast_tensor(&tensor, name, &options, &|_| ()) {
             assert_eq!((codes.elements(), stats.elements), (tensor.elements(), tensor.elements() as u64));
+        }
+        for (format, packed) in [(None, false), (Some(Format::E2M1), true)] {
+            let read_as = ReadAs { format, packed, scale_format: Some(Format::E8M0), ..ReadAs::default() };
+            let Ok(codes) = ScaledTensor::read(&tensors, name, &read_as) else { continue };
+            if let Ok(values) = codes.dequantize() {
+                assert_eq!(values.len(), codes.shape().iter().product::<usize>());
+            }
         }
     }
     inspect(&tensors, &|_| ()).unwrap();

@@ -5,7 +5,8 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use super::header::{Header, TensorInfo};
+use super::header::{Header, HeaderFault, TensorInfo};
+use super::looks::{LOOKED_AT, looks_like};
 use super::tensor::Tensor;
 use crate::error::{Error, Result};
 
@@ -38,7 +39,23 @@ impl TensorFile {
             return Err(fail(if meta.is_dir() { "is a folder" } else { "is not a regular file" }.into()));
         }
         let mut file = File::open(&path).map_err(|e| fail(e.to_string()))?;
-        let length = meta.len();
+        match Self::read_header(&mut file, meta.len()) {
+            Ok((header, data_start)) => Ok(TensorFile { path, file, data_start, header }),
+            Err(fault) => {
+                let message = match beginning(&mut file).as_deref().and_then(looks_like) {
+                    None => fault.message,
+                    Some(what) => {
+                        format!("not a safetensors file: looks like {what} ({})", fault.message)
+                    }
+                };
+                Err(Error::File { path, tensor: fault.tensor, message })
+            }
+        }
+    }
+
+    /// The header of a file of `length` bytes, and where the data begin.
+    fn read_header(file: &mut File, length: u64) -> std::result::Result<(Header, u64), HeaderFault> {
+        let fail = |message: String| HeaderFault { tensor: None, message };
         let mut prefix = [0; PREFIX as usize];
         if length < PREFIX {
             return Err(fail(format!("{length} bytes, a safetensors file has at least {PREFIX}")));
@@ -57,12 +74,7 @@ impl TensorFile {
         let mut header = vec![0; header_length as usize];
         file.read_exact(&mut header).map_err(|e| fail(e.to_string()))?;
         let data_start = PREFIX + header_length;
-        let header = Header::parse(&header, length - data_start).map_err(|fault| Error::File {
-            path: path.clone(),
-            tensor: fault.tensor,
-            message: fault.message,
-        })?;
-        Ok(TensorFile { path, file, data_start, header })
+        Ok((Header::parse(&header, length - data_start)?, data_start))
     }
 
     /// Where the file lies.
@@ -130,4 +142,12 @@ impl TensorFile {
             _ => shown.join(", "),
         }
     }
+}
+
+/// The first bytes of a file.
+fn beginning(file: &mut File) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.seek(SeekFrom::Start(0)).ok()?;
+    file.take(LOOKED_AT as u64).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
 }

@@ -154,6 +154,11 @@ impl Header {
         self.metadata.as_ref()
     }
 
+    /// Bytes of all tensors.
+    pub(super) fn bytes(&self) -> u64 {
+        self.tensors.values().map(|info| info.offsets.1 as u64).max().unwrap_or(0)
+    }
+
     /// Lays tensors out one after the other. The widest elements come first, so that each tensor begins at a multiple of
     /// its element size (readers that map a file need that); within a width the order is the one given.
     pub(super) fn lay_out(

@@ -1,13 +1,18 @@
-//! What a tensor file holds, and what is wrong with it. One tensor is in memory at a time, with its scales.
+//! What a checkpoint holds, and what is wrong with it. One tensor is in memory at a time, with its scales.
 
-use rayon::prelude::*;
+use std::collections::HashMap;
+
 use safetensors::Dtype;
 use serde::Serialize;
 
-use super::file::TensorFile;
+use super::header::TensorInfo;
+use super::pairs::Part;
+use super::scaled::{ReadAs, ScaledTensor};
+use super::source::Checkpoint;
+use super::survey::{Places, Survey};
 use super::tensor::Tensor;
 use crate::error::Result;
-use crate::formats::{Format, e8m0};
+use crate::formats::e8m0;
 use crate::scaled::Granule;
 
 /// The scales of tensor T are the tensor T with this after its name (DeepSeek-V3's checkpoints).
@@ -38,9 +43,10 @@ pub enum Severity {
 pub struct Finding {
     /// How bad it is.
     pub severity: Severity,
-    /// A word for programs: `scale-grid`, `scale-dtype`, `scale-without-codes`, `codes-without-scale`,
-    /// `scales-of-floats`, `zero-scale`, `negative-scale`, `nonfinite-scale`, `nonfinite-code`, `nonfinite-value`,
-    /// `all-zero`, `not-requantised`.
+    /// A word for programs: `scale-grid`, `scale-dtype`, `scale-format`, `scale-without-codes`, `scale-unknown`,
+    /// `scales-twice`, `missing-scale`, `codes-without-scale`, `scales-of-floats`, `zero-scale`, `negative-scale`,
+    /// `nonfinite-scale`, `nonfinite-code`, `nonfinite-value`, `foreign`, `all-zero`, `not-requantised`,
+    /// `duplicate-tensor`, `missing-tensor`.
     pub kind: &'static str,
     /// The tensor to blame.
     pub tensor: String,
@@ -84,6 +90,9 @@ pub struct TensorReport {
     pub infinite: u64,
     /// The scales beside it.
     pub scales: Option<ScaleReport>,
+    /// The codes that it is scales of, or belongs to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scales_of: Option<String>,
 }
 
 /// What a file holds.
@@ -97,36 +106,82 @@ pub struct Inspection {
     pub findings: Vec<Finding>,
 }
 
-/// Reads a whole file. `done` is told after each tensor how many more bytes are finished.
+/// Reads a whole checkpoint. `done` is told after each tensor how many more bytes are finished.
 ///
 /// # Errors
-/// [`crate::Error::File`] if the file cannot be read. What is merely wrong with its tensors is a finding.
-pub fn inspect(file: &TensorFile, done: &dyn Fn(u64)) -> Result<Inspection> {
+/// [`crate::Error::File`] if a file cannot be read. What is merely wrong with its tensors is a finding.
+pub fn inspect(checkpoint: &Checkpoint, done: &dyn Fn(u64)) -> Result<Inspection> {
     let mut all = Inspection { bytes: 0, tensors: Vec::new(), findings: Vec::new() };
-    for name in file.names() {
-        let (report, findings) = inspect_tensor(file, name)?;
+    let strays = strays(checkpoint);
+    for name in checkpoint.names() {
+        let (report, findings) = inspect_tensor(checkpoint, name, &strays)?;
         done(report.bytes as u64);
         all.bytes += report.bytes as u64;
         all.tensors.push(report);
         all.findings.extend(findings);
     }
+    let mut whole = |severity, kind, names: &[String], message: &str| {
+        let finding =
+            |tensor: &String| Finding { severity, kind, tensor: tensor.clone(), message: message.to_owned() };
+        all.findings.extend(names.iter().map(finding));
+    };
+    whole(Severity::Error, "duplicate-tensor", checkpoint.duplicates(), "is in two files");
+    if checkpoint.path().is_dir() {
+        let message = "is in the index and in no file";
+        whole(Severity::Error, "missing-tensor", checkpoint.missing(), message);
+    }
     Ok(all)
 }
 
-fn inspect_tensor(file: &TensorFile, name: &str) -> Result<(TensorReport, Vec<Finding>)> {
-    let tensor = file.read(name)?;
+/// Of codes, the tensors beside them that are called like scales and that no rule takes for theirs.
+fn strays(checkpoint: &Checkpoint) -> HashMap<&str, Vec<&str>> {
+    let pairs = checkpoint.pairs();
+    let mut layers: HashMap<&str, &str> = HashMap::new();
+    for name in checkpoint.names().iter().filter(|name| pairs.is_codes(name)) {
+        layers.insert(name, name);
+        if let Some(layer) = name.strip_suffix(".weight") {
+            layers.insert(layer, name);
+        }
+    }
+    let mut strays: HashMap<&str, Vec<&str>> = HashMap::new();
+    let is_free = |name: &&String| pairs.owner(name).is_none() && !pairs.is_codes(name);
+    let is_called = |name: &&String| name.to_ascii_lowercase().contains("scale");
+    for name in checkpoint.names().iter().filter(is_free).filter(is_called) {
+        let least = name.rfind('.').unwrap_or(0);
+        let cuts = name.match_indices(['_', '.']).map(|(at, _)| at).filter(|&at| at > 0 && at >= least);
+        let codes = cuts.map(|at| &name[..at]).filter_map(|stem| layers.get(stem)).next_back();
+        if let Some(codes) = codes {
+            strays.entry(codes).or_default().push(name);
+        }
+    }
+    strays
+}
+
+fn inspect_tensor(
+    checkpoint: &Checkpoint,
+    name: &str,
+    strays: &HashMap<&str, Vec<&str>>,
+) -> Result<(TensorReport, Vec<Finding>)> {
+    let tensor = checkpoint.read(name)?;
     let survey = Survey::of(&tensor);
-    let mut findings = Findings { tensor: name, list: Vec::new() };
-    let codes_name = [SCALE_SUFFIX, TENSOR_SCALE_SUFFIX].iter().find_map(|s| name.strip_suffix(s));
-    let scales = match codes_name {
-        Some(codes_name) => {
-            findings.of_scales(file, &tensor, &survey, codes_name);
+    let mut findings = Findings { checkpoint, tensor: name, list: Vec::new() };
+    let owner = checkpoint.pairs().owner(name);
+    let scales = match owner {
+        Some((codes, part)) => {
+            findings.of_scales(&tensor, &survey, codes, part)?;
             None
         }
-        None => findings.of_codes_or_values(file, &tensor, &survey)?,
+        None => findings.of_codes_or_values(&tensor, &survey)?,
     };
-    let (elements, info) = (tensor.elements(), file.info(name)?);
-    if elements > 0 && survey.zeros == elements as u64 && codes_name.is_none() {
+    let strays = strays.get(name).into_iter().flatten();
+    for stray in strays {
+        let message =
+            format!("'{stray}' beside it looks like scales, but no rule takes it for those of these codes");
+        let severity = if scales.is_some() { Severity::Note } else { Severity::Warning };
+        findings.add(severity, "scale-unknown", message);
+    }
+    let (elements, info) = (tensor.elements(), checkpoint.info(name)?);
+    if elements > 0 && survey.zeros == elements as u64 && owner.is_none() {
         findings.add(Severity::Note, "all-zero", format!("all {elements} elements are zero"));
     }
     let report = TensorReport {
@@ -140,12 +195,14 @@ fn inspect_tensor(file: &TensorFile, name: &str) -> Result<(TensorReport, Vec<Fi
         nan: survey.nan.count,
         infinite: survey.infinite.count,
         scales,
+        scales_of: owner.map(|(codes, _)| codes.to_owned()),
     };
     Ok((report, findings.list))
 }
 
 /// The findings about one tensor.
 struct Findings<'a> {
+    checkpoint: &'a Checkpoint,
     tensor: &'a str,
     list: Vec<Finding>,
 }
@@ -155,43 +212,71 @@ impl Findings<'_> {
         self.list.push(Finding { severity, kind, tensor: self.tensor.to_owned(), message });
     }
 
-    fn of_scales(&mut self, file: &TensorFile, scales: &Tensor, survey: &Survey, codes_name: &str) {
-        let elements = scales.elements();
-        if !file.contains(codes_name) {
-            let message = format!("scales without codes: there is no tensor '{codes_name}' in this file");
-            self.add(Severity::Error, "scale-without-codes", message);
+    fn of_scales(&mut self, scales: &Tensor, survey: &Survey, codes: &str, part: Part) -> Result<()> {
+        if part == Part::Foreign {
+            let message = format!("belongs to '{codes}' in a way that no rule reads");
+            self.add(Severity::Note, "foreign", message);
+            return Ok(());
         }
-        let dtype = scales.dtype();
-        if Tensor::format(dtype).is_none() && dtype != Dtype::U8 {
-            let message = format!("scales are {dtype}, expected F32, BF16, F16, F64, F8_E8M0 or F8_E4M3");
-            self.add(Severity::Error, "scale-dtype", message);
-            return;
+        let (elements, dtype) = (scales.elements(), scales.dtype());
+        if Tensor::format(dtype).is_none() {
+            if matches!(dtype, Dtype::U8 | Dtype::I8) {
+                let message =
+                    format!("scales of '{codes}' are {dtype}: of which format (E8M0, E4M3) is not said");
+                self.add(Severity::Note, "scale-format", message);
+            } else {
+                let message = format!("scales are {dtype}, expected F32, BF16, F16, F64, F8_E8M0 or F8_E4M3");
+                self.add(Severity::Error, "scale-dtype", message);
+            }
+            return Ok(());
         }
+        // A zero that nothing but zeros stands under changes no value.
+        let zeros = match (survey.zero.first, part) {
+            (None, _) | (_, Part::Activation) => survey.zero,
+            (_, Part::Block) => self.zeros_under_codes(codes).unwrap_or(survey.zero),
+            _ if self.is_zero(codes)? => Places::default(),
+            _ => survey.zero,
+        };
+        let severity = if part == Part::Activation { Severity::Warning } else { Severity::Error };
         let mut count = |kind, what: &str, places: Places| {
             if let Some(first) = places.first {
                 let message =
                     format!("{} of {elements} scales are {what}, the first at index {first}", places.count);
-                self.add(Severity::Error, kind, message);
+                self.add(severity, kind, message);
             }
         };
-        if Tensor::format(dtype).is_some() {
-            count("zero-scale", "zero", survey.zero);
-            // UE4M3 has no sign: NVFP4 ignores the bit.
-            if dtype != Dtype::F8_E4M3 {
-                count("negative-scale", "negative", survey.negative);
-            }
-            count("nonfinite-scale", "NaN", survey.nan);
-            count("nonfinite-scale", "infinite", survey.infinite);
+        count("zero-scale", "zero", zeros);
+        // UE4M3 has no sign: NVFP4 ignores the bit.
+        if dtype != Dtype::F8_E4M3 {
+            count("negative-scale", "negative", survey.negative);
         }
+        count("nonfinite-scale", "NaN", survey.nan);
+        count("nonfinite-scale", "infinite", survey.infinite);
+        Ok(())
     }
 
-    fn of_codes_or_values(
-        &mut self,
-        file: &TensorFile,
-        tensor: &Tensor,
-        survey: &Survey,
-    ) -> Result<Option<ScaleReport>> {
-        let dtype = tensor.dtype();
+    /// The zeros among block scales whose codes are not all zero; `None` where that cannot be told.
+    fn zeros_under_codes(&self, codes: &str) -> Option<Places> {
+        let codes = read_codes(self.checkpoint, codes)?;
+        let mut zeros = Places::default();
+        for (i, (scale, peak)) in codes.block_scales().into_iter().zip(codes.peaks()?).enumerate() {
+            zeros.add(scale == 0.0 && peak > 0, i as u64);
+        }
+        Some(zeros)
+    }
+
+    /// Whether all codes are zero.
+    fn is_zero(&self, codes: &str) -> Result<bool> {
+        if !self.checkpoint.contains(codes) {
+            return Ok(false);
+        }
+        Ok(read_codes(self.checkpoint, codes)
+            .and_then(|c| c.peaks())
+            .is_some_and(|p| p.iter().all(|&p| p == 0)))
+    }
+
+    fn of_codes_or_values(&mut self, tensor: &Tensor, survey: &Survey) -> Result<Option<ScaleReport>> {
+        let (dtype, pairs) = (tensor.dtype(), self.checkpoint.pairs());
         let is_code = dtype.bitsize() == 8 && Tensor::format(dtype).is_some();
         let (kind, noun) = if is_code { ("nonfinite-code", "codes") } else { ("nonfinite-value", "values") };
         for (what, places) in [("NaN", survey.nan), ("infinite", survey.infinite)] {
@@ -201,176 +286,130 @@ impl Findings<'_> {
                 self.add(Severity::Warning, kind, message);
             }
         }
-        let scale_name = format!("{}{SCALE_SUFFIX}", self.tensor);
-        if !file.contains(&scale_name) {
-            if is_code && dtype != Dtype::F8_E8M0 {
-                let message =
-                    format!("{dtype} without scales: there is no tensor '{scale_name}' in this file");
-                self.add(Severity::Note, "codes-without-scale", message);
-            }
+        if !pairs.is_codes(self.tensor) {
+            self.of_values(dtype);
             return Ok(None);
         }
-        let info = file.info(&scale_name)?;
-        let granule = Granule::infer(tensor.shape(), &info.shape);
-        if Tensor::is_float(dtype) {
+        let scales: Vec<&str> = pairs
+            .partners(self.tensor)
+            .iter()
+            .filter(|p| p.part == Part::Block)
+            .map(|p| p.name.as_str())
+            .collect();
+        let Some(&scale_name) = scales.first() else {
+            let message = format!(
+                "{dtype} without scales: there is no tensor '{}{SCALE_SUFFIX}' in this checkpoint, nor scales by another name",
+                self.tensor
+            );
+            self.add(Severity::Note, "codes-without-scale", message);
+            return Ok(None);
+        };
+        if let [first, second, ..] = scales[..] {
+            let message = format!("has scales twice, '{first}' and '{second}'");
+            self.add(Severity::Error, "scales-twice", message);
+        }
+        if !self.checkpoint.contains(scale_name) {
+            let message = format!("its scales '{scale_name}' are in a file that is not there");
+            self.add(Severity::Warning, "missing-scale", message);
+            return Ok(None);
+        }
+        let info = self.checkpoint.info(scale_name)?;
+        let granule = self.granule(tensor, &info, is_code)?;
+        let granule = granule.map(|g| g.to_string());
+        Ok(Some(ScaleReport {
+            name: scale_name.to_owned(),
+            dtype: info.dtype.to_string(),
+            shape: info.shape,
+            granule,
+        }))
+    }
+
+    /// The granule of codes, and what their scales say of them.
+    fn granule(&mut self, tensor: &Tensor, scales: &TensorInfo, is_code: bool) -> Result<Option<Granule>> {
+        if !is_code {
+            // Integers: a code each, or two, or blocks of them in a dimension of their own.
+            return Ok(shapes_of_integers(tensor)
+                .iter()
+                .find_map(|shape| Granule::infer(shape, &scales.shape)));
+        }
+        let Some(codes) = read_codes(self.checkpoint, self.tensor) else {
+            return Ok(Granule::infer(tensor.shape(), &scales.shape));
+        };
+        if let Some(message) = codes.misfit() {
+            // What an option would read is no fault of the file.
+            let severity = if message.contains("--") { Severity::Warning } else { Severity::Error };
+            self.add(severity, "scale-grid", message.to_owned());
+        }
+        if codes.granule().is_some_and(|g| g != Granule::TENSOR) {
+            self.of_payload(&codes);
+        }
+        Ok(codes.granule())
+    }
+
+    /// The findings about a tensor that is neither codes nor scales.
+    fn of_values(&mut self, dtype: Dtype) {
+        let scale_name = format!("{}{SCALE_SUFFIX}", self.tensor);
+        if Tensor::is_float(dtype) && self.checkpoint.contains(&scale_name) {
             let message =
                 format!("{dtype} with scales '{scale_name}': values that are scaled already, or codes lost");
             self.add(Severity::Warning, "scales-of-floats", message);
         }
-        match granule {
-            None => {
-                let message = format!(
-                    "scale grid {:?} of '{scale_name}' fits no granule of the codes' shape {:?}",
-                    info.shape,
-                    tensor.shape()
-                );
-                self.add(Severity::Error, "scale-grid", message);
-            }
-            Some(granule) if is_code && granule != Granule::TENSOR => {
-                self.of_payload(tensor, &file.read(&scale_name)?, granule);
-            }
-            Some(_) => {}
+        let codes = [SCALE_SUFFIX, TENSOR_SCALE_SUFFIX].iter().find_map(|s| self.tensor.strip_suffix(s));
+        if let Some(codes) = codes.filter(|codes| !self.checkpoint.contains(codes)) {
+            let message = format!("called like scales: there is no tensor '{codes}' in this checkpoint");
+            self.add(Severity::Warning, "scale-without-codes", message);
         }
-        let granule = granule.map(|g| g.to_string());
-        Ok(Some(ScaleReport { name: scale_name, dtype: info.dtype.to_string(), shape: info.shape, granule }))
     }
 
     /// The silent bug: scales rounded up to powers of two, codes left as they were for the old scales.
-    fn of_payload(&mut self, codes: &Tensor, scales: &Tensor, granule: Granule) {
-        let Some(format) = Tensor::format(codes.dtype()) else { return };
-        let Ok(values) = scales.to_f32() else { return };
-        if !values.iter().all(|&s| e8m0::exact_log2(s).is_some()) {
+    fn of_payload(&mut self, codes: &ScaledTensor) {
+        let scales = codes.block_scales();
+        if !scales.iter().all(|&s| e8m0::exact_log2(s).is_some()) {
             return;
         }
-        let largest = format.spec().max_code() as u8;
-        let peaks: Vec<u8> = granule_peaks(codes, format, granule).into_iter().filter(|&p| p > 0).collect();
+        let spec = codes.format().spec();
+        let largest = spec.max_code() as u16;
+        let peaks: Vec<u16> = codes.peaks().unwrap_or_default().into_iter().filter(|&p| p > 0).collect();
         let full = peaks.iter().filter(|&&p| p == largest).count();
-        if peaks.len() >= SUSPECT_GRANULES && full as f64 >= SUSPECT_SHARE * peaks.len() as f64 {
+        // Maxima of 7·2^k give the largest code with true powers of two; but then the values lie on a coarse grid.
+        if peaks.len() >= SUSPECT_GRANULES
+            && full as f64 >= SUSPECT_SHARE * peaks.len() as f64
+            && !codes.is_on_coarse_grid()
+        {
+            let granule = codes.granule().map_or(String::new(), |g| g.to_string());
             let message = format!(
                 "scales rounded to powers of two without requantising the payload: all {} scales are powers of two, \
                  yet {full} of {} {granule} granules have a code of magnitude {}",
-                values.len(),
+                scales.len(),
                 peaks.len(),
-                format.spec().max_finite()
+                spec.max_finite()
             );
             self.add(Severity::Error, "not-requantised", message);
         }
     }
 }
 
-/// The largest finite magnitude code of every granule; codes without sign order like their values.
-fn granule_peaks(codes: &Tensor, format: Format, granule: Granule) -> Vec<u8> {
-    let (rows, cols) = match codes.shape() {
-        [] => (1, 1),
-        [cols] => (1, *cols),
-        [.., rows, cols] => (*rows, *cols),
+/// Codes with their scales, where nothing has to be said to read them.
+fn read_codes(checkpoint: &Checkpoint, name: &str) -> Option<ScaledTensor> {
+    ScaledTensor::read(checkpoint, name, &ReadAs::default()).ok()
+}
+
+/// The shapes that the values of integers may have.
+fn shapes_of_integers(tensor: &Tensor) -> Vec<Vec<usize>> {
+    let shape = tensor.shape().to_vec();
+    let doubled = |mut shape: Vec<usize>| {
+        if let Some(last) = shape.last_mut() {
+            *last = last.saturating_mul(2);
+        }
+        shape
     };
-    if codes.data().is_empty() {
-        return Vec::new();
-    }
-    let spec = format.spec();
-    let (magnitude, largest) = ((spec.code_mask() & !spec.sign_mask()) as u8, spec.max_code() as u8);
-    let (grid_rows, grid_cols) = granule.grid(rows, cols);
-    let mut peaks = Vec::new();
-    for matrix in codes.data().chunks_exact(rows * cols) {
-        let first = peaks.len();
-        peaks.resize(first + grid_rows * grid_cols, 0u8);
-        for (i, row) in matrix.chunks_exact(cols).enumerate() {
-            let row_peaks = &mut peaks[first + i / granule.rows() * grid_cols..][..grid_cols];
-            for (peak, part) in row_peaks.iter_mut().zip(row.chunks(granule.cols())) {
-                let codes = part.iter().map(|c| c & magnitude).filter(|&c| c <= largest);
-                *peak = codes.max().unwrap_or(0).max(*peak);
-            }
+    let blocks = match *tensor.shape() {
+        [ref lead @ .., groups, bytes] if !lead.is_empty() => {
+            vec![doubled([lead, &[groups.saturating_mul(bytes)]].concat())]
         }
-    }
-    peaks
-}
-
-/// How many elements have a property, and the first of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Places {
-    count: u64,
-    first: Option<u64>,
-}
-
-impl Places {
-    fn add(&mut self, holds: bool, index: u64) {
-        if holds {
-            self.count += 1;
-            self.first.get_or_insert(index);
-        }
-    }
-
-    fn join(self, later: Places) -> Places {
-        Places { count: self.count + later.count, first: self.first.or(later.first) }
-    }
-}
-
-/// Counts over all elements of a tensor.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Survey {
-    amax: f64,
-    zeros: u64,
-    zero: Places,
-    negative: Places,
-    nan: Places,
-    infinite: Places,
-}
-
-impl Survey {
-    fn of(tensor: &Tensor) -> Survey {
-        match (tensor.dtype(), Tensor::format(tensor.dtype())) {
-            (Dtype::F64, _) => Self::over(tensor.data(), f64::from_le_bytes),
-            (Dtype::F32, _) => Self::over(tensor.data(), |b| f64::from(f32::from_le_bytes(b))),
-            (Dtype::BF16 | Dtype::F16, Some(format)) => {
-                Self::over(tensor.data(), |b| f64::from(format.decode_f32(u16::from_le_bytes(b))))
-            }
-            (_, Some(format)) => Self::over(tensor.data(), |[b]| f64::from(format.decode_f32(u16::from(b)))),
-            // Integers: only zeros are counted.
-            (dtype, None) => match dtype.bitsize() / 8 {
-                0 => Survey::default(),
-                width => {
-                    let zeros = tensor.data().par_chunks_exact(width).filter(|e| e.iter().all(|&b| b == 0));
-                    Survey { zeros: zeros.count() as u64, ..Survey::default() }
-                }
-            },
-        }
-    }
-
-    fn over<const N: usize>(data: &[u8], value: impl Fn([u8; N]) -> f64 + Sync) -> Survey {
-        const CHUNK: usize = 1 << 16;
-        let part = |(chunk, elements): (usize, &[[u8; N]])| {
-            let mut survey = Survey::default();
-            for (i, &bytes) in elements.iter().enumerate() {
-                survey.add(value(bytes), (chunk * CHUNK + i) as u64);
-            }
-            survey
-        };
-        // The order of `join` is kept by rayon, so "first" is the first.
-        data.as_chunks().0.par_chunks(CHUNK).enumerate().map(part).reduce(Survey::default, Survey::join)
-    }
-
-    fn add(&mut self, x: f64, index: u64) {
-        if x.is_finite() {
-            self.amax = self.amax.max(x.abs());
-        }
-        self.zeros += u64::from(x == 0.0);
-        self.zero.add(x == 0.0, index);
-        self.negative.add(x < 0.0, index);
-        self.nan.add(x.is_nan(), index);
-        self.infinite.add(x.is_infinite(), index);
-    }
-
-    fn join(self, later: Survey) -> Survey {
-        Survey {
-            amax: self.amax.max(later.amax),
-            zeros: self.zeros + later.zeros,
-            zero: self.zero.join(later.zero),
-            negative: self.negative.join(later.negative),
-            nan: self.nan.join(later.nan),
-            infinite: self.infinite.join(later.infinite),
-        }
-    }
+        _ => vec![],
+    };
+    [vec![shape.clone(), doubled(shape)], blocks].concat()
 }
 
 #[cfg(test)]
@@ -383,7 +422,7 @@ mod tests {
         let path = dir.path().join("x");
         let tensors: Vec<_> = tensors.iter().map(|(n, t)| ((*n).to_owned(), t.clone())).collect();
         write_tensors(&path, &tensors).unwrap();
-        let all = inspect(&TensorFile::open(&path).unwrap(), &|_| ()).unwrap();
+        let all = inspect(&Checkpoint::open(&path).unwrap(), &|_| ()).unwrap();
         all.findings.into_iter().map(|f| (f.kind, f.message)).collect()
     }
 

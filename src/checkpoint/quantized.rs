@@ -4,12 +4,13 @@
 use safetensors::Dtype;
 
 use super::inspect::{SCALE_SUFFIX, TENSOR_SCALE_SUFFIX};
+use super::scaled::{ReadAs, ScaledTensor};
 use super::tensor::Tensor;
 use crate::error::{Error, Result};
 use crate::formats::Format;
-use crate::matrix::{MatMut, MatRef};
+use crate::matrix::MatRef;
 use crate::quant::{QuantStats, Quantizer, Recipe, Role, ScaleFormat};
-use crate::scaled::{Codes, CodesRef, Granule, ScaleGrid, ScaleGridRef, ScaledRef, ScalesRef};
+use crate::scaled::{Codes, Granule, ScaleGrid};
 
 /// Dtypes and shapes of a quantised tensor, known before it is quantised.
 #[derive(Clone, Debug, PartialEq)]
@@ -120,36 +121,9 @@ pub fn quantize_tensor(
     Ok((tensors.collect::<Result<_>>()?, stats))
 }
 
-/// How the shapes of codes and scales lie on each other.
-struct Stack {
-    matrices: usize,
-    codes: (usize, usize),
-    grid: (usize, usize),
-}
-
-impl Stack {
-    fn of(codes: &[usize], grid: &[usize]) -> Option<Stack> {
-        let whole = match codes {
-            [] => (1, 1),
-            [lead @ .., cols] => (lead.iter().product(), *cols),
-        };
-        let one = |grid| Some(Stack { matrices: 1, codes: whole, grid });
-        match (codes, grid) {
-            (_, [] | [1]) => one((1, 1)),
-            ([rows, _], [n]) if n == rows => one((*n, 1)),
-            ([_], [n]) => one((1, *n)),
-            ([], _) => None,
-            ([cols], [1, n]) => Some(Stack { matrices: 1, codes: (1, *cols), grid: (1, *n) }),
-            ([lead @ .., rows, cols], [grid_lead @ .., r, c]) if lead == grid_lead => {
-                Some(Stack { matrices: lead.iter().product(), codes: (*rows, *cols), grid: (*r, *c) })
-            }
-            _ => None,
-        }
-    }
-}
-
 /// The values of codes with their scales, in f32: fl(code · scale), then times the tensor scale where there is one. The
-/// granule is inferred from the shapes ([`Granule::infer`]) unless given.
+/// granule is inferred from the shapes ([`Granule::infer`]) unless given. Files are read by
+/// [`ScaledTensor`](super::ScaledTensor).
 ///
 /// # Errors
 /// [`Error::Shape`] if the scales' shape does not fit the codes'; [`Error::Unsupported`] for scales of an integer dtype, and
@@ -161,56 +135,14 @@ pub fn dequantize_tensor(
     tensor_scales: Option<&Tensor>,
     granule: Option<Granule>,
 ) -> Result<(Vec<f32>, Granule)> {
-    let misfit = || {
-        let (codes, grid) = (codes.shape(), scales.shape());
-        Error::Shape(format!("scale grid {grid:?} fits no granule of the codes' shape {codes:?}"))
-    };
-    let granule = granule.or_else(|| Granule::infer(codes.shape(), scales.shape())).ok_or_else(misfit)?;
-    let stack = Stack::of(codes.shape(), scales.shape()).ok_or_else(misfit)?;
-    let (rows, cols) = stack.codes;
-    let (grid_rows, grid_cols) = stack.grid;
-    if !matches!(codes.dtype().bitsize(), 8 | 16) {
-        return Err(Error::Unsupported(format!("codes of dtype {}, expected 8 or 16 bits", codes.dtype())));
+    let read_as = ReadAs { format: Some(format), granule, ..ReadAs::default() };
+    let mut scaled = ScaledTensor::join("codes", codes, Some((scales, "scales")), &read_as)?;
+    if let Some(tensor_scales) = tensor_scales {
+        scaled = scaled.with_tensor_scales(tensor_scales.to_f32()?)?;
     }
-    if codes.elements() == 0 {
-        return Ok((Vec::new(), granule));
-    }
-    let tensor_scales = match tensor_scales {
-        None => vec![1.0; stack.matrices],
-        Some(t) if t.elements() == stack.matrices => t.to_f32()?,
-        Some(t) => {
-            return Err(Error::Shape(format!(
-                "{} tensor scales for {} matrices",
-                t.elements(),
-                stack.matrices
-            )));
-        }
-    };
-    let byte_scales = match scales.dtype() {
-        Dtype::F8_E8M0 | Dtype::F8_E4M3 => Some(scales.data()),
-        _ => None,
-    };
-    let f32_scales = if byte_scales.is_some() { Vec::new() } else { scales.to_f32()? };
-    let bytes = codes.data();
-    let words = if codes.dtype().bitsize() == 16 { codes.word_matrix()?.into_vec() } else { Vec::new() };
-    let mut out = vec![0.0f32; codes.elements()];
-    for (n, out) in out.chunks_exact_mut(rows * cols).enumerate() {
-        let of = n * rows * cols..(n + 1) * rows * cols;
-        let grid = n * grid_rows * grid_cols..(n + 1) * grid_rows * grid_cols;
-        let matrix = match codes.dtype().bitsize() {
-            16 => CodesRef::Words(MatRef::new(&words[of], rows, cols)?),
-            _ => CodesRef::Bytes(MatRef::new(&bytes[of], rows, cols)?),
-        };
-        let grid = match (scales.dtype(), byte_scales) {
-            (Dtype::F8_E8M0, Some(b)) => ScaleGridRef::E8M0(MatRef::new(&b[grid], grid_rows, grid_cols)?),
-            (_, Some(b)) => ScaleGridRef::E4M3(MatRef::new(&b[grid], grid_rows, grid_cols)?),
-            _ => ScaleGridRef::F32(MatRef::new(&f32_scales[grid], grid_rows, grid_cols)?),
-        };
-        let scales = ScalesRef { granule, grid, tensor: tensor_scales[n] };
-        let scaled = ScaledRef::new(format, matrix, Some(scales))?;
-        scaled.dequantize_into(MatMut::new(out, rows, cols)?)?;
-    }
-    Ok((out, granule))
+    let values = scaled.dequantize()?;
+    let granule = scaled.granule().ok_or_else(|| Error::Shape("scales without a granule".to_owned()))?;
+    Ok((values, granule))
 }
 
 #[cfg(test)]
@@ -263,7 +195,8 @@ mod tests {
         let codes = Tensor::new(Dtype::F8_E4M3, vec![256, 256], vec![0x38; 65536]).unwrap();
         let scales = samples(&[3, 5]);
         let fail = |g| dequantize_tensor(&codes, Format::E4M3, &scales, None, g).unwrap_err().to_string();
-        assert_eq!(fail(None), "scale grid [3, 5] fits no granule of the codes' shape [256, 256]");
+        let message = fail(None);
+        assert!(message.contains("scale grid [3, 5] on codes [256, 256]"), "{message}");
         let message = fail(Some(Granule::BLOCK_128X128));
         assert!(message.contains("3×5, expected 2×2 for 256×256"), "{message}");
         assert!(quantize_tensor(&samples(&[4]), "t", &Recipe::TE, Role::Weight).is_err());

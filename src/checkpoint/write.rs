@@ -5,9 +5,10 @@ use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
-use tempfile::NamedTempFile;
 
 use super::header::{Header, HeaderFault};
+use super::room::require_disk;
+use super::temporary::Temporary;
 use super::tensor::Tensor;
 use crate::error::{Error, Result};
 
@@ -46,7 +47,7 @@ pub fn refuse_same_file(input: &Path, output: &Path) -> Result<()> {
 #[derive(Debug)]
 pub struct TensorWriter {
     path: PathBuf,
-    temporary: NamedTempFile,
+    temporary: Temporary,
     header: Header,
     data_start: u64,
     missing: HashSet<String>,
@@ -67,12 +68,11 @@ impl TensorWriter {
         let header = Header::lay_out(tensors, metadata).map_err(|f| blame(path, f))?;
         let mut json = header.to_json().map_err(|e| Error::file(path, e))?;
         json.resize(json.len().next_multiple_of(PREFIX), b' ');
-        let mut temporary = temporary_beside(path)?;
+        let temporary = Temporary::beside(path)?;
         let length = (json.len() as u64).to_le_bytes();
-        temporary
-            .write_all(&length)
-            .and_then(|()| temporary.write_all(&json))
-            .map_err(|e| Error::file(path, e))?;
+        require_disk(path, header.bytes().saturating_add((PREFIX + json.len()) as u64))?;
+        let mut file = temporary.as_file();
+        file.write_all(&length).and_then(|()| file.write_all(&json)).map_err(|e| Error::file(path, e))?;
         let missing = header.names().iter().cloned().collect();
         let data_start = (PREFIX + json.len()) as u64;
         Ok(TensorWriter { path: path.to_owned(), temporary, header, data_start, missing })
@@ -99,7 +99,7 @@ impl TensorWriter {
             return Err(Error::tensor(&self.path, name, "is written twice"));
         }
         let start = self.data_start + info.offsets.0 as u64;
-        let file = self.temporary.as_file_mut();
+        let mut file = self.temporary.as_file();
         file.seek(SeekFrom::Start(start))
             .and_then(|_| file.write_all(tensor.data()))
             .map_err(|e| Error::tensor(&self.path, name, e))
@@ -113,8 +113,7 @@ impl TensorWriter {
         if let Some(name) = self.header.names().iter().find(|name| self.missing.contains(*name)) {
             return Err(Error::tensor(&self.path, name, "was announced and never written"));
         }
-        self.temporary.persist(&self.path).map_err(|e| Error::file(&self.path, e.error))?;
-        Ok(())
+        self.temporary.persist().map_err(|e| Error::file(&self.path, e))
     }
 }
 
@@ -139,35 +138,11 @@ pub fn write_tensors(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
 /// [`Error::File`] if creating, writing or renaming fails; the temporary file is gone then.
 pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
     let fail = |e: std::io::Error| Error::file(path, e);
-    let temporary = temporary_beside(path)?;
+    let temporary = Temporary::beside(path)?;
     let mut out = BufWriter::with_capacity(1 << 20, temporary.as_file());
     fill(&mut out).and_then(|()| out.flush()).map_err(fail)?;
     drop(out);
-    temporary.persist(path).map_err(|e| fail(e.error))?;
-    Ok(())
-}
-
-fn temporary_beside(path: &Path) -> Result<NamedTempFile> {
-    match path.metadata() {
-        Ok(there) if there.is_dir() => return Err(Error::file(path, "is a folder")),
-        // Renaming over a device or a pipe would replace it by a file.
-        Ok(there) if !there.is_file() => return Err(Error::file(path, "is there and not a regular file")),
-        _ => {}
-    }
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    if !folder.is_dir() {
-        return Err(Error::file(path, format!("there is no folder {}", folder.display())));
-    }
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".finegrain-");
-    // Plain 0666 less the umask, as any program creates files; the default of a temporary file is private.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    // The error of tempfile names the temporary path, which tells nobody anything.
-    builder.tempfile_in(folder).map_err(|e| Error::file(path, format!("cannot be created: {}", e.kind())))
+    temporary.persist().map_err(fail)
 }
 
 #[cfg(test)]

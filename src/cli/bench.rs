@@ -81,7 +81,7 @@ pub(crate) struct Args {
     to: Option<Format>,
 
     /// Threads [default: all]
-    #[arg(long)]
+    #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
 
     /// Instruction set: scalar, avx2, avx512, avx512-bf16 [default: the fastest here, or FINEGRAIN_ISA]

@@ -4,22 +4,26 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use crate::checkpoint::{Dtype, Tensor, TensorFile, refuse_same_file, write_tensors};
+use crate::checkpoint::{Checkpoint, Dtype, ScaledTensor, Tensor, TensorWriter, refuse_same_file};
 use crate::engine::{Engine, Product};
 use crate::gemm::{Accumulation, Arithmetic, GemmProblem, GroupedProblem, Model, Promotion};
 use crate::matrix::Matrix;
+use crate::scaled::{Granule, ScaledRef};
 use clap::ValueEnum;
 
 use crate::cli::Outcome;
-use crate::cli::operand::{Operand, OperandArgs};
-use crate::cli::output::{print, print_json};
+use crate::cli::operand::{OperandArgs, require_room};
+use crate::cli::output;
 use crate::cli::progress::Progress;
+use crate::cli::{interrupt, notes};
 
 const EXAMPLE: &str = "\
 IN holds a [M, K] and b [N, K] as F8_*, BF16 or F16, or as U8/U16 codes with --format-a and
 --format-b; optional scales a_scale_inv and b_scale_inv whose shapes say the granule ([1]
 tensor, [M, 1] row, [M, K/128] tile, [N/128, K/128] block; F8_E8M0 in 1x32; F8_E4M3 in 1x16
-with a_scale_tensor and b_scale_tensor); optional c [M, N] F32. OUT gets d.
+with a_scale_tensor and b_scale_tensor); optional c [M, N] F32. OUT gets d. Scales of codes are
+known by other names too (a_scale, a.scale, ...). Other granules are named by --granule-a and
+--granule-b, grids that are stored transposed or padded by --scale-layout-a and -b.
 
 Grouped, with a tensor 'groups' (I32): contiguous (the group of each row of a, -1 padding;
 b [G, N, K]), masked (rows valid in each group; a [G, M, K]), k (K of each group; a and b
@@ -112,7 +116,8 @@ enum Problem<'a> {
 
 pub(crate) fn run(args: Args, json: bool) -> Outcome {
     refuse_same_file(&args.r#in, &args.out_file)?;
-    let file = TensorFile::open(&args.r#in)?;
+    let file = Checkpoint::open(&args.r#in)?;
+    notes::refuse_folder(&file, "gemm")?;
     let (a, b) = args.operands.read(&file)?;
     let c = read_addend(&file)?;
     let groups = read_groups(&file, args.grouped)?;
@@ -123,6 +128,8 @@ pub(crate) fn run(args: Args, json: bool) -> Outcome {
         Problem::Grouped(p, _) => (p.accumulation(), Product::from(p)),
     };
 
+    let (granule_a, granule_b) = granules(&problem);
+    let (a, b) = (a.describe(granule_a), b.describe(granule_b));
     let work = product.multiply_adds();
     let progress = Progress::multiply_adds(work);
     let report = |done| progress.advance(done);
@@ -130,7 +137,7 @@ pub(crate) fn run(args: Args, json: bool) -> Outcome {
     if let Some(threads) = args.threads {
         engine = engine.with_threads(threads)?;
     }
-    let engine = engine.with_progress(&report);
+    let engine = interrupt::watched(engine, &report);
     let start = Instant::now();
     let d = match args.out {
         Out::F32 => Tensor::from_f32(&engine.gemm(product)?),
@@ -144,35 +151,47 @@ pub(crate) fn run(args: Args, json: bool) -> Outcome {
     drop(progress);
     let (shape, dtype) = (d.shape().to_vec(), d.dtype());
     let nonfinite = d.to_f32()?.iter().filter(|v| !v.is_finite()).count();
-    write_tensors(&args.out_file, &[("d".to_owned(), d)])?;
+    let mut out = TensorWriter::create(&args.out_file, vec![("d".to_owned(), dtype, shape.clone())], None)?;
+    out.put("d", &d)?;
 
     let gflops = 2.0 * work as f64 / seconds / 1e9;
-    if json {
-        return print_json(&serde_json::json!({
-            "op": "gemm",
-            "input": args.r#in.display().to_string(),
-            "output": args.out_file.display().to_string(),
-            "shape": shape,
-            "dtype": dtype.to_string(),
-            "a": a.describe(),
-            "b": b.describe(),
-            "accumulation": accumulation.to_string(),
-            "promotion": accumulation.promotion().name(),
-            "nonfinite": nonfinite,
-            "multiply_adds": work,
-            "seconds": seconds,
-            "gflops": gflops,
-        }));
-    }
-    let not_finite = if nonfinite == 0 { String::new() } else { format!(", {nonfinite} not finite") };
-    print(&format!(
-        "d {dtype} {shape:?} = a ({}) b^T ({}), {accumulation}: {seconds:.3} s, {gflops:.2} GFLOP/s{not_finite}\n",
-        a.describe(),
-        b.describe(),
-    ))
+    let report = serde_json::json!({
+        "op": "gemm",
+        "input": args.r#in.display().to_string(),
+        "output": args.out_file.display().to_string(),
+        "shape": shape,
+        "dtype": dtype.to_string(),
+        "a": a,
+        "b": b,
+        "accumulation": accumulation.to_string(),
+        "promotion": accumulation.promotion().name(),
+        "nonfinite": nonfinite,
+        "multiply_adds": work,
+        "seconds": seconds,
+        "gflops": gflops,
+    });
+    let text = |_: &serde_json::Value| {
+        let not_finite = if nonfinite == 0 { String::new() } else { format!(", {nonfinite} not finite") };
+        format!(
+            "d {dtype} {shape:?} = a ({a}) b^T ({b}), {accumulation}: {seconds:.3} s, {gflops:.2} GFLOP/s{not_finite}\n"
+        )
+    };
+    output::finish(out, &report, json, text, &[])
 }
 
-fn read_addend(file: &TensorFile) -> crate::Result<Option<Matrix<f32>>> {
+/// The granules of the operands as they are multiplied: groups along K have their own.
+fn granules(problem: &Problem<'_>) -> (Option<Granule>, Option<Granule>) {
+    let of = |p: &GemmProblem<'_>| {
+        let granule = |operand: &ScaledRef<'_>| operand.scales().map(|s| s.granule);
+        (granule(p.a()), granule(p.b()))
+    };
+    match problem {
+        Problem::Dense(p) => of(p),
+        Problem::Grouped(p, _) => p.parts().first().map_or((None, None), |part| of(part.problem())),
+    }
+}
+
+fn read_addend(file: &Checkpoint) -> crate::Result<Option<Matrix<f32>>> {
     if !file.contains("c") {
         return Ok(None);
     }
@@ -184,7 +203,7 @@ fn read_addend(file: &TensorFile) -> crate::Result<Option<Matrix<f32>>> {
 }
 
 /// The tensor `groups`, which a grouped problem must have.
-pub(crate) fn read_groups(file: &TensorFile, grouped: Option<Grouped>) -> crate::Result<Option<Vec<i32>>> {
+pub(crate) fn read_groups(file: &Checkpoint, grouped: Option<Grouped>) -> crate::Result<Option<Vec<i32>>> {
     if grouped.is_none() && !file.contains("groups") {
         return Ok(None);
     }
@@ -193,8 +212,8 @@ pub(crate) fn read_groups(file: &TensorFile, grouped: Option<Grouped>) -> crate:
 
 fn problem<'a>(
     args: &Args,
-    a: &'a Operand,
-    b: &'a Operand,
+    a: &'a ScaledTensor,
+    b: &'a ScaledTensor,
     c: Option<&'a Matrix<f32>>,
     groups: Option<&[i32]>,
 ) -> crate::Result<Problem<'a>> {
@@ -206,6 +225,7 @@ fn problem<'a>(
     let Some(groups) = groups else {
         let dense = GemmProblem::nt(a.whole()?, b.whole()?)?.with_arithmetic(&arithmetic)?;
         let dense = dense.with_accumulation(dense.accumulation().with_promotion(args.promotion))?;
+        require_room(dense.m(), dense.n())?;
         return Ok(Problem::Dense(Box::new(match c {
             Some(c) => dense.with_addend(c.view())?,
             None => dense,
@@ -222,6 +242,7 @@ fn problem<'a>(
         }
     };
     let (rows, n) = grouped.output_shape();
+    require_room(rows, n)?;
     let shape = count.map_or(vec![rows, n], |g| vec![g, rows / g, n]);
     let grouped = grouped.with_arithmetic(&arithmetic)?;
     let accumulation = grouped.accumulation().with_promotion(args.promotion);

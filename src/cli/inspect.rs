@@ -2,24 +2,25 @@
 
 use std::path::PathBuf;
 
-use crate::checkpoint::{self, Inspection, TensorFile};
+use crate::checkpoint::{self, Checkpoint, Inspection, Severity};
 use serde::Serialize;
 
-use crate::cli::Outcome;
-use crate::cli::output::{Table, measured, percent, print, print_json, printable, shape};
+use crate::cli::output::{Table, measured, message, percent, print, print_json, printable, shape, title};
 use crate::cli::progress::Progress;
+use crate::cli::{Failure, Outcome};
 
 const EXAMPLE: &str = "\
-Findings are printed and do not change the exit code: a file that can be read is inspected, exit 0.
+Exit 3 if there is a finding of severity error, else 0: warnings and notes do not change it. Of a folder all \
+safetensors files are read; scales belong to codes in any of them.
 
 Example:
   finegrain inspect model.safetensors";
 
-/// Show what is in a tensor file, and what is wrong with it
+/// Show what is in a tensor file or a checkpoint, and what is wrong with it
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub(crate) struct Args {
-    /// safetensors file to read
+    /// safetensors file, or folder with such files
     path: PathBuf,
 }
 
@@ -32,32 +33,31 @@ struct Report<'a> {
 }
 
 pub(crate) fn run(args: Args, json: bool) -> Outcome {
-    if args.path.is_dir() {
-        let message = "is a folder; inspect reads single files";
-        return Err(crate::Error::file(&args.path, message).into());
-    }
-    let file = TensorFile::open(&args.path)?;
-    let mut bytes = 0;
-    for name in file.names() {
-        bytes += file.info(name)?.bytes() as u64;
-    }
-    let progress = Progress::bytes(bytes);
+    let file = Checkpoint::open(&args.path)?;
+    let progress = Progress::bytes(file.bytes());
     let inspection = checkpoint::inspect(&file, &|bytes| progress.advance(bytes))?;
     drop(progress);
     let path = args.path.display().to_string();
     if json {
-        return print_json(&Report { path, metadata: file.metadata(), inspection: &inspection });
+        print_json(&Report { path, metadata: file.metadata(), inspection: &inspection })?;
+    } else {
+        print(&text(&path, &inspection))?;
     }
-    print(&text(&path, &inspection))
+    if inspection.findings.iter().any(|f| f.severity == Severity::Error) {
+        return Err(Failure::Findings);
+    }
+    Ok(())
 }
 
 fn text(path: &str, all: &Inspection) -> String {
     let titles = ["<tensor", "<dtype", "<shape", "bytes", "amax", "zeros", "NaN", "inf", "<scales"];
     let mut table = Table::new(&titles);
     for t in &all.tensors {
-        let scales = t.scales.as_ref().map_or(String::new(), |s| {
-            format!("{} {}", s.dtype, s.granule.as_deref().unwrap_or("of unknown granule"))
-        });
+        let scales = match (&t.scales, &t.scales_of) {
+            (Some(s), _) => format!("{} {}", s.dtype, s.granule.as_deref().unwrap_or("of unknown granule")),
+            (None, Some(codes)) => format!("of '{codes}'"),
+            (None, None) => String::new(),
+        };
         table.row([
             t.name.clone(),
             t.dtype.clone(),
@@ -75,7 +75,7 @@ fn text(path: &str, all: &Inspection) -> String {
         .iter()
         .map(|f| {
             let severity = format!("{:?}", f.severity).to_lowercase();
-            format!("{severity}: {}: {}\n", printable(&f.tensor), printable(&f.message))
+            format!("{severity}: {}: {}\n", title(&f.tensor), message(&f.message))
         })
         .collect();
     let (tensors, path) = (all.tensors.len(), printable(path));

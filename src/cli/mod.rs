@@ -11,11 +11,14 @@ mod dequantize;
 mod formats;
 mod gemm;
 mod inspect;
+mod interrupt;
+mod notes;
 mod operand;
 mod output;
 mod plot;
 mod progress;
 mod quantize;
+mod reading;
 mod recipe;
 mod sanitize;
 mod values;
@@ -60,6 +63,8 @@ enum Failure {
     Usage(String),
     /// Anything else: exit 1.
     Failed(String),
+    /// The work is done, and its output is that something is wrong: exit 3.
+    Findings,
 }
 
 impl From<crate::Error> for Failure {
@@ -74,11 +79,15 @@ impl From<crate::simd::IsaError> for Failure {
     }
 }
 
+/// The exit status of findings.
+const FINDINGS: u8 = 3;
+
 /// What a subcommand gives: nothing, its output has been printed.
 type Outcome = Result<(), Failure>;
 
 /// Runs the command line `args`, the program's name first, and gives its exit status: 0 done, 1 failed (one line on
-/// stderr), 2 wrong usage, 3 findings.
+/// stderr), 2 wrong usage, 3 findings. On SIGINT and SIGTERM, which it handles from then on, temporary files are removed
+/// and the process ends with status 130 or 143.
 ///
 /// ```
 /// assert_eq!(finegrain::cli::run(["finegrain", "formats", "e4m3"]), std::process::ExitCode::SUCCESS);
@@ -88,6 +97,7 @@ pub fn run<A: Into<OsString> + Clone>(args: impl IntoIterator<Item = A>) -> Exit
         Ok(cli) => cli,
         Err(refused) => return output::usage(&refused),
     };
+    interrupt::install();
     let outcome = match command {
         Command::Formats(args) => formats::run(args, json),
         Command::Cast(args) => cast::run(args, json),
@@ -101,12 +111,16 @@ pub fn run<A: Into<OsString> + Clone>(args: impl IntoIterator<Item = A>) -> Exit
         Command::Bench(args) => bench::run(args, json),
         Command::Vectors(args) => vectors::run(args, json),
     };
+    if interrupt::came() {
+        interrupt::wait();
+    }
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Usage(message)) => {
             let kind = clap::error::ErrorKind::ArgumentConflict;
             output::usage(&Cli::command().error(kind, output::printable(&message)))
         }
+        Err(Failure::Findings) => ExitCode::from(FINDINGS),
         Err(Failure::Failed(message)) => {
             output::error(&message);
             ExitCode::FAILURE

@@ -1,9 +1,27 @@
 //! What is printed: aligned tables, JSON, errors.
 
+use std::borrow::Cow;
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
+use crate::checkpoint::TensorWriter;
 use crate::cli::{Failure, Outcome};
+
+/// The longest cell of a table, and the longest message: names and shapes from a file may have millions of characters.
+const LONGEST_CELL: usize = 120;
+const LONGEST_MESSAGE: usize = 4000;
+
+/// Text of at most so many characters: of longer ones the middle is left out, and how much it was.
+fn shortened(text: &str, most: usize) -> Cow<'_, str> {
+    let count = text.chars().count();
+    if count <= most {
+        return text.into();
+    }
+    let (first, last) = (most * 2 / 3, most / 6);
+    let head: String = text.chars().take(first).collect();
+    let tail: String = text.chars().skip(count - last).collect();
+    format!("{head}...({} more)...{tail}", count - first - last).into()
+}
 
 /// Text in which names from a file cannot move the cursor or fake a second line: control characters are escaped.
 pub(crate) fn printable(text: &str) -> String {
@@ -15,8 +33,27 @@ pub(crate) fn printable(text: &str) -> String {
 
 /// The one line of a failure.
 pub(crate) fn error(message: &str) {
+    line_on_stderr("error", message);
+}
+
+/// The one line of something that is not as it should be and did not stop the work.
+pub(crate) fn warning(message: &str) {
+    line_on_stderr("warning", message);
+}
+
+fn line_on_stderr(kind: &str, message: &str) {
     // A closed stderr is no reason to panic.
-    let _ = writeln!(std::io::stderr(), "error: {}", printable(message));
+    let _ = writeln!(std::io::stderr(), "{kind}: {}", self::message(message));
+}
+
+/// A sentence that fits a screen.
+pub(crate) fn message(text: &str) -> String {
+    shortened(&printable(text), LONGEST_MESSAGE).into_owned()
+}
+
+/// A name as a progress bar shows it.
+pub(crate) fn title(name: &str) -> String {
+    shortened(&printable(name), LONGEST_CELL).into_owned()
 }
 
 /// Prints what clap says: help on stdout, a refusal on stderr.
@@ -37,17 +74,27 @@ pub(crate) fn print(text: &str) -> Outcome {
 
 /// One JSON document.
 pub(crate) fn print_json(value: &impl serde::Serialize) -> Outcome {
-    let text = serde_json::to_string_pretty(value).map_err(|e| Failure::Failed(format!("JSON: {e}")))?;
-    print(&(text + "\n"))
+    print(&to_json(value)?)
 }
 
-/// A report as one JSON document, or as text.
-pub(crate) fn print_report<R: serde::Serialize>(
+fn to_json(value: &impl serde::Serialize) -> Result<String, Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| Failure::Failed(format!("JSON: {e}")))?;
+    Ok(text + "\n")
+}
+
+/// Gives an output its name and prints what is to be said of it. The text stands before that: what cannot be said is not
+/// done.
+pub(crate) fn finish<R: serde::Serialize>(
+    out: TensorWriter,
     report: &R,
     json: bool,
     text: impl Fn(&R) -> String,
+    warnings: &[String],
 ) -> Outcome {
-    if json { print_json(report) } else { print(&text(report)) }
+    let text = if json { to_json(report)? } else { text(report) };
+    out.finish()?;
+    warnings.iter().for_each(|w| warning(w));
+    print(&text)
 }
 
 /// A table with a title line. Columns are as wide as their widest cell.
@@ -67,7 +114,7 @@ impl Table {
 
     /// Adds a row with as many cells as there are titles.
     pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.rows.push(cells.into_iter().map(|c| printable(&c)).collect());
+        self.rows.push(cells.into_iter().map(|c| title(&c)).collect());
     }
 
     /// The lines of the table.
@@ -80,11 +127,10 @@ impl Table {
         for row in &self.rows {
             let cells = row.iter().zip(&widths).zip(&self.left);
             let line: Vec<String> = cells
-                .map(
-                    |((cell, &width), left)| {
-                        if *left { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
-                    },
-                )
+                .map(|((cell, &width), left)| {
+                    let gap = " ".repeat(width.saturating_sub(cell.chars().count()));
+                    if *left { format!("{cell}{gap}") } else { format!("{gap}{cell}") }
+                })
                 .collect();
             text.push_str(line.join("  ").trim_end());
             text.push('\n');

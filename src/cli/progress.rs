@@ -46,7 +46,7 @@ impl Progress {
 
     /// What is being worked on.
     pub(crate) fn on(&self, tensor: &str) {
-        self.0.set_message(crate::cli::output::printable(tensor));
+        self.0.set_message(crate::cli::output::title(tensor));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::checkpoint::{Tensor, TensorFile};
+use crate::checkpoint::{Checkpoint, Tensor};
 use crate::quant::{ElementCast, NanAmax, Recipe, RecipeDiff, Role, ScaleFormat, diff_recipes};
 use clap::Subcommand;
 use regex::Regex;
@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::cli::output::{Table, percent, print, print_json};
 use crate::cli::progress::Progress;
-use crate::cli::{Failure, Outcome};
+use crate::cli::{Failure, Outcome, notes};
 
 const EXAMPLE: &str = "\
 Examples:
@@ -83,10 +83,13 @@ struct TensorDiff {
 }
 
 fn diff(args: &DiffArgs, json: bool) -> Outcome {
-    let file = TensorFile::open(&args.file)?;
+    let file = Checkpoint::open(&args.file)?;
+    notes::refuse_folder(&file, "recipe diff")?;
     let usable = |name: &&String| {
         let info = file.info(name).ok();
         let float = info.is_some_and(|i| Tensor::is_float(i.dtype) && i.shape.len() >= 2 && i.elements() > 0);
+        // Scales are no tensors that a recipe would be used on.
+        let float = float && file.pairs().owner(name).is_none();
         float && args.tensor.as_ref().is_none_or(|regex| regex.is_match(name))
     };
     let names: Vec<&String> = file.names().iter().filter(usable).collect();

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::checkpoint::{Dtype, Tensor, TensorFile, write_tensors};
+use crate::checkpoint::{Checkpoint, Dtype, Part, Tensor, TensorFile, write_tensors};
 use crate::engine::Engine;
 use crate::gemm::Arithmetic;
 use crate::gemm::sanitize::{GroupedOperands, Groups, LayoutRules, Leak, Poison, Rule, Violation, sanitize};
@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::cli::gemm::{Grouped, read_groups, sizes};
 use crate::cli::operand::OperandArgs;
 use crate::cli::output::{Table, print, print_json};
-use crate::cli::{Failure, Outcome};
+use crate::cli::{Failure, Outcome, notes};
 
 const EXAMPLE: &str = "\
 IN is a grouped problem as `finegrain gemm` reads it: a, b, groups and scales. Its layout is held to
@@ -85,7 +85,8 @@ struct Run {
 }
 
 pub(crate) fn run(args: &Args, json: bool) -> Outcome {
-    let file = TensorFile::open(&args.r#in)?;
+    let file = Checkpoint::open(&args.r#in)?;
+    notes::refuse_folder(&file, "sanitize")?;
     let operands = operands(args, &file)?;
     let rules = LayoutRules { align: args.align, power_of_two: args.ue8m0 };
     let mut violations = operands.violations(rules);
@@ -94,6 +95,10 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
     let unusable = operands.problem().err().map(|e| e.to_string());
     let runs = match (&args.poison, &args.results) {
         (Some(folder), _) => {
+            if !args.operands.is_row_major() {
+                let message = "poisoned files are written of row-major scales only".to_owned();
+                return Err(Failure::Failed(message));
+            }
             write_poisoned(folder, &file, &operands)?;
             Vec::new()
         }
@@ -128,7 +133,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Outcome {
     }
 }
 
-fn operands(args: &Args, file: &TensorFile) -> crate::Result<GroupedOperands> {
+fn operands(args: &Args, file: &Checkpoint) -> crate::Result<GroupedOperands> {
     let (a, b) = args.operands.read(file)?;
     let groups = read_groups(file, Some(args.grouped))?.unwrap_or_default();
     let owned = |all: Vec<ScaledRef<'_>>| all.iter().map(ScaledRef::to_matrix).collect::<Vec<_>>();
@@ -172,7 +177,7 @@ fn file_name(poison: Option<Poison>) -> &'static str {
     }
 }
 
-fn write_poisoned(folder: &Path, file: &TensorFile, operands: &GroupedOperands) -> crate::Result<()> {
+fn write_poisoned(folder: &Path, file: &Checkpoint, operands: &GroupedOperands) -> crate::Result<()> {
     if *operands.groups() == Groups::K {
         let message = "k-grouped problems have no padding to poison";
         return Err(crate::Error::Unsupported(message.to_owned()));
@@ -183,11 +188,11 @@ fn write_poisoned(folder: &Path, file: &TensorFile, operands: &GroupedOperands) 
         let mut tensors = Vec::new();
         for name in file.names() {
             let original = file.read(name)?;
-            let data = match name.as_str() {
-                "a" => Some(codes(padded.a())),
-                "b" => Some(codes(padded.b())),
-                "a_scale_inv" => Some(scales(padded.a())),
-                "b_scale_inv" => Some(scales(padded.b())),
+            let data = match (name.as_str(), file.pairs().owner(name)) {
+                ("a", _) => Some(codes(padded.a())),
+                ("b", _) => Some(codes(padded.b())),
+                ("a_scale_inv", _) | (_, Some(("a", Part::Block))) => Some(scales(padded.a())),
+                ("b_scale_inv", _) | (_, Some(("b", Part::Block))) => Some(scales(padded.b())),
                 _ => None,
             };
             let tensor = match data {

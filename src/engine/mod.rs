@@ -45,7 +45,7 @@ use crate::quant::Role;
 use crate::simd::{Cpu, Isa, OpClass, Path, Trial};
 
 /// The most threads that an engine starts.
-const MOST_THREADS: usize = 4096;
+const MOST_THREADS: usize = 1024;
 
 /// Where operations run (the reference, this CPU, a device), on which threads, who is told how far they are and who may
 /// stop them. Nothing of it changes a bit of a result.

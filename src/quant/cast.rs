@@ -26,6 +26,9 @@ pub struct CastStats {
     pub overflowed: u64,
     /// Non-zero elements that became zero.
     pub flushed: u64,
+    /// Finite elements that became infinite or NaN: beyond the range where the overflow mode says so, and what E8M0 has no
+    /// code for (zero, negative numbers).
+    pub lost: u64,
     /// Infinite elements.
     pub infinite: u64,
     /// NaN elements.
@@ -47,7 +50,9 @@ impl CastStats {
         count(&mut self.nan, Events::NAN);
         count(&mut self.inexact, Events::INEXACT);
         if events.contains(Events::INEXACT) {
-            let error = (result() - value()).abs();
+            let (value, result) = (value(), result());
+            let error = (result - value).abs();
+            self.lost += u64::from(value.is_finite() && !result.is_finite());
             if error.is_finite() {
                 self.max_abs_error = self.max_abs_error.max(error);
             }
@@ -59,6 +64,7 @@ impl CastStats {
             elements: self.elements + other.elements,
             overflowed: self.overflowed + other.overflowed,
             flushed: self.flushed + other.flushed,
+            lost: self.lost + other.lost,
             infinite: self.infinite + other.infinite,
             nan: self.nan + other.nan,
             inexact: self.inexact + other.inexact,
@@ -179,10 +185,10 @@ impl Caster {
         encoder: &Encoder,
         stores: &mut Stores,
         x: Elements<'_>,
-        codes: CodesMut<'_>,
+        mut codes: CodesMut<'_>,
     ) -> CastStats {
         let mut stats = CastStats::default();
-        let counts = cast(stores, encoder, x, codes, &mut |elements, codes| {
+        let counts = cast(stores, encoder, x, codes.slice(0..x.len()), &mut |elements, codes| {
             stats = stats.join(self.singly(x.slice(elements), codes, 0));
         });
         stats.elements = x.len() as u64;
@@ -190,7 +196,24 @@ impl Caster {
         stats.flushed += counts.flushed;
         stats.inexact += counts.inexact;
         stats.max_abs_error = stats.max_abs_error.max(counts.max_abs_error);
+        if self.overflow == Overflow::NonSaturating && stats.overflowed > 0 {
+            stats.lost = self.lost(x, codes);
+        }
         stats
+    }
+
+    /// Finite elements with a code that is not. Registers count what lies beyond the range; what becomes of it depends on
+    /// its sign and the rounding.
+    fn lost(&self, x: Elements<'_>, mut codes: CodesMut<'_>) -> u64 {
+        let width = codes.code_bytes();
+        let code = |bytes: &[u8]| match *bytes {
+            [byte] => u16::from(byte),
+            [a, b] => u16::from_ne_bytes([a, b]),
+            _ => unreachable!("codes are bytes or words"),
+        };
+        let is_lost =
+            |(x, bytes): &(f32, &[u8])| x.is_finite() && !self.format.decode_f32(code(bytes)).is_finite();
+        x.iter().zip(codes.bytes().chunks_exact(width)).filter(is_lost).count() as u64
     }
 
     /// The definition, of elements from index `first` on.

@@ -79,40 +79,8 @@ impl Granule {
         (count(rows, self.rows), count(cols, self.cols))
     }
 
-    /// The granule that fits codes of shape `codes` with scales of shape `grid`, as checkpoints and kernels store them: no
-    /// or one scale dimension of size 1 is a tensor's, `[M]` or `[M, 1]` are a row's each, and otherwise both shapes have
-    /// the same leading dimensions and the last two are matched. Where several granules fit (a matrix smaller than a
-    /// granule), they mean the same; the names of the field come first, then other powers of two, then exact parts.
-    ///
-    /// ```
-    /// use finegrain::scaled::Granule;
-    /// assert_eq!(Granule::infer(&[300, 520], &[3, 5]), Some(Granule::BLOCK_128X128));
-    /// assert_eq!(Granule::infer(&[300, 520], &[300, 17]), Some(Granule::MX_1X32));
-    /// assert_eq!(Granule::infer(&[300, 520], &[7, 7]), None);
-    /// ```
-    pub fn infer(codes: &[usize], grid: &[usize]) -> Option<Granule> {
-        let (lead, rows, cols) = match codes {
-            [] => (&codes[..0], 1, 1),
-            [cols] => (&codes[..0], 1, *cols),
-            [lead @ .., rows, cols] => (lead, *rows, *cols),
-        };
-        let (grid_rows, grid_cols) = match grid {
-            [] | [1] => return Some(Granule::TENSOR),
-            [n] if codes.len() == 2 && *n == rows => return Some(Granule::ROW),
-            [n] if codes.len() == 1 => (1, *n),
-            [grid_lead @ .., r, c] if grid_lead == lead => (*r, *c),
-            _ => return None,
-        };
-        let fits = |g: &Granule| g.grid(rows, cols) == (grid_rows, grid_cols);
-        if let Some(known) = Self::KNOWN.iter().find(|g| fits(g)) {
-            return Some(*known);
-        }
-        let granule = Granule { rows: side(rows, grid_rows)?, cols: side(cols, grid_cols)? };
-        fits(&granule).then_some(granule)
-    }
-
-    /// What [`Granule::infer`] tries first, in this order.
-    const KNOWN: [Granule; 7] = [
+    /// The granules of the field: what [`Granule::infer`] knows, in the order it tries them.
+    pub const FIELD: [Granule; 7] = [
         Granule::TILE_1X128,
         Granule::BLOCK_128X128,
         Granule::ROW,
@@ -122,26 +90,59 @@ impl Granule {
         Granule { rows: 32, cols: 32 },
     ];
 
+    /// The granule of [`Granule::FIELD`] that fits codes of shape `codes` with scales of shape `grid`, as checkpoints and
+    /// kernels store them: no or one scale dimension of size 1 is a tensor's, `[M]` or `[M, 1]` are a row's each, and
+    /// otherwise both shapes have the same leading dimensions and the last two are matched. Where several granules fit (a
+    /// matrix smaller than a granule), they mean the same. No other granule is ever made up: a grid that is transposed or
+    /// padded has a quotient too.
+    ///
+    /// ```
+    /// use finegrain::scaled::Granule;
+    /// assert_eq!(Granule::infer(&[300, 520], &[3, 5]), Some(Granule::BLOCK_128X128));
+    /// assert_eq!(Granule::infer(&[300, 520], &[300, 17]), Some(Granule::MX_1X32));
+    /// assert_eq!(Granule::infer(&[256, 512], &[4, 8]), None); // 64x64 would fit; is it meant?
+    /// ```
+    pub fn infer(codes: &[usize], grid: &[usize]) -> Option<Granule> {
+        let (lead, rows, cols) = match codes {
+            [] => (&codes[..0], 1, 1),
+            [cols] => (&codes[..0], 1, *cols),
+            [lead @ .., rows, cols] => (lead, *rows, *cols),
+        };
+        let grid = match grid {
+            [] | [1] => return Some(Granule::TENSOR),
+            [n] if codes.len() == 2 && *n == rows => return Some(Granule::ROW),
+            [n] if codes.len() == 1 => (1, *n),
+            [grid_lead @ .., r, c] if grid_lead == lead => (*r, *c),
+            _ => return None,
+        };
+        Self::FIELD.into_iter().find(|g| g.grid(rows, cols) == grid)
+    }
+
+    /// The granule of [`Granule::FIELD`] of a matrix of `rows` that holds groups of `sizes` columns side by side, each with
+    /// granules of its own ([`ScaledRef::k_groups`](crate::scaled::ScaledRef::k_groups)); one for whole rows is shared by
+    /// all groups.
+    ///
+    /// ```
+    /// use finegrain::scaled::Granule;
+    /// // 160 columns take two tiles of 128: the grid of the plain matrix would have three.
+    /// assert_eq!(Granule::infer_k_groups(8, &[160, 160], (8, 4)), Some(Granule::TILE_1X128));
+    /// assert_eq!(Granule::infer_k_groups(8, &[160, 160], (8, 3)), None);
+    /// ```
+    pub fn infer_k_groups(rows: usize, sizes: &[usize], grid: (usize, usize)) -> Option<Granule> {
+        Self::FIELD.into_iter().find(|g| g.k_grid(rows, sizes) == Some(grid))
+    }
+
+    /// Shape of the scale grid of groups of K side by side; `None` for more columns than can be counted.
+    pub(super) fn k_grid(self, rows: usize, sizes: &[usize]) -> Option<(usize, usize)> {
+        let columns = |sum: usize, &size: &usize| sum.checked_add(self.grid(rows, size).1);
+        let cols = if self.cols == WHOLE { Some(1) } else { sizes.iter().try_fold(0, columns) };
+        cols.map(|cols| (self.grid(rows, 0).0, cols))
+    }
+
     /// The half-open range of elements that granule `index` of a side covers.
     pub fn span(size: usize, granule: usize, index: usize) -> std::ops::Range<usize> {
         let start = index.saturating_mul(granule).min(size);
         start..start.saturating_add(granule).min(size)
-    }
-}
-
-/// A granule's side that cuts `size` elements into `count` parts: all of them, one each, the largest power of two, or an
-/// exact part.
-fn side(size: usize, count: usize) -> Option<usize> {
-    let power = |e: u32| Some(1usize << e).filter(|p| size.div_ceil(*p) == count);
-    match count {
-        1 => Some(WHOLE),
-        _ if count == size => Some(1),
-        0 => None,
-        _ => (1..usize::BITS)
-            .rev()
-            .find_map(power)
-            .or_else(|| size.is_multiple_of(count).then(|| size / count))
-            .filter(|&s| s > 0),
     }
 }
 
@@ -198,9 +199,10 @@ mod tests {
         assert_eq!(infer(&[256, 512], &[256, 16]), some("1x32"));
         assert_eq!(infer(&[256, 512], &[256, 32]), some("1x16"));
         assert_eq!(infer(&[256, 512], &[8, 16]), some("32x32"));
-        assert_eq!(infer(&[256, 512], &[2, 512]), some("128x1"));
-        assert_eq!(infer(&[256, 512], &[4, 8]), some("64x64"));
-        assert_eq!(infer(&[256, 480], &[1, 5]), some("*x96"));
+        for made_up in [[2, 512], [4, 8], [4, 2], [1, 256], [256, 8], [4, 4], [256, 512]] {
+            assert_eq!(infer(&[256, 512], &made_up), None, "{made_up:?}");
+        }
+        assert_eq!(infer(&[256, 480], &[1, 5]), None);
         assert_eq!(infer(&[512], &[4]), some("1x128"));
         assert_eq!(infer(&[6, 256, 512], &[6, 2, 4]), some("128x128"));
         assert_eq!(infer(&[6, 256, 512], &[5, 2, 4]), None);
@@ -209,6 +211,20 @@ mod tests {
         assert_eq!(infer(&[256, 512], &[0, 4]), None);
         assert_eq!(infer(&[256, 512], &[512, 4]), None);
         assert_eq!(infer(&[usize::MAX, 0], &[usize::MAX, 0]), some("1x128"));
+    }
+
+    #[test]
+    fn groups_along_k_have_tails_of_their_own() {
+        let infer = |sizes: &[usize], grid| Granule::infer_k_groups(4, sizes, grid).map(|g| g.to_string());
+        let some = |s: &str| Some(s.to_owned());
+        assert_eq!(infer(&[160, 160], (4, 4)), some("1x128"));
+        assert_eq!(infer(&[160, 160], (1, 4)), some("128x128"));
+        assert_eq!(infer(&[160, 160], (4, 10)), some("1x32"));
+        assert_eq!(infer(&[130, 0, 190], (4, 4)), some("1x128"));
+        assert_eq!(infer(&[160, 160], (4, 1)), some("row"));
+        assert_eq!(infer(&[160, 160], (1, 1)), some("tensor"));
+        assert_eq!(infer(&[160, 160], (4, 3)), None);
+        assert_eq!(infer(&[usize::MAX, usize::MAX], (4, 1)), some("row"));
     }
 
     #[test]

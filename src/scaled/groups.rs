@@ -47,8 +47,8 @@ impl<'a> ScaledRef<'a> {
         let shared = scales.is_none_or(|s| s.granule.cols() == usize::MAX);
         let granules = |size: usize| scales.map_or(0, |s| s.granule.grid(rows, size).1);
         if let Some(s) = scales {
-            let grid_cols = if shared { 1 } else { sizes.iter().map(|&size| granules(size)).sum() };
-            let (expected, found) = ((s.granule.grid(rows, cols).0, grid_cols), s.grid.shape());
+            let uncounted = (usize::MAX, usize::MAX);
+            let (expected, found) = (s.granule.k_grid(rows, sizes).unwrap_or(uncounted), s.grid.shape());
             if expected != found {
                 return Err(Error::Shape(format!(
                     "scale grid is {}×{}, expected {}×{} for {rows}×{cols} in {} groups along K with {} granules",

@@ -360,6 +360,8 @@ impl<'a> ScaledRef<'a> {
         }
         let mask = spec.code_mask() as u16;
         let stray = match codes {
+            // Rows of nothing may be more than can be counted through.
+            _ if codes.shape().1 == 0 => None,
             CodesRef::Bytes(m) if bits < 8 => {
                 m.iter_rows().flatten().copied().map(u16::from).find(|c| c & !mask != 0)
             }

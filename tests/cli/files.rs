@@ -137,7 +137,7 @@ fn outputs_that_cannot_be_written_leave_everything_as_it_was() {
     cast(Path::new("/dev/null"), &["/dev/null: is there and not a regular file"]);
     fails(["cast", &dir.text("missing"), &dir.text("out"), "--to", "e4m3"], &["missing: No such file"]);
     fails(["cast", dir.0.path().to_str().unwrap(), &dir.text("out"), "--to", "e4m3"], &["is a folder"]);
-    fails(["inspect", dir.0.path().to_str().unwrap()], &["is a folder; inspect reads single files"]);
+    fails(["inspect", dir.0.path().to_str().unwrap()], &["is a folder without safetensors files"]);
     assert_eq!(dir.list(), ["in"]);
 
     let relative = Command::new(env!("CARGO_BIN_EXE_finegrain"))

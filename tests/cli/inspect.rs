@@ -6,9 +6,13 @@ use super::*;
 fn found(tensors: &[(&str, Tensor)]) -> Vec<(String, String)> {
     let dir = Folder::new();
     let input = dir.write("in", tensors);
-    let report = json(&["inspect", &input]);
-    let text = stdout(&finegrain(["inspect", &input]));
+    let output = finegrain(["inspect", &input, "--json"]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let text = finegrain(["inspect", &input]);
     let findings = report["findings"].as_array().unwrap();
+    let errors = findings.iter().any(|f| f["severity"] == "error");
+    assert_eq!([&output, &text].map(|o| o.status.code()), [Some(if errors { 3 } else { 0 }); 2]);
+    let text = String::from_utf8(text.stdout).unwrap();
     assert!(text.contains(&format!("{} findings", findings.len())), "{text}");
     let word = |f: &Value, key: &str| f[key].as_str().unwrap().to_owned();
     findings.iter().map(|f| (word(f, "kind"), word(f, "message"))).collect()

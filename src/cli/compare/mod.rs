@@ -13,11 +13,10 @@ use std::path::{Path, PathBuf};
 use crate::accuracy::{
     Budget, Comparison, ComparisonRow, Outcome as Combination, OutputFormat, ToleranceCheck, sample,
 };
-use crate::checkpoint::{TensorFile, write_atomically};
+use crate::checkpoint::{Checkpoint, ReadAs, write_atomically};
 use crate::engine::Engine;
 use crate::gemm::Arithmetic;
 use crate::linear::{Linear, Pass, Scheme};
-use crate::matrix::Matrix;
 use regex::Regex;
 use serde::Serialize;
 
@@ -25,7 +24,8 @@ use self::summary::summary;
 use crate::cli::output::{print, print_json};
 use crate::cli::plot;
 use crate::cli::progress::Progress;
-use crate::cli::{Failure, Outcome};
+use crate::cli::reading::{ReadingArgs, read_values};
+use crate::cli::{Failure, Outcome, notes};
 
 const EXAMPLE: &str = "\
 Y = x w^T, and with dy also dX = dy w and dW = dy^T x, each quantised by every recipe and
@@ -98,6 +98,9 @@ pub(crate) struct Args {
     /// Threads [default: all]
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
+
+    #[command(flatten)]
+    reading: ReadingArgs,
 }
 
 /// Compared when nothing is asked for.
@@ -293,11 +296,13 @@ fn layers(args: &Args) -> Result<Vec<(String, Linear)>, Failure> {
             ("built-in: one-signed".to_owned(), sample::one_signed_linear()?),
         ]);
     };
-    let file = TensorFile::open(path)?;
+    let read_as = args.reading.read_as()?;
+    let file = Checkpoint::open(path)?;
+    notes::refuse_folder(&file, "compare")?;
     match (&args.x, &args.w, &args.layer) {
         (Some(x), Some(w), None) => {
             let name = x.strip_suffix(".x").unwrap_or(x).to_owned();
-            Ok(vec![(name, read_layer(&file, x, w, args.dy.as_deref())?)])
+            Ok(vec![(name, read_layer(&file, x, w, args.dy.as_deref(), &read_as)?)])
         }
         (_, _, Some(regex)) => {
             let names: Vec<&str> = file.names().iter().filter_map(|n| n.strip_suffix(".x")).collect();
@@ -311,7 +316,8 @@ fn layers(args: &Args) -> Result<Vec<(String, Linear)>, Failure> {
             let read = |name: &str| {
                 let dy = format!("{name}.dy");
                 let dy = file.contains(&dy).then_some(dy);
-                let layer = read_layer(&file, &format!("{name}.x"), &format!("{name}.w"), dy.as_deref())?;
+                let (x, w) = (format!("{name}.x"), format!("{name}.w"));
+                let layer = read_layer(&file, &x, &w, dy.as_deref(), &read_as)?;
                 Ok((name.to_owned(), layer))
             };
             found.into_iter().map(read).collect()
@@ -320,14 +326,14 @@ fn layers(args: &Args) -> Result<Vec<(String, Linear)>, Failure> {
     }
 }
 
-fn read_layer(file: &TensorFile, x: &str, w: &str, dy: Option<&str>) -> crate::Result<Linear> {
-    let read = |name: &str| -> crate::Result<Matrix<f32>> {
-        let info = file.info(name)?;
-        if info.shape.len() < 2 {
-            return Err(file.blame(name, format!("shape {:?}, expected a matrix", info.shape)));
-        }
-        file.read(name)?.to_matrix().map_err(|e| file.blame(name, e))
-    };
+fn read_layer(
+    file: &Checkpoint,
+    x: &str,
+    w: &str,
+    dy: Option<&str>,
+    read_as: &ReadAs,
+) -> crate::Result<Linear> {
+    let read = |name: &str| read_values(file, name, read_as);
     let dy = dy.map(read).transpose()?;
     Linear::new(read(x)?, read(w)?, dy).map_err(|e| file.blame(x, e))
 }
