@@ -26,6 +26,15 @@ use crate::error::{Error, Result};
 use crate::formats::{Format, e8m0};
 use crate::matrix::{MatRef, Matrix};
 
+/// The matrix in an enum, whichever it is, made into that of another enum of the same kinds.
+macro_rules! each {
+    ($of:expr, $from:ident => $to:ident { $($kind:ident),+ }, $m:ident => $made:expr) => {
+        match $of {
+            $($from::$kind($m) => $to::$kind($made),)+
+        }
+    };
+}
+
 /// The codes of a matrix: one a byte up to 8 bits, one a 16-bit word above (E5M6, BF16, F16).
 #[derive(Clone, Debug, PartialEq)]
 pub enum Codes {
@@ -118,17 +127,11 @@ pub struct ScaledRef<'a> {
 impl Codes {
     /// A view of the whole.
     pub fn view(&self) -> CodesRef<'_> {
-        match self {
-            Codes::Bytes(m) => CodesRef::Bytes(m.view()),
-            Codes::Words(m) => CodesRef::Words(m.view()),
-        }
+        each!(self, Codes => CodesRef { Bytes, Words }, m => m.view())
     }
 
     fn transposed(&self) -> Codes {
-        match self {
-            Codes::Bytes(m) => Codes::Bytes(m.view().transposed()),
-            Codes::Words(m) => Codes::Words(m.view().transposed()),
-        }
+        each!(self, Codes => Codes { Bytes, Words }, m => m.view().transposed())
     }
 }
 
@@ -150,43 +153,26 @@ impl<'a> CodesRef<'a> {
     }
 
     fn row_range(&self, start: usize, end: usize) -> Self {
-        match self {
-            CodesRef::Bytes(m) => CodesRef::Bytes(m.row_range(start, end)),
-            CodesRef::Words(m) => CodesRef::Words(m.row_range(start, end)),
-        }
+        each!(self, CodesRef => CodesRef { Bytes, Words }, m => m.row_range(start, end))
     }
 
     fn col_range(&self, start: usize, end: usize) -> Self {
-        match self {
-            CodesRef::Bytes(m) => CodesRef::Bytes(m.col_range(start, end)),
-            CodesRef::Words(m) => CodesRef::Words(m.col_range(start, end)),
-        }
+        each!(self, CodesRef => CodesRef { Bytes, Words }, m => m.col_range(start, end))
     }
 
     fn to_codes(self) -> Codes {
-        match self {
-            CodesRef::Bytes(m) => Codes::Bytes(m.to_matrix()),
-            CodesRef::Words(m) => Codes::Words(m.to_matrix()),
-        }
+        each!(self, CodesRef => Codes { Bytes, Words }, m => m.to_matrix())
     }
 }
 
 impl ScaleGrid {
     /// A view of the whole.
     pub fn view(&self) -> ScaleGridRef<'_> {
-        match self {
-            ScaleGrid::F32(m) => ScaleGridRef::F32(m.view()),
-            ScaleGrid::E8M0(m) => ScaleGridRef::E8M0(m.view()),
-            ScaleGrid::E4M3(m) => ScaleGridRef::E4M3(m.view()),
-        }
+        each!(self, ScaleGrid => ScaleGridRef { F32, E8M0, E4M3 }, m => m.view())
     }
 
     fn transposed(&self) -> ScaleGrid {
-        match self {
-            ScaleGrid::F32(m) => ScaleGrid::F32(m.view().transposed()),
-            ScaleGrid::E8M0(m) => ScaleGrid::E8M0(m.view().transposed()),
-            ScaleGrid::E4M3(m) => ScaleGrid::E4M3(m.view().transposed()),
-        }
+        each!(self, ScaleGrid => ScaleGrid { F32, E8M0, E4M3 }, m => m.view().transposed())
     }
 }
 
@@ -224,27 +210,15 @@ impl<'a> ScaleGridRef<'a> {
     }
 
     fn row_range(&self, start: usize, end: usize) -> Self {
-        match self {
-            ScaleGridRef::F32(m) => ScaleGridRef::F32(m.row_range(start, end)),
-            ScaleGridRef::E8M0(m) => ScaleGridRef::E8M0(m.row_range(start, end)),
-            ScaleGridRef::E4M3(m) => ScaleGridRef::E4M3(m.row_range(start, end)),
-        }
+        each!(self, ScaleGridRef => ScaleGridRef { F32, E8M0, E4M3 }, m => m.row_range(start, end))
     }
 
     fn col_range(&self, start: usize, end: usize) -> Self {
-        match self {
-            ScaleGridRef::F32(m) => ScaleGridRef::F32(m.col_range(start, end)),
-            ScaleGridRef::E8M0(m) => ScaleGridRef::E8M0(m.col_range(start, end)),
-            ScaleGridRef::E4M3(m) => ScaleGridRef::E4M3(m.col_range(start, end)),
-        }
+        each!(self, ScaleGridRef => ScaleGridRef { F32, E8M0, E4M3 }, m => m.col_range(start, end))
     }
 
     fn to_grid(self) -> ScaleGrid {
-        match self {
-            ScaleGridRef::F32(m) => ScaleGrid::F32(m.to_matrix()),
-            ScaleGridRef::E8M0(m) => ScaleGrid::E8M0(m.to_matrix()),
-            ScaleGridRef::E4M3(m) => ScaleGrid::E4M3(m.to_matrix()),
-        }
+        each!(self, ScaleGridRef => ScaleGrid { F32, E8M0, E4M3 }, m => m.to_matrix())
     }
 }
 

@@ -21,7 +21,7 @@ pub use scales::{
     ordinary_scales,
 };
 pub use spread::spread;
-pub use tile::{TILE_COLUMNS, Tile, TileFactors, cast_tile, gather, transpose};
+pub use tile::{CastSingly, TILE_COLUMNS, Tile, TileFactors, cast_tile, gather, transpose};
 
 use crate::simd::Encoder;
 

@@ -58,18 +58,16 @@ impl<'a> TileFactors<'a> {
     }
 }
 
+/// Casts elements one by one and counts what happened: given the first of the rows whose codes share dwords, four, the
+/// columns, and rows of [`TILE_COLUMNS`] of those dwords.
+pub type CastSingly<'a> = dyn FnMut(usize, Range<usize>, &mut [u32]) + 'a;
+
 /// Casts a tile of finite elements to dwords of a column's successive codes, [`TILE_COLUMNS`] a row, and counts what
-/// happened. What registers do not cast is left to `singly`, which is given the first of the rows whose codes share dwords,
-/// four, the columns, and those dwords, and counts for itself.
+/// happened. What registers do not cast is left to `singly`.
 ///
 /// # Panics
 /// If there are not as many codes in `dwords` as elements.
-pub fn cast_tile(
-    isa: Isa,
-    tile: &Tile<'_>,
-    dwords: &mut [u32],
-    singly: &mut dyn FnMut(usize, Range<usize>, &mut [u32]),
-) -> Counts {
+pub fn cast_tile(isa: Isa, tile: &Tile<'_>, dwords: &mut [u32], singly: &mut CastSingly<'_>) -> Counts {
     match tile.x {
         Elements::F32(x) => typed(isa, tile, x, dwords, singly),
         Elements::Bf16(x) => typed(isa, tile, x, dwords, singly),
@@ -82,7 +80,7 @@ fn typed<T: Lane>(
     tile: &Tile<'_>,
     x: &[T],
     dwords: &mut [u32],
-    singly: &mut dyn FnMut(usize, Range<usize>, &mut [u32]),
+    singly: &mut CastSingly<'_>,
 ) -> Counts {
     let bytes = 4 * dwords.len() / x.len();
     assert!(x.len() * bytes == 4 * dwords.len() && x.len().is_multiple_of(TILE_ROWS * TILE_COLUMNS));
@@ -155,7 +153,7 @@ struct ByAllRules<'a, 'b, T, C> {
     x: &'a [T],
     dwords: &'a mut [u32],
     code: PhantomData<C>,
-    singly: &'a mut (dyn FnMut(usize, Range<usize>, &mut [u32]) + 'b),
+    singly: &'a mut CastSingly<'b>,
 }
 
 impl<T: Lane, C: CodeWord> Work for ByAllRules<'_, '_, T, C> {
@@ -188,12 +186,7 @@ impl<T: Lane, C: CodeWord> Work for ByAllRules<'_, '_, T, C> {
 
 #[cold]
 #[inline(never)]
-fn by_definition(
-    singly: &mut dyn FnMut(usize, Range<usize>, &mut [u32]),
-    top: usize,
-    columns: Range<usize>,
-    dwords: &mut [u32],
-) {
+fn by_definition(singly: &mut CastSingly<'_>, top: usize, columns: Range<usize>, dwords: &mut [u32]) {
     singly(top, columns, dwords);
 }
 
