@@ -49,10 +49,11 @@
 //!
 //! # Features
 //!
-//! `cli` (default) builds the `finegrain` binary; a library user turns it off with `default-features = false`. `cuda`
-//! adds the CUDA kernels; it needs no CUDA to build.
+//! `cli` (default) builds the `finegrain` binary; a library user turns it off with `default-features = false`. Of it,
+//! `checkpoint` alone reads and writes safetensors. `cuda` adds the CUDA kernels; it needs no CUDA to build.
 
 pub mod accuracy;
+#[cfg(feature = "checkpoint")]
 pub mod checkpoint;
 #[cfg(feature = "cli")]
 pub mod cli;
@@ -71,6 +72,7 @@ pub mod plan;
 pub mod quant;
 pub mod scaled;
 pub mod simd;
+#[cfg(feature = "checkpoint")]
 pub mod vectors;
 
 pub use engine::Engine;

@@ -12,7 +12,7 @@ use crate::formats::e5m6::{self, E5m6Rounding};
 use crate::formats::{Cast, Events, Format, Overflow, Rounding, TensorRounding, Unpacked, packed};
 use crate::parallel::Watch;
 pub use crate::quant::CastStats;
-use crate::quant::{Caster, Element, elements};
+use crate::quant::{Caster, Element};
 
 /// Elements that one task casts before it reports: some hundred microseconds of work.
 const CHUNK: usize = 1 << 14;
@@ -260,6 +260,14 @@ pub fn cast_tensor(
         (true, _) => packed::pack4(&codes),
     };
     Ok((Tensor::new(options.dtype(), shape, data)?, stats))
+}
+
+/// The elements of little-endian bytes, in place where they lie aligned.
+fn elements<T: Pod>(bytes: &[u8]) -> std::borrow::Cow<'_, [T]> {
+    match bytemuck::try_cast_slice(bytes) {
+        Ok(elements) if cfg!(target_endian = "little") => elements.into(),
+        _ => bytes.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned).collect::<Vec<T>>().into(),
+    }
 }
 
 #[cfg(test)]

@@ -7,11 +7,13 @@ mod bench_choices;
 mod bench_elements;
 mod cast;
 mod compare;
+mod completions;
 mod dequantize;
 mod formats;
 mod gemm;
 mod inspect;
 mod interrupt;
+mod man;
 mod notes;
 mod operand;
 mod output;
@@ -55,6 +57,8 @@ enum Command {
     Sanitize(sanitize::Args),
     Bench(bench::Args),
     Vectors(vectors::Args),
+    Completions(completions::Args),
+    Man(man::Args),
 }
 
 /// Why a subcommand did not do its work.
@@ -110,6 +114,8 @@ pub fn run<A: Into<OsString> + Clone>(args: impl IntoIterator<Item = A>) -> Exit
         Command::Sanitize(args) => sanitize::run(&args, json),
         Command::Bench(args) => bench::run(args, json),
         Command::Vectors(args) => vectors::run(args, json),
+        Command::Completions(args) => completions::run(&args, json),
+        Command::Man(args) => man::run(&args, json),
     };
     if interrupt::came() {
         interrupt::wait();

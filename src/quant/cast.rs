@@ -1,6 +1,5 @@
 //! Casts of elements without scales.
 
-use bytemuck::Pod;
 use finegrain_cpu::Stores;
 use finegrain_cpu::cast::cast;
 use serde::Serialize;
@@ -112,8 +111,9 @@ impl Caster {
         }
     }
 
-    /// Whether registers do the work.
-    pub(crate) fn in_registers(&self) -> bool {
+    /// Whether a vector register rounds several elements at once, as it does for most formats unless the rounding is
+    /// stochastic.
+    pub fn in_registers(&self) -> bool {
         self.encoder().is_some()
     }
 
@@ -230,13 +230,5 @@ impl Caster {
         let cast = self.format.cast(Unpacked::from_f32(v), self.rounding.at(index), self.overflow);
         stats.add(cast.events, || f64::from(v), || f64::from(self.format.decode_f32(cast.code as u16)));
         cast.code
-    }
-}
-
-/// The elements of little-endian bytes, in place where they lie aligned.
-pub(crate) fn elements<T: Pod>(bytes: &[u8]) -> std::borrow::Cow<'_, [T]> {
-    match bytemuck::try_cast_slice(bytes) {
-        Ok(elements) if cfg!(target_endian = "little") => elements.into(),
-        _ => bytes.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned).collect::<Vec<T>>().into(),
     }
 }

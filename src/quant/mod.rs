@@ -32,7 +32,6 @@ pub(crate) mod swiglu;
 pub(crate) mod trial;
 
 pub use crate::element::Element;
-pub(crate) use cast::elements;
 pub use cast::{CastStats, Caster};
 pub use delayed::DelayedScaling;
 pub use derive::{GranuleScale, Payload, StoredScale, TensorScale};

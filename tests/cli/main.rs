@@ -136,12 +136,43 @@ fn every_help_ends_with_an_example() {
         "inspect",
         "sanitize",
         "vectors",
+        "completions",
+        "man",
     ] {
         let help = stdout(&finegrain([sub, "--help"]));
         let last = help.trim_end().lines().last().unwrap();
         assert!(last.starts_with(&format!("  finegrain {sub}")), "{sub}: {last}");
         assert!(help.contains("--json"), "{sub}");
     }
+}
+
+/// Completions and manual pages come from the definitions of the help: a subcommand that is there is in them.
+#[test]
+fn completions_and_manual_pages_know_every_subcommand() {
+    let help = stdout(&finegrain(["--help"]));
+    let subcommands: Vec<&str> = help
+        .lines()
+        .skip_while(|l| *l != "Commands:")
+        .skip(1)
+        .take_while(|l| l.starts_with("  "))
+        .filter_map(|l| l.strip_prefix("  ").filter(|l| !l.starts_with(' '))?.split_whitespace().next())
+        .collect();
+    assert!(subcommands.len() > 12 && subcommands.contains(&"completions"), "{subcommands:?}");
+    for shell in ["bash", "zsh", "fish"] {
+        let script = stdout(&finegrain(["completions", shell]));
+        assert!(subcommands.iter().all(|s| script.contains(s)) && script.contains("accumulate"), "{shell}");
+        assert_eq!(json(&["completions", shell])["script"], script);
+    }
+    let dir = Folder::new();
+    let pages = json(&["man", &dir.text("man1")])["pages"].as_array().unwrap().len();
+    assert_eq!(std::fs::read_dir(dir.path("man1")).unwrap().count(), pages);
+    for subcommand in subcommands.iter().filter(|s| **s != "help") {
+        let page =
+            std::fs::read_to_string(dir.path("man1").join(format!("finegrain-{subcommand}.1"))).unwrap();
+        assert!(page.contains(".TH") && page.contains("json"), "{subcommand}");
+    }
+    let page = std::fs::read_to_string(dir.path("man1/finegrain-vectors-check.1")).unwrap();
+    assert!(page.contains("any\\-nan"), "{page}");
 }
 
 #[test]
