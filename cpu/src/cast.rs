@@ -85,6 +85,8 @@ impl<T: Lane, C: CodeWord> Groups<'_, '_, T, C> {
     #[inline(always)]
     fn groups<S: Convert, M: Mode>(self, s: S, mode: M) -> CastCounts {
         let Groups { x, codes, to: To { encoder, past_cache, singly } } = self;
+        // A copy: what stores may reach is loaded again after each.
+        let encoder = &{ *encoder };
         let (zero, group) = (s.splat_u32(0), 4 * S::LANES);
         let on = On { s, encoder, on: encoder.on(s), mode };
         let mut seen = Seen { counts: CastCounts::default(), error: zero, saturated: zero };

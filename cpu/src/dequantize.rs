@@ -201,6 +201,9 @@ impl<C: Code, T: Output> Work for &mut Groups<'_, '_, C, T> {
     fn run<S: Convert>(self, s: S) {
         let &mut Groups { how, x, codes, ref mut out, out_stride, past_cache, ref mut singly } = self;
         let (group, put) = (4 * S::LANES, Put::new(s, past_cache));
+        // Copies: what stores may reach is loaded again after each.
+        let widener = *how.widener;
+        let how = &Values { widener: &widener, ..*how };
         for i in 0..x.rows {
             let (codes, out) = (&codes[i * x.stride..][..x.cols], &mut out[i * out_stride..][..x.cols]);
             let head = to_aligned::<S, T>(out).min(x.cols);

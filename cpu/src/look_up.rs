@@ -120,7 +120,7 @@ impl Work for Look<'_> {
     fn run<S: Convert>(self, s: S) -> usize {
         assert!(S::PAIR == 2, "tables are looked up where a step takes pairs");
         let Look { x, out, past_cache } = self;
-        let &Lookup { widener, products, width, cols, mut column, codes } = x;
+        let &Lookup { widener: &widener, products, width, cols, mut column, codes } = x;
         // Past the cache go aligned registers, put together from two that follow each other.
         let to_aligned = out.as_ptr().addr().next_multiple_of(GROUP) - out.as_ptr().addr();
         let after_skip = s.load_bytes(bytemuck::cast_slice(&PLACES[to_aligned / 2..][..GROUP / 2]));

@@ -7,8 +7,9 @@ use finegrain_cpu::dequantize::{GROUP, Rows, ScalesOf, Values, dequantize_rows};
 use finegrain_cpu::look_up::{Lookup, Products, has_tables, look_up, tabulate};
 use finegrain_cpu::quantize::spread;
 
-use super::{CodesRef, ScaledRef};
+use super::{CodesRef, ScaleGridRef, ScaledRef, ue4m3_to_f32};
 use crate::element::{Codes, ElementsMut};
+use crate::formats::e8m0;
 
 /// Columns whose scales are spread out at once: as many as most matrices have, since whole rows follow each other in
 /// memory.
@@ -83,7 +84,11 @@ impl ScaledRef<'_> {
         match self.scales {
             Some(s) => {
                 let row = (i + self.row_offset) / s.granule.rows();
-                out.extend(columns.map(|j| s.grid.at(row, j)));
+                match s.grid {
+                    ScaleGridRef::F32(m) => out.extend_from_slice(&m.row(row)[columns]),
+                    ScaleGridRef::E8M0(m) => out.extend(m.row(row)[columns].iter().map(|&x| e8m0::to_f32(x))),
+                    ScaleGridRef::E4M3(m) => out.extend(m.row(row)[columns].iter().map(|&x| ue4m3_to_f32(x))),
+                }
             }
             None => out.resize(columns.len(), 1.0),
         }
