@@ -111,7 +111,7 @@ pub(crate) enum Grouped {
 /// Either kind of problem; a grouped one with the shape of d as it is stored.
 enum Problem<'a> {
     Dense(Box<GemmProblem<'a>>),
-    Grouped(GroupedProblem<'a>, Vec<usize>),
+    Grouped(Box<GroupedProblem<'a>>, Vec<usize>),
 }
 
 pub(crate) fn run(args: Args, json: bool) -> Outcome {
@@ -125,7 +125,7 @@ pub(crate) fn run(args: Args, json: bool) -> Outcome {
     let problem = problem(&args, &a, &b, c.as_ref(), groups.as_deref()).map_err(blame_file)?;
     let (accumulation, product) = match &problem {
         Problem::Dense(p) => (p.accumulation(), Product::from(&**p)),
-        Problem::Grouped(p, _) => (p.accumulation(), Product::from(p)),
+        Problem::Grouped(p, _) => (p.accumulation(), Product::from(&**p)),
     };
 
     let (granule_a, granule_b) = granules(&problem);
@@ -248,10 +248,10 @@ fn problem<'a>(
     let accumulation = grouped.accumulation().with_promotion(args.promotion);
     let grouped = grouped.with_accumulation(accumulation)?;
     Ok(Problem::Grouped(
-        match c {
+        Box::new(match c {
             Some(c) => grouped.with_addend(c.view())?,
             None => grouped,
-        },
+        }),
         shape,
     ))
 }

@@ -31,7 +31,7 @@ enum Command {
     List,
 
     /// Codes and scales that differ between two recipes on the float tensors of a file, and why
-    Diff(DiffArgs),
+    Diff(Box<DiffArgs>),
 }
 
 #[derive(clap::Args)]

@@ -142,6 +142,8 @@ impl GemmPlan for Plan<'_> {
         Some(self.isa)
     }
 
+    // The variants themselves are of one lifetime; what `recompute` takes is of every.
+    #[expect(clippy::redundant_closure)]
     fn run(&self, out: Output<'_>, watch: &Watch<'_>) -> Result<()> {
         match out {
             Output::F32(mut d) => {
