@@ -89,7 +89,10 @@ impl ScaledTensor {
 
     /// Reads an operand: as [`ScaledTensor::read`], but what is no codes by its name or dtype may have scales too, of the
     /// name given.
-    pub(crate) fn read_operand(
+    ///
+    /// # Errors
+    /// As [`ScaledTensor::read`].
+    pub fn read_operand(
         file: &Checkpoint,
         name: &str,
         scales: &str,
