@@ -92,12 +92,7 @@ impl ScaledTensor {
     ///
     /// # Errors
     /// As [`ScaledTensor::read`].
-    pub fn read_operand(
-        file: &Checkpoint,
-        name: &str,
-        scales: &str,
-        read_as: &ReadAs,
-    ) -> Result<Self> {
+    pub fn read_operand(file: &Checkpoint, name: &str, scales: &str, read_as: &ReadAs) -> Result<Self> {
         if file.pairs().is_codes(name) || !file.contains(scales) {
             return Self::read(file, name, read_as);
         }
