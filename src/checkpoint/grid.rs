@@ -258,6 +258,14 @@ fn misfit(codes: &[usize], scales: &[usize], dtype: Dtype, read_as: &ReadAs) -> 
     if let Some(granule) = others(codes, scales) {
         hints.push(format!("{granule} would fit: --granule{suffix} {granule} says so"));
     }
+    if let Some(granule) = known(dtype).find(|g| {
+        let filled = swizzled(g.grid(stack.rows, stack.cols));
+        filled.is_some() && filled == last_two(scales)
+    }) {
+        hints.push(format!(
+            "it has the size of {granule} granules in the 128x4 swizzle of tensor cores, which is not read from files"
+        ));
+    }
     if hints.is_empty() {
         hints.push("no granule fits".to_owned());
     }
@@ -265,6 +273,19 @@ fn misfit(codes: &[usize], scales: &[usize], dtype: Dtype, read_as: &ReadAs) -> 
     fields.sort_unstable();
     fields.dedup();
     format!("{shapes} is that of no granule in use ({}); {}", fields.join(", "), hints.join("; "))
+}
+
+/// The grid filled up to whole tiles of 128×4.
+fn swizzled((rows, cols): (usize, usize)) -> Option<(usize, usize)> {
+    let filled = (rows.checked_next_multiple_of(128)?, cols.checked_next_multiple_of(PAD)?);
+    (filled != (rows, cols)).then_some(filled)
+}
+
+fn last_two(scales: &[usize]) -> Option<(usize, usize)> {
+    match scales {
+        [.., r, c] => Some((*r, *c)),
+        _ => None,
+    }
 }
 
 fn described(granule: Granule) -> String {

@@ -6,7 +6,7 @@ use safetensors::Dtype;
 use serde::Serialize;
 
 use super::header::TensorInfo;
-use super::pairs::Part;
+use super::pairs::{Part, is_called_scale, stems_within_layer};
 use super::scaled::{ReadAs, ScaledTensor};
 use super::source::Checkpoint;
 use super::survey::{Places, Survey};
@@ -145,12 +145,8 @@ fn strays(checkpoint: &Checkpoint) -> HashMap<&str, Vec<&str>> {
     }
     let mut strays: HashMap<&str, Vec<&str>> = HashMap::new();
     let is_free = |name: &&String| pairs.owner(name).is_none() && !pairs.is_codes(name);
-    let is_called = |name: &&String| name.to_ascii_lowercase().contains("scale");
-    for name in checkpoint.names().iter().filter(is_free).filter(is_called) {
-        let least = name.rfind('.').unwrap_or(0);
-        let cuts = name.match_indices(['_', '.']).map(|(at, _)| at).filter(|&at| at > 0 && at >= least);
-        let codes = cuts.map(|at| &name[..at]).filter_map(|stem| layers.get(stem)).next_back();
-        if let Some(codes) = codes {
+    for name in checkpoint.names().iter().filter(is_free).filter(|name| is_called_scale(name)) {
+        if let Some(codes) = stems_within_layer(name).find_map(|stem| layers.get(stem)) {
             strays.entry(codes).or_default().push(name);
         }
     }
@@ -173,12 +169,8 @@ fn inspect_tensor(
         }
         None => findings.of_codes_or_values(&tensor, &survey)?,
     };
-    let strays = strays.get(name).into_iter().flatten();
-    for stray in strays {
-        let message =
-            format!("'{stray}' beside it looks like scales, but no rule takes it for those of these codes");
-        let severity = if scales.is_some() { Severity::Note } else { Severity::Warning };
-        findings.add(severity, "scale-unknown", message);
+    for stray in strays.get(name).into_iter().flatten() {
+        findings.stray(Severity::Note, stray);
     }
     let (elements, info) = (tensor.elements(), checkpoint.info(name)?);
     if elements > 0 && survey.zeros == elements as u64 && owner.is_none() {
@@ -231,28 +223,38 @@ impl Findings<'_> {
             return Ok(());
         }
         // A zero that nothing but zeros stands under changes no value.
-        let zeros = match (survey.zero.first, part) {
-            (None, _) | (_, Part::Activation) => survey.zero,
-            (_, Part::Block) => self.zeros_under_codes(codes).unwrap_or(survey.zero),
-            _ if self.is_zero(codes)? => Places::default(),
-            _ => survey.zero,
+        let under_codes = match (survey.zero.first, part) {
+            (None, _) => Some(Places::default()),
+            (_, Part::Activation) => None,
+            (_, Part::Block) => self.zeros_under_codes(codes),
+            _ if self.is_zero(codes)? => Some(Places::default()),
+            _ => Some(survey.zero),
         };
+        // Where the codes cannot be read it may be so.
+        let (zeros, zero_severity) =
+            under_codes.map_or((survey.zero, Severity::Warning), |zeros| (zeros, Severity::Error));
         let severity = if part == Part::Activation { Severity::Warning } else { Severity::Error };
-        let mut count = |kind, what: &str, places: Places| {
+        let mut count = |severity, kind, what: &str, places: Places| {
             if let Some(first) = places.first {
                 let message =
                     format!("{} of {elements} scales are {what}, the first at index {first}", places.count);
                 self.add(severity, kind, message);
             }
         };
-        count("zero-scale", "zero", zeros);
+        count(zero_severity, "zero-scale", "zero", zeros);
         // UE4M3 has no sign: NVFP4 ignores the bit.
         if dtype != Dtype::F8_E4M3 {
-            count("negative-scale", "negative", survey.negative);
+            count(severity, "negative-scale", "negative", survey.negative);
         }
-        count("nonfinite-scale", "NaN", survey.nan);
-        count("nonfinite-scale", "infinite", survey.infinite);
+        count(severity, "nonfinite-scale", "NaN", survey.nan);
+        count(severity, "nonfinite-scale", "infinite", survey.infinite);
         Ok(())
+    }
+
+    fn stray(&mut self, severity: Severity, name: &str) {
+        let message =
+            format!("'{name}' beside it looks like scales, but no rule takes it for those of these codes");
+        self.add(severity, "scale-unknown", message);
     }
 
     /// The zeros among block scales whose codes are not all zero; `None` where that cannot be told.
@@ -302,6 +304,9 @@ impl Findings<'_> {
                 self.tensor
             );
             self.add(Severity::Note, "codes-without-scale", message);
+            for partner in pairs.partners(self.tensor).iter().filter(|p| p.part == Part::Foreign) {
+                self.stray(Severity::Warning, &partner.name);
+            }
             return Ok(None);
         };
         if let [first, second, ..] = scales[..] {
@@ -332,7 +337,8 @@ impl Findings<'_> {
                 .iter()
                 .find_map(|shape| Granule::infer(shape, &scales.shape)));
         }
-        let Some(codes) = read_codes(self.checkpoint, self.tensor) else {
+        let codes = ScaledTensor::of_codes(self.checkpoint, self.tensor, tensor.clone(), &ReadAs::default());
+        let Ok(codes) = codes else {
             return Ok(Granule::infer(tensor.shape(), &scales.shape));
         };
         if let Some(message) = codes.misfit() {

@@ -6,7 +6,8 @@
 //! `T_packed` or `T_blocks`, or the `weight` (`qweight`) of a layer T. The longest stem wins.
 //!
 //! Codes are tensors of an F8, F6 or F4 dtype, and integers (U8, I8, U16, I16, U32, I32) that have block scales. An F8
-//! tensor that is a scale of others is a scale, not codes.
+//! tensor that is a scale of others is a scale, not codes. Beside F8 or F4 codes without scales, a tensor that is called a
+//! scale in any other way belongs to them too, and nothing here reads it.
 
 use std::collections::{HashMap, HashSet};
 
@@ -131,6 +132,7 @@ impl Pairs {
             .collect();
         owners.retain(|_, (codes, _)| kinds[codes.as_str()] == Kind::Float || scaled.contains(codes));
         root(&mut owners);
+        strays(&tensors, &keys, &kinds, &scaled, &mut owners);
 
         let mut codes: HashMap<String, Vec<Partner>> = HashMap::new();
         for (&name, &kind) in &kinds {
@@ -257,6 +259,43 @@ fn stems_of_codes(name: &str) -> Vec<&str> {
     stems
 }
 
+/// Whatever is called a scale in another way, beside F8 codes that have none, belongs to those: as what, nothing says.
+fn strays(
+    tensors: &[(&str, Option<Dtype>)],
+    keys: &HashMap<&str, Vec<(usize, &str)>>,
+    kinds: &HashMap<&str, Kind>,
+    scaled: &HashSet<String>,
+    owners: &mut HashMap<String, (String, Part)>,
+) {
+    for &(name, _) in tensors {
+        if owners.contains_key(name) || kinds.get(name) == Some(&Kind::Float) || !is_called_scale(name) {
+            continue;
+        }
+        let bare = |codes: &&str| {
+            kinds[codes] == Kind::Float && !scaled.contains(*codes) && !owners.contains_key(*codes)
+        };
+        let codes = stems_within_layer(name).find_map(|stem| {
+            keys.get(stem)?.iter().map(|(_, codes)| *codes).find(|codes| *codes != name && bare(codes))
+        });
+        if let Some(codes) = codes {
+            owners.insert(name.to_owned(), (codes.to_owned(), Part::Foreign));
+        }
+    }
+}
+
+/// Whether a name speaks of scales.
+pub(super) fn is_called_scale(name: &str) -> bool {
+    ["scale", "scaling"].iter().any(|word| name.to_ascii_lowercase().contains(word))
+}
+
+/// What stands before each `_` of the last part of a name and before its `.`, the longest first: names of codes that are
+/// beside it.
+pub(super) fn stems_within_layer(name: &str) -> impl Iterator<Item = &str> {
+    let least = name.rfind('.').unwrap_or(0);
+    let cuts = name.match_indices(['_', '.']).map(|(at, _)| at).filter(move |&at| at > 0 && at >= least);
+    cuts.collect::<Vec<_>>().into_iter().rev().map(|at| &name[..at])
+}
+
 /// Scales of scales belong to the codes at the root, as something that nothing here reads.
 fn root(owners: &mut HashMap<String, (String, Part)>) {
     let chained: Vec<String> =
@@ -348,12 +387,17 @@ mod tests {
             ("norm.weight", Dtype::BF16),
             ("scale", Dtype::F32),
             ("l.weight", Dtype::F8_E4M3),
+            ("l.weight_scale", Dtype::F32),
             ("rescale", Dtype::F32),
-            ("l.weightscale", Dtype::F32),
+            ("l.logit_scale", Dtype::F32),
         ];
-        for (name, _) in tensors {
+        for (name, _) in tensors.into_iter().filter(|(name, _)| *name != "l.weight_scale") {
             assert_eq!(owner(&tensors, name), None, "{name}");
         }
+        // Beside codes without scales nobody knows what it is.
+        let bare = [("l.weight", Dtype::F8_E4M3), ("l.WeightScale", Dtype::F32), ("m.a_scale", Dtype::F32)];
+        assert_eq!(owner(&bare, "l.WeightScale"), Some(("l.weight".to_owned(), Part::Foreign)));
+        assert_eq!(owner(&bare, "m.a_scale"), None);
     }
 
     #[test]

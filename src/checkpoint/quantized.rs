@@ -136,7 +136,7 @@ pub fn dequantize_tensor(
     granule: Option<Granule>,
 ) -> Result<(Vec<f32>, Granule)> {
     let read_as = ReadAs { format: Some(format), granule, ..ReadAs::default() };
-    let mut scaled = ScaledTensor::join("codes", codes, Some((scales, "scales")), &read_as)?;
+    let mut scaled = ScaledTensor::join("codes", codes.clone(), Some((scales, "scales")), &read_as)?;
     if let Some(tensor_scales) = tensor_scales {
         scaled = scaled.with_tensor_scales(tensor_scales.to_f32()?)?;
     }

@@ -66,6 +66,11 @@ impl ScaledTensor {
     /// two tensors of block scales, zero points, or scales of scales, or if a size does not fit. Scales that fit no granule
     /// are an error when they are used, since groups along K have grids of their own.
     pub fn read(file: &Checkpoint, name: &str, read_as: &ReadAs) -> Result<Self> {
+        Self::of_codes(file, name, file.read(name)?, read_as)
+    }
+
+    /// The same of codes that have been read.
+    pub(super) fn of_codes(file: &Checkpoint, name: &str, codes: Tensor, read_as: &ReadAs) -> Result<Self> {
         let mut parts = Parts { block: None, tensor: None, divisor: None };
         for partner in file.pairs().partners(name) {
             let place = match partner.part {
@@ -74,8 +79,7 @@ impl ScaledTensor {
                 Part::Divisor => &mut parts.divisor,
                 Part::Activation => continue,
                 Part::Foreign => {
-                    let message =
-                        format!("has '{}' beside its scales, which no rule here reads", partner.name);
+                    let message = format!("has '{}' beside it, which no rule here reads", partner.name);
                     return Err(file.blame(name, message));
                 }
             };
@@ -84,7 +88,7 @@ impl ScaledTensor {
                 return Err(file.blame(name, message));
             }
         }
-        Self::of(file, name, parts, read_as)
+        Self::of(file, name, codes, parts, read_as)
     }
 
     /// Reads an operand: as [`ScaledTensor::read`], but what is no codes by its name or dtype may have scales too, of the
@@ -96,11 +100,11 @@ impl ScaledTensor {
         if file.pairs().is_codes(name) || !file.contains(scales) {
             return Self::read(file, name, read_as);
         }
-        Self::of(file, name, Parts { block: Some(scales), tensor: None, divisor: None }, read_as)
+        let parts = Parts { block: Some(scales), tensor: None, divisor: None };
+        Self::of(file, name, file.read(name)?, parts, read_as)
     }
 
-    fn of(file: &Checkpoint, name: &str, parts: Parts<'_>, read_as: &ReadAs) -> Result<Self> {
-        let tensor = file.read(name)?;
+    fn of(file: &Checkpoint, name: &str, codes: Tensor, parts: Parts<'_>, read_as: &ReadAs) -> Result<Self> {
         let blame = |e: Error| match parts.block {
             Some(scales) => file.blame(name, format!("{e} (its scales are '{scales}')")),
             None => file.blame(name, e),
@@ -114,7 +118,7 @@ impl ScaledTensor {
             return Err(file.blame(name, format!("has '{which}' and no block scales")));
         }
         let named = scales.as_ref().zip(parts.block);
-        let mut scaled = Self::join(name, &tensor, named, read_as).map_err(blame)?;
+        let mut scaled = Self::join(name, codes, named, read_as).map_err(blame)?;
         if let Some((values, name)) = tensor_scales.zip(parts.tensor) {
             scaled = scaled.with_tensor_scales(values).map_err(|e| file.blame(name, e))?;
         }
@@ -152,7 +156,7 @@ impl ScaledTensor {
     /// As [`ScaledTensor::read`], without a file to blame.
     pub(super) fn join(
         name: &str,
-        codes: &Tensor,
+        codes: Tensor,
         scales: Option<(&Tensor, &str)>,
         read_as: &ReadAs,
     ) -> Result<Self> {
@@ -531,7 +535,7 @@ fn factors(file: &Checkpoint, name: &str) -> Result<Vec<f32>> {
 /// joined to rows.
 fn unpacked(
     name: &str,
-    codes: &Tensor,
+    codes: Tensor,
     format: Format,
     read_as: &ReadAs,
     scaled: bool,
@@ -565,7 +569,7 @@ fn unpacked(
     let (rows, cols) = flat(&shape);
     let wide = codes.dtype().bitsize() == 16;
     let codes = match wide {
-        false => Codes::Bytes(Matrix::from_vec(rows, cols, codes.data().to_vec())?),
+        false => Codes::Bytes(Matrix::from_vec(rows, cols, codes.into_data())?),
         true => Codes::Words(codes.word_matrix()?),
     };
     Ok((shape, codes))

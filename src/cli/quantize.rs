@@ -104,6 +104,11 @@ fn fate<'a>(
         Ok((tensors.into_iter().map(|(_, tensor)| tensor).collect(), (stats, granule.clone())))
     };
     let tensors = layout.tensors(name);
+    if let Some((there, ..)) = tensors[1..].iter().find(|(scales, ..)| file.owns(scales)) {
+        let message =
+            format!("its scales would be '{there}', which is there already and would be written twice");
+        return Err(file.blame(name, message));
+    }
     Ok(Fate::Made(Made { tensors, memory: memory.map(|n| n as u64), make: Box::new(make) }))
 }
 

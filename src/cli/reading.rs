@@ -56,6 +56,10 @@ pub(crate) fn read_values(file: &Checkpoint, name: &str, read_as: &ReadAs) -> cr
     if info.shape.len() < 2 {
         return Err(file.blame(name, format!("shape {}, expected a matrix", shape(&info.shape))));
     }
+    // A product with it may still be larger than any memory.
+    if info.elements() == 0 {
+        return Err(file.blame(name, format!("shape {} has no elements", shape(&info.shape))));
+    }
     if let Some((codes, _)) = file.pairs().owner(name) {
         return Err(file.blame(name, format!("holds scales of '{codes}', which is what has values")));
     }

@@ -254,6 +254,15 @@ fn packed_codes_are_read_on_demand_and_never_copied_as_if_done() {
         ["quantize", &input, &dir.text("no"), "--recipe", "te", "--as", "weight"],
         &["nothing to quantise"],
     );
+    // F8 codes with something beside them that might be their scales.
+    let odd = [("l.weight", ones(&[4, 64])), ("l.WeightScale", f32s(&[4, 1], &[2.0; 4]))];
+    let input = dir.write("in", &odd);
+    fails(["dequantize", &input, &dir.text("no")], &["'l.weight'", "'l.WeightScale'"]);
+    stdout(&finegrain(["cast", &input, &out, "--to", "e5m2"]));
+    assert_eq!(values(&out, "l.WeightScale"), [2.0; 4]);
+    let findings = json(&["inspect", &input])["findings"].clone();
+    let unknown = findings.as_array().unwrap().iter().find(|f| f["kind"] == "scale-unknown").unwrap();
+    assert_eq!((&unknown["tensor"], &unknown["severity"]), (&"l.weight".into(), &"warning".into()));
     let twice = [("w", ones(&[2, 2])), ("w_scale", f32s(&[1], &[1.0])), ("w_scale_inv", f32s(&[1], &[2.0]))];
     fails(["dequantize", &dir.write("in", &twice), &dir.text("no")], &["'w'", "'w_scale'", "'w_scale_inv'"]);
     let floats = dir.write("in", &[("w", f32s(&[2, 2], &[1.0; 4]))]);
@@ -336,7 +345,8 @@ fn sizes_that_nobody_has_room_for_are_one_line() {
     }
     assert!(stdout(&finegrain(["inspect", &input])).contains("more)"));
     fails(["dequantize", &input, &dir.text("no")], &["nothing to dequantise"]);
-    fails(["gemm", &input, &dir.text("no"), "--threads", "1000000"], &["1000000 threads", "at most"]);
+    let plain = dir.write("plain", &[("a", ones(&[4, 8])), ("b", ones(&[2, 8]))]);
+    fails(["gemm", &plain, &dir.text("no"), "--threads", "1000000"], &["1000000 threads", "at most"]);
     fails(["compare", "--threads", "18446744073709551615"], &["at most"]);
     fails(["gemm", &input, &dir.text("no")], &["'a'", "not in the file"]);
 }
