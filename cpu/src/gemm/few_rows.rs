@@ -167,12 +167,11 @@ fn decode<S: Simd, D: Decode>(
 /// Four intervals of the rows r, 4 + r, … Rows beyond the last are the last again: what becomes of them is not stored.
 #[inline(always)]
 fn lanes<'a, S: Simd>(b: &Columns<'a>, r: usize) -> Gather<'a> {
-    let row = |row: usize| row.min(b.rows - 1) * b.stride;
     let mut offsets = [0; 4];
     for (g, offset) in offsets.iter_mut().take(S::LANES / 4).enumerate() {
-        *offset = row(4 * g + r) - row(r);
+        *offset = b.row(4 * g + r) - b.row(r);
     }
-    Gather::new(b.data, row(r), offsets, b.interval, b.interval / Gather::CHUNK)
+    Gather::new(b.data, b.row(r), offsets, b.interval, b.interval / Gather::CHUNK)
 }
 
 /// A microtile of A, the decoded panel, and what becomes the next.

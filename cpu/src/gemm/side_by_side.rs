@@ -49,6 +49,14 @@ pub struct Columns<'a> {
     pub next: usize,
 }
 
+impl Columns<'_> {
+    /// Where row `i` begins, or the last instead of one beyond it.
+    #[inline(always)]
+    pub(super) fn row(&self, i: usize) -> usize {
+        i.min(self.rows - 1) * self.stride
+    }
+}
+
 /// How the sums of the intervals are promoted.
 #[derive(Clone, Copy, Debug)]
 pub struct Scales<'a> {

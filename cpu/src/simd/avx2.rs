@@ -193,6 +193,16 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn shl_lanes(self, a: __m256i, n: __m256i) -> __m256i {
+        op!(_mm256_sllv_epi32(a, n))
+    }
+
+    #[inline(always)]
+    fn sar_lanes(self, a: __m256i, n: __m256i) -> __m256i {
+        op!(_mm256_srav_epi32(a, n))
+    }
+
+    #[inline(always)]
     fn any_byte_above(self, a: __m256i, b: i8) -> bool {
         op!(_mm256_movemask_epi8(_mm256_cmpgt_epi8(a, _mm256_set1_epi8(b))) != 0)
     }

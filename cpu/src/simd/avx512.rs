@@ -293,6 +293,16 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     }
 
     #[inline(always)]
+    fn shl_lanes(self, a: __m512i, n: __m512i) -> __m512i {
+        op!(_mm512_sllv_epi32(a, n))
+    }
+
+    #[inline(always)]
+    fn sar_lanes(self, a: __m512i, n: __m512i) -> __m512i {
+        op!(_mm512_srav_epi32(a, n))
+    }
+
+    #[inline(always)]
     fn any_byte_above(self, a: __m512i, b: i8) -> bool {
         op!(_mm512_cmpgt_epi8_mask(a, _mm512_set1_epi8(b)) != 0)
     }

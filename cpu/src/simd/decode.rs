@@ -102,16 +102,34 @@ impl Decode for WordCodes {
 #[derive(Clone, Copy, Debug)]
 pub struct ByteCodes {
     pairs: Bf16Table,
-    /// Moves the sign of the code in the low byte to bit 31, less the byte's own place.
-    align: u32,
-    /// Moves the lowest exponent bit to bit 23.
-    shift: u32,
-    mask: u32,
-    factor: f32,
+    fields: Fields,
     /// Every byte without its sign; what is above `largest_finite` there is a special.
     magnitude: u32,
     largest_finite: i8,
     table: &'static [f32],
+}
+
+/// What moves the fields of codes to those of f32, a register of each: the compiler keeps in registers what memory holds,
+/// and takes shifts whose counts it does not know lane by lane, which are cheaper than those by one count.
+#[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
+struct Fields {
+    /// For each byte of a lane, moves its sign to bit 31.
+    align: [[u32; 16]; 4],
+    /// Moves the lowest exponent bit to bit 23.
+    shift: [u32; 16],
+    mask: [u32; 16],
+    factor: [f32; 16],
+}
+
+/// [`Fields`] in registers, and what [`Simd::tables`] gives.
+#[derive(Clone, Copy)]
+pub struct ByteTables<S: Simd> {
+    pairs: S::Tables,
+    align: [S::U32; 4],
+    shift: S::U32,
+    mask: S::U32,
+    factor: S::F32,
 }
 
 /// The bytes of the BF16 numbers of all codes without their bit 7, which is the sign where a format has 8 bits, and what
@@ -166,14 +184,19 @@ impl ByteCodes {
             Specials::Above(largest) => largest as i8,
             Specials::Fnuz => unreachable!("Decoder::bytes refuses it"),
         };
-        let fields = 0x7F80_0000 & (0x7F80_0000 >> (8 - spec.exponent_bits))
+        let mask = 0x7F80_0000 & (0x7F80_0000 >> (8 - spec.exponent_bits))
             | (0x7F_FFFF << (23 - spec.mantissa_bits)) & 0x7F_FFFF;
+        // A code has at most 8 bits, so that the sign of byte 3 is moved up too, if at all.
+        let align = [0, 8, 16, 24].map(|place| [32 - spec.bits() - place; 16]);
+        let fields = Fields {
+            align,
+            shift: [8 - spec.exponent_bits; 16],
+            mask: [0x8000_0000 | mask; 16],
+            factor: [f32::from_bits(((254 - spec.bias) as u32) << 23); 16],
+        };
         ByteCodes {
             pairs: Bf16Table::new(table),
-            align: 32 - spec.bits(),
-            shift: 8 - spec.exponent_bits,
-            mask: 0x8000_0000 | fields,
-            factor: f32::from_bits(((254 - spec.bias) as u32) << 23),
+            fields,
             magnitude: 0x0101_0101 * spec.magnitude(),
             largest_finite,
             table,
@@ -186,11 +209,11 @@ impl ByteCodes {
         s.any_byte_above(s.and(codes, s.splat_u32(self.magnitude)), self.largest_finite)
     }
 
-    /// The values of codes whose signs are in bit 31.
+    /// The values of finite codes in byte `j` of each lane.
     #[inline(always)]
-    fn expand<S: Simd>(&self, s: S, top: S::U32) -> S::F32 {
-        let fields = s.and(s.sar(top, self.shift), s.splat_u32(self.mask));
-        s.mul(s.float(fields), s.splat(self.factor))
+    fn expand<S: Simd>(s: S, tables: &ByteTables<S>, codes: S::U32, j: usize) -> S::F32 {
+        let fields = s.and(s.sar_lanes(s.shl_lanes(codes, tables.align[j]), tables.shift), tables.mask);
+        s.mul(s.float(fields), tables.factor)
     }
 
     /// The values of byte `j` of each lane, by table.
@@ -210,39 +233,39 @@ impl ByteCodes {
 
 impl Decode for ByteCodes {
     const CODES: usize = 4;
-    type Tables<S: Simd> = S::Tables;
+    type Tables<S: Simd> = ByteTables<S>;
 
     #[inline(always)]
-    fn tables<S: Simd>(&self, s: S) -> S::Tables {
-        s.tables(&self.pairs)
+    fn tables<S: Simd>(&self, s: S) -> ByteTables<S> {
+        let Fields { align, shift, mask, factor } = &self.fields;
+        ByteTables {
+            pairs: s.tables(&self.pairs),
+            align: [
+                s.load_u32(&align[0]),
+                s.load_u32(&align[1]),
+                s.load_u32(&align[2]),
+                s.load_u32(&align[3]),
+            ],
+            shift: s.load_u32(shift),
+            mask: s.load_u32(mask),
+            factor: s.load(factor),
+        }
     }
 
     #[inline(always)]
-    fn lanes<S: Simd>(&self, s: S, tables: &S::Tables, x: S::U32) -> [S::F32; 4] {
+    fn lanes<S: Simd>(&self, s: S, tables: &ByteTables<S>, x: S::U32) -> [S::F32; 4] {
         if S::PAIR == 2 {
-            let [first, second] = s.pairs_in_lanes(tables, x);
+            let [first, second] = s.pairs_in_lanes(&tables.pairs, x);
             return [first, second, first, second];
         }
         // Loops and no closures: a closure that is not inlined runs without the instruction set.
         let mut values = [s.splat(0.0); 4];
+        for j in 0..4 {
+            values[j] = ByteCodes::expand(s, tables, x, j);
+        }
         if self.has_specials(s, x) {
             for (j, value) in values.iter_mut().enumerate() {
                 *value = self.look_up(s, x, j);
-            }
-        } else if self.align == 24 {
-            // The same as below with shifts that the compiler knows.
-            let tops = [s.shl(x, 24), s.shl(x, 16), s.shl(x, 8), x];
-            for (value, top) in values.iter_mut().zip(tops) {
-                *value = self.expand(s, top);
-            }
-        } else {
-            for (value, place) in values.iter_mut().zip([0, 8, 16, 24]) {
-                let top = if place <= self.align {
-                    s.shl(x, self.align - place)
-                } else {
-                    s.shr(x, place - self.align)
-                };
-                *value = self.expand(s, top);
             }
         }
         values
@@ -255,7 +278,8 @@ impl Decode for ByteCodes {
         }
         let codes = s.load_u8(x);
         let special = self.has_specials(s, codes);
-        [if special { self.look_up(s, codes, 0) } else { self.expand(s, s.shl(codes, self.align)) }; 2]
+        let tables = self.tables(s);
+        [if special { self.look_up(s, codes, 0) } else { ByteCodes::expand(s, &tables, codes, 0) }; 2]
     }
 
     fn row_registers<S: Simd>() -> usize {

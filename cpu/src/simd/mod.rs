@@ -127,6 +127,10 @@ pub trait Simd: Copy + Send + Sync {
     fn shr(self, a: Self::U32, n: u32) -> Self::U32;
     /// a >> n, the sign bit shifted in, n below 32.
     fn sar(self, a: Self::U32, n: u32) -> Self::U32;
+    /// a << n lane by lane, every n below 32.
+    fn shl_lanes(self, a: Self::U32, n: Self::U32) -> Self::U32;
+    /// a >> n lane by lane, the sign bit shifted in, every n below 32.
+    fn sar_lanes(self, a: Self::U32, n: Self::U32) -> Self::U32;
     /// Whether any byte of `a`, as i8, is greater than `b`.
     fn any_byte_above(self, a: Self::U32, b: i8) -> bool;
 

@@ -164,6 +164,16 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn shl_lanes(self, a: [u32; LANES], n: [u32; LANES]) -> [u32; LANES] {
+        zip(a, n, |x, n| x << (n & 31))
+    }
+
+    #[inline(always)]
+    fn sar_lanes(self, a: [u32; LANES], n: [u32; LANES]) -> [u32; LANES] {
+        zip(a, n, |x, n| (x.cast_signed() >> (n & 31)).cast_unsigned())
+    }
+
+    #[inline(always)]
     fn any_byte_above(self, a: [u32; LANES], b: i8) -> bool {
         a.iter().flat_map(|x| x.to_le_bytes()).any(|byte| byte.cast_signed() > b)
     }

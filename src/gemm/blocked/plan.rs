@@ -37,7 +37,7 @@ pub(super) struct Plan<'p> {
     pub(super) side_by_side_lanes: usize,
     /// The rest of K.
     pub(super) parts: Vec<IntervalPart>,
-    /// Parts that are packed together, at most KC steps; one of none where K is 0.
+    /// Parts that are packed together, at most KC steps; where rows are many and K is 0, one of none.
     pub(super) k_blocks: Vec<Range<usize>>,
     /// Whether some interval goes beyond a block.
     pub(super) is_cut: bool,
@@ -78,7 +78,7 @@ impl<'p> Plan<'p> {
             promotion: problem.accumulation().promotion().into(),
             mr,
             few_rows,
-            k_blocks: k_blocks(&parts, geometry.pair),
+            k_blocks: if few_rows && parts.is_empty() { Vec::new() } else { k_blocks(&parts, geometry.pair) },
             side_by_side,
             side_by_side_lanes: lanes,
             is_cut: parts.iter().any(|part| !part.ends),
