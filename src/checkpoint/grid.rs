@@ -406,7 +406,7 @@ mod tests {
         );
         assert!(refused(&[3, 64, 96], &[3]).contains("--scale-layout leading"));
         assert!(refused(&[256, 512], &[1, 256]).contains("--scale-layout transposed"));
-        assert!(refused(&[256, 512], &[3, 5]).contains("--granule 128x103"));
+        assert!(refused(&[256, 512], &[3, 5]).contains("--granule 86x103"));
         assert!(refused(&[256, 512], &[0, 4]).contains("no granule fits"));
         assert!(refused(&[2, 2], &[3, 5]).contains("no granule fits"));
     }
