@@ -12,6 +12,7 @@
 //! leave room for the permutations and loads of it.
 
 use std::ops::Range;
+use std::sync::atomic::{Ordering, compiler_fence};
 
 use super::promote::{Promotion, promote};
 use super::side_by_side::{Accumulators, Columns, INTERVALS, SideBySide};
@@ -224,7 +225,6 @@ impl<D: Decode, const MR: usize, const NB: usize> Tile<'_, D, MR, NB> {
         let tables = decoder.tables(s);
         let (each, steps) = (D::CODES / S::PAIR, 4 * D::CODES / S::PAIR);
         let mut sums = [[s.splat(0.0); REGISTERS]; MR];
-        let mut registers = [s.splat_u32(0); 4];
         let chunks = panel.chunks_exact(steps * lanes).zip(a.chunks_exact(steps * MR * INTERVALS));
         for (i, (values, rows)) in chunks.enumerate() {
             let next = if NB == 0 { &mut [][..] } else { &mut next[i * steps * lanes..][..steps * lanes] };
@@ -232,7 +232,13 @@ impl<D: Decode, const MR: usize, const NB: usize> Tile<'_, D, MR, NB> {
             macro_rules! quarter {
                 ($j:literal) => {
                     if $j * NB % 4 == 0 && NB > 0 {
-                        registers = load(s, &gathers[$j * NB / 4].1, b.next, i);
+                        // Codes wait where they are decoded to: there are no registers for them beside the sums.
+                        let (r, gather) = &gathers[$j * NB / 4];
+                        let registers = load(s, gather, b.next, i);
+                        for j in 0..4 {
+                            s.store_u32(registers[j], &mut next[j * each * lanes + r % REGISTERS * S::LANES..]);
+                        }
+                        compiler_fence(Ordering::SeqCst);
                     }
                     let values = &values[$j * each * lanes..][..each * lanes];
                     let rows = &rows[$j * each * MR * INTERVALS..][..each * MR * INTERVALS];
@@ -243,10 +249,10 @@ impl<D: Decode, const MR: usize, const NB: usize> Tile<'_, D, MR, NB> {
                     if NB > 0 {
                         // Which register of B, and which of its registers of codes.
                         let (r, j) = (gathers[$j * NB / 4].0, $j * NB % 4);
-                        decode(s, decoder, &tables, registers[j], &mut next[j * each * lanes..], r);
-                        if NB == 2 {
-                            let next = &mut next[(j + 1) * each * lanes..];
-                            decode(s, decoder, &tables, registers[j + 1], next, r);
+                        for j in j..j + NB {
+                            let next = &mut next[j * each * lanes..];
+                            let codes = s.load_u32(&next[r % REGISTERS * S::LANES..]);
+                            decode(s, decoder, &tables, codes, next, r);
                         }
                     }
                 };
