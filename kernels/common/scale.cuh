@@ -5,7 +5,7 @@
 // intrinsic, which neither flags nor the optimiser may fuse, reorder or flush.
 #pragma once
 
-#include "fp8.cuh"
+#include "stats.cuh"
 
 enum ScaleForm : i32 {
     FORM_QUOTIENT = 0,               // s = fl(a / MAX)
@@ -150,6 +150,17 @@ __device__ __forceinline__ GranuleScale granule_scale(u32 amax, const Recipe& re
     }
     g.scale = canonical(g.scale);
     return g;
+}
+
+// What an element becomes before the cast.
+__device__ __forceinline__ float payload_of(float x, float factor, const Recipe& recipe) {
+    return recipe.payload == PAYLOAD_QUOTIENT ? __fdiv_rn(x, factor) : __fmul_rn(x, factor);
+}
+
+// Whether there may be more to count in a granule than elements that became zero. `amax` as of amax_bits.
+__device__ __forceinline__ bool is_loud(u32 amax, bool has_nan, float factor, const Recipe& recipe) {
+    // Payloads grow with the elements: none is larger than that of the largest.
+    return is_loud(amax, has_nan, payload_of(__uint_as_float(amax), factor, recipe));
 }
 
 // Four elements to four codes, the first in bits 0–7.

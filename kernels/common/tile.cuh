@@ -200,16 +200,46 @@ struct Lanes {
         for (i32 mask = A_SEGMENT / 2; mask > 0; mask /= 2) amax = max(amax, exchange(amax, mask));
         return amax;
     }
+
+    // Whether one of the lanes that share a segment says so, known to all of them.
+    static __device__ __forceinline__ bool any_of_segment(bool mine, i32 lane) {
+        const u32 segment = (u32)((1ull << A_SEGMENT) - 1) << lane / A_SEGMENT * A_SEGMENT;
+        return __ballot_sync(ALL_LANES, mine) & segment;
+    }
 };
 
-// The codes of a chunk.
+// The codes of a chunk. Gives whether one may be zero.
 template <i32 E>
-__device__ __forceinline__ void encode_chunk(const float (&v)[E], float factor, const Recipe& recipe, u32 (&words)[E / 4]) {
+__device__ __forceinline__ bool encode_chunk(const float (&v)[E], float factor, const Recipe& recipe, u32 (&words)[E / 4]) {
+    bool zeros = false;
 #pragma unroll
     for (i32 w = 0; w < E / 4; ++w) {
         const float x[4] = {v[4 * w], v[4 * w + 1], v[4 * w + 2], v[4 * w + 3]};
         words[w] = encode4(x, factor, recipe);
+        zeros |= has_zeros(words[w]);
     }
+    return zeros;
+}
+
+// Counts the first `valid` elements of a chunk.
+template <i32 E>
+__device__ __forceinline__ void count_chunk(Counts& counts, const float (&v)[E], float factor, const Recipe& recipe, i32 valid) {
+#pragma unroll
+    for (i32 w = 0; w < E / 4; ++w) {
+        const float x[4] = {v[4 * w], v[4 * w + 1], v[4 * w + 2], v[4 * w + 3]};
+        float p[4];
+#pragma unroll
+        for (i32 i = 0; i < 4; ++i) p[i] = payload_of(x[i], factor, recipe);
+        count4(counts, x, p, recipe.cast, valid - 4 * w);
+    }
+}
+
+template <i32 E>
+__device__ __forceinline__ bool has_nan(const float (&v)[E]) {
+    bool nan = false;
+#pragma unroll
+    for (i32 i = 0; i < E; ++i) nan |= v[i] != v[i];
+    return nan;
 }
 
 template <i32 E>
@@ -224,7 +254,7 @@ __device__ __forceinline__ u32 amax_of_chunk(const float (&v)[E], const Recipe& 
 // elements at (row, col), zero beyond the matrix; E must be 4 or 8.
 template <i32 E, class Load>
 __device__ __forceinline__ void quantize_tiles(const Load& load, const MatrixView<u8>& codes, const ScaleGrid& scales,
-                                               const Recipe& recipe, u32 first, u32 tiles_a_row) {
+                                               const Recipe& recipe, u32 first, u32 tiles_a_row, u64* stats) {
     using L = Lanes<E>;
     const i32 lane = threadIdx.x % LANES;
     const u32 tiles = codes.rows * tiles_a_row;  // below 2^31: the host sees to it
@@ -238,12 +268,17 @@ __device__ __forceinline__ void quantize_tiles(const Load& load, const MatrixVie
         tile[r] = (i32)(index % tiles_a_row);
         load(row[r], tile[r] * GRANULE + L::wide_col(lane), v[r]);
     }
+    u32 granules = 0;
+    bool look_again = false;
 #pragma unroll
     for (i32 r = 0; r < L::ROUNDS; ++r) {
         const u32 amax = L::amax_of_segment(amax_of_chunk<E>(v[r], recipe));
         const GranuleScale g = granule_scale(amax, recipe);
         if (lane % L::A_SEGMENT == 0 && row[r] < codes.rows) store_scale(scales, row[r], tile[r], g.scale);
-        encode_chunk<E>(v[r], g.factor, recipe, words[r]);
+        const bool nan = L::any_of_segment(has_nan<E>(v[r]), lane);
+        if (row[r] < codes.rows && lane % L::A_SEGMENT == 0) granules += count_granule(amax, nan, recipe.floor);
+        const bool zeros = encode_chunk<E>(v[r], g.factor, recipe, words[r]);
+        look_again |= (zeros && amax != 0) | is_loud(amax, nan, g.factor, recipe);
     }
     const Words4 chunk = transpose_words(words, lane);
     const u32 index = first + L::narrow_segment(lane);
@@ -251,4 +286,18 @@ __device__ __forceinline__ void quantize_tiles(const Load& load, const MatrixVie
         const i32 col = (i32)(index % tiles_a_row) * GRANULE + L::narrow_col(lane);
         store_codes(codes, codes.aligned(), (i32)(index / tiles_a_row), col, chunk);
     }
+    add_granules(stats, granules);
+    if (!__any_sync(ALL_LANES, look_again)) return;
+    Counts counts = {0, 0, 0};
+#pragma unroll 1
+    for (i32 r = 0; r < L::ROUNDS; ++r) {
+        const u32 index = first + L::wide_segment(r, lane);
+        const i32 row = index < tiles ? (i32)(index / tiles_a_row) : codes.rows;
+        const i32 col = (i32)(index % tiles_a_row) * GRANULE + L::wide_col(lane);
+        float v[E];
+        load(row, col, v);
+        const GranuleScale g = granule_scale(L::amax_of_segment(amax_of_chunk<E>(v, recipe)), recipe);
+        count_chunk<E>(counts, v, g.factor, recipe, row < codes.rows ? codes.cols - col : 0);
+    }
+    add_elements(stats, counts);
 }

@@ -12,6 +12,7 @@ constexpr u32 ALL_LANES = 0xFFFFFFFFu;
 constexpr i32 LANES = 32;
 
 constexpr u32 F32_ABS = 0x7FFFFFFFu;
+constexpr u32 SIGN = 0x80000000u;
 constexpr u32 F32_INFINITY = 0x7F800000u;
 // The only NaN that kernels write.
 constexpr u32 F32_NAN = 0x7FC00000u;

@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::time::Instant;
 
-use crate::engine::Engine;
+use crate::engine::{Engine, Resident};
 use crate::formats::Format;
 use crate::gemm::{Accumulation, Arithmetic, BlockScales, GemmProblem, GroupedProblem, Model, Output};
 use crate::matrix::Matrix;
@@ -55,6 +55,10 @@ pub(crate) struct Args {
     /// Groups of a grouped problem
     #[arg(long, default_value = "4")]
     groups: NonZeroUsize,
+
+    /// Put B of gemm, emulate and grouped where the engine works before the clock starts, packed or on the device
+    #[arg(long)]
+    resident: bool,
 
     /// Recipe of the operands [default: deepseek-v3, or one with the block scales that the model applies]
     #[arg(long, value_name = "NAME")]
@@ -362,7 +366,9 @@ fn dense(args: &Args, engine: &Engine<'_>) -> Result<Work, Failure> {
     let (m, n, k) = (args.m.get(), args.n.get(), args.k.get());
     let a = quantized(args, Role::Activation, m, 1)?;
     let b = quantized(args, Role::Weight, n, 2)?;
-    let problem = GemmProblem::nt(a.view(), b.view())?.with_arithmetic(&args.arithmetic())?;
+    let kept = if args.resident { Some(engine.upload(b.view())?) } else { None };
+    let on = kept.as_ref().map_or(b.view(), Resident::view);
+    let problem = GemmProblem::nt(a.view(), on)?.with_arithmetic(&args.arithmetic())?;
     let plan = engine.plan_gemm(&problem)?;
     let mut d = Matrix::filled(m, n, 0.0);
     plan.run_into(Output::F32(d.view_mut()))?;
@@ -388,9 +394,10 @@ fn grouped(args: &Args, engine: &Engine<'_>) -> Result<Work, Failure> {
     let experts =
         (0..groups).map(|g| quantized(args, Role::Weight, n, 2 + g as u64)).collect::<Result<Vec<_>, _>>()?;
     let experts: Vec<ScaledRef<'_>> = experts.iter().map(ScaledMatrix::view).collect();
+    let kept = if args.resident { Some(engine.upload_group(&experts)?) } else { None };
+    let on = kept.as_ref().map_or(experts.clone(), |kept| kept.iter().map(Resident::view).collect());
     let index: Vec<i32> = (0..groups * m).map(|i| (i / m) as i32).collect();
-    let problem =
-        GroupedProblem::contiguous(a.view(), &index, &experts)?.with_arithmetic(&args.arithmetic())?;
+    let problem = GroupedProblem::contiguous(a.view(), &index, &on)?.with_arithmetic(&args.arithmetic())?;
     let first = problem.parts()[0].problem();
     let plan = engine.plan_gemm(&problem)?;
     let mut d = Matrix::filled(groups * m, n, 0.0);

@@ -1,6 +1,7 @@
 //! What the launcher asks of a GPU, and the real one.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::{
@@ -34,9 +35,9 @@ pub enum Arg {
 }
 
 /// A GPU, or what stands in for one: memory and launches, in order.
-pub trait Driver: Send + Sync {
+pub trait Driver: Send + Sync + 'static {
     /// Memory on the device; dropping it gives it back.
-    type Memory: Send + Sync;
+    type Memory: Send + Sync + 'static;
 
     /// What kernels are compiled for.
     fn arch(&self) -> Arch;
@@ -53,6 +54,14 @@ pub trait Driver: Send + Sync {
     /// As [`Driver::upload`].
     fn allocate(&self, bytes: usize) -> Result<Self::Memory>;
 
+    /// Memory of zeros.
+    ///
+    /// # Errors
+    /// As [`Driver::upload`].
+    fn zeros(&self, bytes: usize) -> Result<Self::Memory> {
+        self.upload(&vec![0; bytes])
+    }
+
     /// Where it lies.
     fn address(&self, memory: &Self::Memory) -> u64;
 
@@ -61,6 +70,14 @@ pub trait Driver: Send + Sync {
     /// # Errors
     /// As [`Driver::upload`]; a failed launch may show here.
     fn download(&self, memory: &Self::Memory) -> Result<Vec<u8>>;
+
+    /// A part of its contents.
+    ///
+    /// # Errors
+    /// As [`Driver::download`].
+    fn download_part(&self, memory: &Self::Memory, bytes: Range<usize>) -> Result<Vec<u8>> {
+        Ok(self.download(memory)?[bytes].to_vec())
+    }
 
     /// Lets launches of a kernel have this much dynamic shared memory: asked for above
     /// [`Config::SHARED_WITHOUT_ASKING`].
@@ -190,12 +207,20 @@ impl Driver for CudaDriver {
         self.stream.alloc_zeros(bytes.max(1)).map_err(refused)
     }
 
+    fn zeros(&self, bytes: usize) -> Result<CudaSlice<u8>> {
+        self.allocate(bytes)
+    }
+
     fn address(&self, memory: &CudaSlice<u8>) -> u64 {
         memory.device_ptr(&self.stream).0
     }
 
     fn download(&self, memory: &CudaSlice<u8>) -> Result<Vec<u8>> {
         self.stream.clone_dtoh(memory).map_err(refused)
+    }
+
+    fn download_part(&self, memory: &CudaSlice<u8>, bytes: Range<usize>) -> Result<Vec<u8>> {
+        self.stream.clone_dtoh(&memory.slice(bytes)).map_err(refused)
     }
 
     fn allow_shared(&self, kernel: &'static Kernel, bytes: u32) -> Result<()> {

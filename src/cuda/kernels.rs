@@ -46,6 +46,7 @@ pub const HEADERS: &[Header] = &[
     header!("types.cuh"),
     header!("ptx.cuh"),
     header!("fp8.cuh"),
+    header!("stats.cuh"),
     header!("scale.cuh"),
     header!("tile.cuh"),
     header!("swiglu.cuh"),
@@ -354,9 +355,12 @@ mod tests {
     #[test]
     fn includes_are_followed() {
         let names: Vec<_> = SWIGLU_QUANTIZE.headers().iter().map(|h| h.file).collect();
-        assert_eq!(names, ["types.cuh", "ptx.cuh", "fp8.cuh", "scale.cuh", "tile.cuh", "swiglu.cuh"]);
+        assert_eq!(
+            names,
+            ["types.cuh", "ptx.cuh", "fp8.cuh", "stats.cuh", "scale.cuh", "tile.cuh", "swiglu.cuh"]
+        );
         let names: Vec<_> = QUANTIZE_1X128.headers().iter().map(|h| h.file).collect();
-        assert_eq!(names, ["types.cuh", "ptx.cuh", "fp8.cuh", "scale.cuh", "tile.cuh"]);
+        assert_eq!(names, ["types.cuh", "ptx.cuh", "fp8.cuh", "stats.cuh", "scale.cuh", "tile.cuh"]);
     }
 
     /// Nothing of `kernels/` is forgotten in the tables.

@@ -23,6 +23,7 @@ mod compile;
 mod device;
 pub mod disasm;
 mod driver;
+mod gemm_args;
 pub mod kernels;
 mod launch;
 pub mod roofline;

@@ -31,7 +31,12 @@ impl Engine<'_> {
                 let how = format!("dequantize {rows}×{cols} of {}: {who}", x.format());
                 Ok(Plan::new(how, move || self.install(|| x.dequantize_on(out, &cpu))))
             }
-            Place::Device(_) => Err(self.refuses("dequantizes")),
+            Place::Device(device) => {
+                let (data, stride) = out.into_strided();
+                let plan = device.plan_dequantize(x, (T::typed_mut(data), stride))?;
+                let how = format!("dequantize {rows}×{cols} of {}: {plan}", x.format());
+                Ok(Plan::new(how, move || self.on_device((rows, cols), || plan.run())))
+            }
         }
     }
 

@@ -26,6 +26,7 @@ mod device;
 mod elements;
 mod gemm;
 mod quantize;
+mod resident;
 
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -36,6 +37,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 pub use gemm::{GemmPlan, Product};
 
 pub use crate::plan::Plan;
+pub use crate::scaled::Resident;
 
 use self::device::Device;
 use crate::error::{Error, Result};

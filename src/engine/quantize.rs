@@ -1,10 +1,11 @@
 //! Quantisation, of floats and of what is quantised already.
 
 use super::{Engine, Place, Plan};
+use crate::element::{Panel, panel};
 use crate::error::Result;
 use crate::matrix::MatRef;
-use crate::quant::{Element, OnCpu, QuantStats, Quantized, Recipe, Role, swiglu};
-use crate::scaled::{Granule, ScaledMatrix, ScaledRef};
+use crate::quant::{Element, OnCpu, QuantStats, Quantized, Recipe, Role, Source};
+use crate::scaled::{Granule, Kept, Resident, ScaledMatrix, ScaledRef};
 
 impl Engine<'_> {
     /// How a matrix is quantised.
@@ -17,16 +18,7 @@ impl Engine<'_> {
         recipe: &'p Recipe,
         role: Role,
     ) -> Result<Plan<'p, Quantized>> {
-        let ((rows, cols), name) = (x.shape(), recipe.name);
-        match &self.place {
-            Place::Cpu(path, _) => {
-                let quantizer = OnCpu { recipe, cpu: self.on_cpu(*path) };
-                let how = quantizer.how(x.shape(), role)?;
-                let how = format!("quantize {rows}×{cols} by {name} as {}: {how}", role.name());
-                Ok(Plan::new(how, move || self.install(|| quantizer.quantize(x, role))))
-            }
-            Place::Device(_) => Err(self.refuses("quantizes")),
-        }
+        self.plan_source(Source::matrix(x, role), recipe)
     }
 
     /// Codes and scales of a matrix, by a recipe, grouped as its role asks for: along the last dimension (activation), in
@@ -36,6 +28,33 @@ impl Engine<'_> {
     /// As [`Engine::plan_quantize`]; [`Error::Cancelled`](crate::Error::Cancelled).
     pub fn quantize<T: Element>(&self, x: MatRef<'_, T>, recipe: &Recipe, role: Role) -> Result<Quantized> {
         self.plan_quantize(x, recipe, role)?.run()
+    }
+
+    /// The same, kept where the engine works: a product there takes it as it lies.
+    ///
+    /// ```
+    /// use finegrain::Engine;
+    /// use finegrain::gemm::GemmProblem;
+    /// use finegrain::matrix::Matrix;
+    /// use finegrain::quant::{Recipe, Role};
+    /// let engine = Engine::cpu(); // or Engine::by_name("cuda")?
+    /// let (x, w) = (Matrix::filled(4, 256, 1.0f32), Matrix::filled(8, 256, 0.5f32));
+    /// let (x, stats) = engine.quantize_resident(x.view(), &Recipe::DEEPSEEK_V3, Role::Activation)?;
+    /// let (w, _) = engine.quantize_resident(w.view(), &Recipe::DEEPSEEK_V3, Role::Weight)?;
+    /// let d = engine.gemm(&GemmProblem::nt(x.view(), w.view())?)?;
+    /// assert_eq!((stats.granules, d.shape()), (8, (4, 8)));
+    /// # Ok::<(), finegrain::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Engine::quantize`].
+    pub fn quantize_resident<T: Element>(
+        &self,
+        x: MatRef<'_, T>,
+        recipe: &Recipe,
+        role: Role,
+    ) -> Result<(Resident, QuantStats)> {
+        self.keep_source(Source::matrix(x, role), recipe)
     }
 
     /// The same into the memory of an earlier result of the same shape, recipe and role, which is overwritten.
@@ -50,12 +69,16 @@ impl Engine<'_> {
         role: Role,
         out: &mut ScaledMatrix,
     ) -> Result<QuantStats> {
+        let on_cpu = |cpu, x: Panel<'_>, out: &mut ScaledMatrix| {
+            self.install(|| OnCpu { recipe, cpu }.quantize_into(x, role, out))
+        };
         match &self.place {
-            Place::Cpu(path, _) => {
-                let quantizer = OnCpu { recipe, cpu: self.on_cpu(*path) };
-                self.install(|| quantizer.quantize_into(x, role, out))
+            Place::Cpu(path, _) => on_cpu(self.on_cpu(*path), panel(x), out),
+            Place::Device(_) => {
+                let Quantized { matrix, stats } = self.quantize(x, recipe, role)?;
+                *out = matrix;
+                Ok(stats)
             }
-            Place::Device(_) => Err(self.refuses("quantizes")),
         }
     }
 
@@ -71,10 +94,13 @@ impl Engine<'_> {
     ) -> Result<Quantized> {
         match &self.place {
             Place::Cpu(path, _) => {
-                let quantizer = OnCpu { recipe, cpu: self.on_cpu(*path) };
-                self.install(|| quantizer.in_granules(x, granule))
+                let on_cpu = OnCpu { recipe, cpu: self.on_cpu(*path) };
+                self.install(|| on_cpu.in_granules(panel(x), granule))
             }
-            Place::Device(_) => Err(self.refuses("quantizes")),
+            Place::Device(_) => {
+                let recipe = Recipe { activation: granule, ..*recipe };
+                self.quantize(x, &recipe, Role::Activation)
+            }
         }
     }
 
@@ -87,16 +113,7 @@ impl Engine<'_> {
         x: ScaledRef<'p>,
         recipe: &'p Recipe,
     ) -> Result<Plan<'p, Quantized>> {
-        let ((rows, cols), name) = (x.shape(), recipe.name);
-        match &self.place {
-            Place::Cpu(path, _) => {
-                let quantizer = OnCpu { recipe, cpu: self.on_cpu(*path) };
-                let how = quantizer.how(x.shape(), Role::Transposed)?;
-                let how = format!("requantize the transpose of {rows}×{cols} by {name}: {how}");
-                Ok(Plan::new(how, move || self.install(|| quantizer.requantize_transposed(x))))
-            }
-            Place::Device(_) => Err(self.refuses("requantizes")),
-        }
+        self.plan_source(Source::Scaled(x), recipe)
     }
 
     /// The transpose of an already quantised matrix, grouped anew: what DeepSeek-V3's backward pass does with a cached FP8
@@ -119,21 +136,11 @@ impl Engine<'_> {
         up: MatRef<'p, T>,
         recipe: &'p Recipe,
     ) -> Result<Plan<'p, Quantized>> {
-        swiglu::check_shapes(&gate, &up)?;
-        let ((rows, cols), name) = (gate.shape(), recipe.name);
-        match &self.place {
-            Place::Cpu(path, _) => {
-                let quantizer = OnCpu { recipe, cpu: self.on_cpu(*path) };
-                let how = quantizer.how(gate.shape(), Role::Activation)?;
-                let how = format!("quantize SwiGLU of {rows}×{cols} by {name}: {how}");
-                let work = move || quantizer.quantize(swiglu(gate, up)?.view(), Role::Activation);
-                Ok(Plan::new(how, move || self.install(work)))
-            }
-            Place::Device(_) => Err(self.refuses("quantizes")),
-        }
+        self.plan_source(Source::swiglu(gate, up)?, recipe)
     }
 
-    /// silu(gate) · up in f32, quantised along the last dimension: [`swiglu`] and [`Engine::quantize`] as one.
+    /// silu(gate) · up in f32, quantised along the last dimension: [`swiglu`](crate::quant::swiglu()) and
+    /// [`Engine::quantize`] as one.
     ///
     /// # Errors
     /// As [`Engine::plan_swiglu_quantize`]; [`Error::Cancelled`](crate::Error::Cancelled).
@@ -144,5 +151,49 @@ impl Engine<'_> {
         recipe: &Recipe,
     ) -> Result<Quantized> {
         self.plan_swiglu_quantize(gate, up, recipe)?.run()
+    }
+
+    fn plan_source<'p>(&'p self, source: Source<'p>, recipe: &'p Recipe) -> Result<Plan<'p, Quantized>> {
+        match &self.place {
+            Place::Cpu(path, _) => {
+                let on_cpu = OnCpu { recipe, cpu: self.on_cpu(*path) };
+                let how = on_cpu.how(&source)?;
+                Ok(Plan::new(how, move || self.install(|| on_cpu.quantize(&source))))
+            }
+            Place::Device(device) => {
+                let plan = device.plan_quantize(source, recipe)?;
+                let how = format!("quantize {source} by {}: {plan}", recipe.name);
+                let work = move || {
+                    let (kept, stats) = self.on_device(source.shape(), || plan.run())?;
+                    Ok(Quantized { matrix: kept.download()?, stats })
+                };
+                Ok(Plan::new(how, work))
+            }
+        }
+    }
+
+    fn keep_source(&self, source: Source<'_>, recipe: &Recipe) -> Result<(Resident, QuantStats)> {
+        match &self.place {
+            Place::Cpu(..) => {
+                let Quantized { matrix, stats } = self.plan_source(source, recipe)?.run()?;
+                Ok((Kept::resident(matrix), stats))
+            }
+            Place::Device(device) => {
+                let plan = device.plan_quantize(source, recipe)?;
+                self.on_device(source.shape(), || plan.run())
+            }
+        }
+    }
+
+    /// Runs on a device what is one task there: watched before and after.
+    pub(super) fn on_device<R>(
+        &self,
+        (rows, cols): (usize, usize),
+        work: impl FnOnce() -> Result<R>,
+    ) -> Result<R> {
+        self.watch.check()?;
+        let result = work()?;
+        self.watch.report((rows * cols) as u64);
+        Ok(result)
     }
 }

@@ -27,8 +27,9 @@ mod fast;
 mod on_cpu;
 mod recipe;
 mod reference;
+mod source;
 mod stats;
-pub(crate) mod swiglu;
+mod swiglu;
 pub(crate) mod trial;
 
 pub use crate::element::Element;
@@ -44,7 +45,9 @@ pub use stats::QuantStats;
 pub use swiglu::{silu, swiglu};
 
 pub(crate) use on_cpu::OnCpu;
+pub(crate) use source::Source;
 
+use crate::element::panel;
 use crate::error::Result;
 use crate::matrix::MatRef;
 use crate::name::by_name;
@@ -141,7 +144,7 @@ impl Quantizer {
     /// # Errors
     /// As [`Quantizer::activation`].
     pub fn quantize<T: Element>(&self, x: MatRef<'_, T>, role: Role) -> Result<Quantized> {
-        self.on_cpu().quantize(x, role)
+        self.on_cpu().quantize(&Source::matrix(x, role))
     }
 
     /// The same into the memory of an earlier result of the same shape, recipe and role, which is overwritten.
@@ -168,7 +171,7 @@ impl Quantizer {
         role: Role,
         out: &mut ScaledMatrix,
     ) -> Result<QuantStats> {
-        self.on_cpu().quantize_into(x, role, out)
+        self.on_cpu().quantize_into(panel(x), role, out)
     }
 
     /// Any granule, with the recipe's arithmetic.
@@ -176,7 +179,7 @@ impl Quantizer {
     /// # Errors
     /// As [`Quantizer::activation`].
     pub fn in_granules<T: Element>(&self, x: MatRef<'_, T>, granule: Granule) -> Result<Quantized> {
-        self.on_cpu().in_granules(x, granule)
+        self.on_cpu().in_granules(panel(x), granule)
     }
 
     /// The transpose of an already quantised matrix, grouped anew: dequantise, regroup, quantise, tile by tile where the
@@ -186,7 +189,7 @@ impl Quantizer {
     /// # Errors
     /// As [`Quantizer::activation`].
     pub fn requantize_transposed(&self, x: ScaledRef<'_>) -> Result<Quantized> {
-        self.on_cpu().requantize_transposed(x)
+        self.on_cpu().quantize(&Source::Scaled(x))
     }
 
     fn on_cpu(&self) -> OnCpu<'_> {

@@ -2,17 +2,19 @@
 
 use super::fast::{self, Order};
 use super::recipe::Recipe;
+use super::source::Source;
+use super::swiglu::swiglu_of;
 use super::trial;
-use super::{Element, QuantStats, Quantized, Role, reference};
-use crate::element::panel;
+use super::{QuantStats, Quantized, Role, reference};
+use crate::element::{Panel, panel};
 use crate::error::{Error, Result};
 use crate::formats::Format;
-use crate::matrix::{MatRef, Matrix};
+use crate::matrix::Matrix;
 use crate::parallel::Watch;
 use crate::scaled::{Granule, ScaledMatrix, ScaledRef};
 use crate::simd::{Cpu, Isa, OpClass, Path};
 
-/// A recipe, and where it is followed.
+/// A recipe, and where it is followed. Not generic, so that it is compiled once and not by every caller.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OnCpu<'a> {
     pub(crate) recipe: &'a Recipe,
@@ -31,67 +33,70 @@ impl OnCpu<'_> {
         Ok(isa.filter(|_| fast::supports(self.recipe) && rows > 0 && cols > 0))
     }
 
-    /// Who quantises a matrix of this shape, in words.
-    pub(crate) fn how(&self, shape: (usize, usize), role: Role) -> Result<String> {
-        let (_, order) = self.recipe.grouping(role);
-        Ok(self
-            .isa(shape, order)?
-            .map_or_else(|| "reference".to_owned(), |isa| format!("registers of {isa}")))
+    /// How something is quantised, in words.
+    pub(crate) fn how(&self, source: &Source<'_>) -> Result<String> {
+        let (_, order) = self.recipe.grouping(source.role());
+        let isa = self.isa(source.shape(), order)?;
+        let who = isa.map_or_else(|| "reference".to_owned(), |isa| format!("registers of {isa}"));
+        Ok(format!("quantize {source} by {}: {who}", self.recipe.name))
     }
 
-    pub(crate) fn quantize<T: Element>(&self, x: MatRef<'_, T>, role: Role) -> Result<Quantized> {
-        let (granule, order) = self.recipe.grouping(role);
-        self.quantize_in(x, granule, order)
+    /// Codes, scales and what happened.
+    pub(crate) fn quantize(&self, source: &Source<'_>) -> Result<Quantized> {
+        let (granule, order) = self.recipe.grouping(source.role());
+        match source {
+            Source::Matrix(x, _) => self.in_order(*x, granule, order),
+            Source::Swiglu(gate, up) => {
+                let y = swiglu_of(*gate, *up, &self.unreported().cpu.watch)?;
+                self.in_order(panel(y.view()), granule, order)
+            }
+            Source::Scaled(x) => self.requantize_transposed(x),
+        }
     }
 
-    pub(crate) fn in_granules<T: Element>(&self, x: MatRef<'_, T>, granule: Granule) -> Result<Quantized> {
-        self.quantize_in(x, granule, Order::Same)
+    /// The same in any granule.
+    pub(crate) fn in_granules(&self, x: Panel<'_>, granule: Granule) -> Result<Quantized> {
+        self.in_order(x, granule, Order::Same)
     }
 
-    fn quantize_in<T: Element>(&self, x: MatRef<'_, T>, granule: Granule, order: Order) -> Result<Quantized> {
-        let Some(isa) = self.isa(x.shape(), order)? else {
-            return match order {
-                Order::Same => self.by_reference(x, granule),
-                Order::Transposed => self.by_reference(x.transposed().view(), granule),
-            };
+    fn in_order(&self, x: Panel<'_>, granule: Granule, order: Order) -> Result<Quantized> {
+        let Some(isa) = self.isa((x.rows, x.cols), order)? else {
+            return self.by_reference(x, granule, order);
         };
-        let (rows, cols) = order.result_of(x.shape());
+        let (rows, cols) = order.result_of((x.rows, x.cols));
         let mut matrix = fast::blank(self.recipe, rows, cols, granule);
-        let stats = self.in_registers(x, order, isa, &mut matrix)?;
+        let stats = fast::quantize(x, self.recipe, order, isa, &mut matrix, &self.cpu.watch)?;
         Ok(Quantized { matrix, stats })
     }
 
-    pub(crate) fn quantize_into<T: Element>(
+    fn by_reference(&self, x: Panel<'_>, granule: Granule, order: Order) -> Result<Quantized> {
+        let x = match order {
+            Order::Same => Matrix::from_fn(x.rows, x.cols, |i, j| x.at(i, j)),
+            Order::Transposed => Matrix::from_fn(x.cols, x.rows, |j, i| x.at(i, j)),
+        };
+        let (matrix, stats) = reference::quantize(x.view(), self.recipe, granule, &self.cpu.watch)?;
+        self.cpu.watch.report(stats.elements);
+        Ok(Quantized { matrix, stats })
+    }
+
+    /// The same into the memory of an earlier result.
+    pub(crate) fn quantize_into(
         &self,
-        x: MatRef<'_, T>,
+        x: Panel<'_>,
         role: Role,
         out: &mut ScaledMatrix,
     ) -> Result<QuantStats> {
         let (granule, order) = self.recipe.grouping(role);
-        self.check_result(out, granule, order.result_of(x.shape()))?;
-        let Some(isa) = self.isa(x.shape(), order)? else {
-            let Quantized { matrix, stats } = self.quantize(x, role)?;
-            *out = matrix;
-            return Ok(stats);
-        };
-        self.in_registers(x, order, isa, out)
-    }
-
-    fn in_registers<T: Element>(
-        &self,
-        x: MatRef<'_, T>,
-        order: Order,
-        isa: Isa,
-        out: &mut ScaledMatrix,
-    ) -> Result<QuantStats> {
-        fast::quantize(panel(x), self.recipe, order, isa, out, &self.cpu.watch)
-    }
-
-    fn by_reference<T: Element>(&self, x: MatRef<'_, T>, granule: Granule) -> Result<Quantized> {
-        let x = x.map(|v| v.to_f32());
-        let (matrix, stats) = reference::quantize(x.view(), self.recipe, granule, &self.cpu.watch)?;
-        self.cpu.watch.report(stats.elements);
-        Ok(Quantized { matrix, stats })
+        let shape = (x.rows, x.cols);
+        self.check_result(out, granule, order.result_of(shape))?;
+        match self.isa(shape, order)? {
+            Some(isa) => fast::quantize(x, self.recipe, order, isa, out, &self.cpu.watch),
+            None => {
+                let Quantized { matrix, stats } = self.in_order(x, granule, order)?;
+                *out = matrix;
+                Ok(stats)
+            }
+        }
     }
 
     /// Whether a matrix has the shape, formats and granule of a result.
@@ -114,24 +119,25 @@ impl OnCpu<'_> {
         Ok(())
     }
 
-    pub(crate) fn requantize_transposed(&self, x: ScaledRef<'_>) -> Result<Quantized> {
-        let granule = self.recipe.activation;
-        match self.isa(x.shape(), Order::Transposed)? {
-            None => self.quantize(x.dequantize_reference::<f32>().view(), Role::Transposed),
-            Some(isa) if fast::requantizes_by_tiles(self.recipe) => {
-                let (rows, cols) = x.shape();
-                let mut matrix = fast::blank(self.recipe, cols, rows, granule);
-                let stats = fast::requantize_transposed(&x, self.recipe, isa, &mut matrix, &self.cpu.watch)?;
-                Ok(Quantized { matrix, stats })
-            }
-            Some(isa) => {
-                let mut values = Matrix::filled(x.shape().0, x.shape().1, 0.0f32);
-                let silent = Watch { progress: None, ..self.cpu.watch };
-                let cpu = Cpu { path: Path::Registers(Some(isa)), watch: silent };
-                x.dequantize_on(values.view_mut(), &cpu)?;
-                self.quantize(values.view(), Role::Transposed)
-            }
-        }
+    fn requantize_transposed(&self, x: &ScaledRef<'_>) -> Result<Quantized> {
+        x.fetch()?;
+        let ((rows, cols), granule) = (x.shape(), self.recipe.activation);
+        let isa = self.isa((rows, cols), Order::Transposed)?;
+        let Some(isa) = isa.filter(|_| fast::requantizes_by_tiles(self.recipe)) else {
+            let mut values = Matrix::filled(rows, cols, 0.0f32);
+            let path = isa.map_or(Path::Reference, |isa| Path::Registers(Some(isa)));
+            x.dequantize_on(values.view_mut(), &Cpu { path, ..self.unreported().cpu })?;
+            return self.in_order(panel(values.view()), granule, Order::Transposed);
+        };
+        let mut matrix = fast::blank(self.recipe, cols, rows, granule);
+        let stats = fast::requantize_transposed(x, self.recipe, isa, &mut matrix, &self.cpu.watch)?;
+        Ok(Quantized { matrix, stats })
+    }
+
+    /// For a first of two passes: the second tells of the elements.
+    fn unreported(&self) -> Self {
+        let watch = Watch { progress: None, ..self.cpu.watch };
+        OnCpu { cpu: Cpu { watch, ..self.cpu }, ..*self }
     }
 }
 

@@ -4,6 +4,8 @@ use super::Role;
 use super::cast::Caster;
 use super::on_cpu::OnCpu;
 use super::recipe::Recipe;
+use super::source::Source;
+use crate::element::panel;
 use crate::formats::{Format, Overflow, Rounding, TensorRounding};
 use crate::matrix::Matrix;
 use crate::parallel::Watch;
@@ -24,8 +26,10 @@ pub(crate) fn quantize(role: Role) -> Trial {
         let cpu = Cpu { path: Path::Registers(Some(isa)), watch: Watch::NONE };
         let on = OnCpu { recipe: &Recipe::DEEPSEEK_V3, cpu };
         let done = match &mut out {
-            None => on.quantize(x.view(), role).map(|quantized| out = Some(quantized.matrix)),
-            Some(out) => on.quantize_into(x.view(), role, out).map(drop),
+            None => {
+                on.quantize(&Source::matrix(x.view(), role)).map(|quantized| out = Some(quantized.matrix))
+            }
+            Some(out) => on.quantize_into(panel(x.view()), role, out).map(drop),
         };
         done.expect("a set that the CPU has quantises to E4M3");
     })

@@ -43,7 +43,8 @@ impl ScaledRef<'_> {
     pub fn dequantize_reference<T: Output>(&self) -> Matrix<T> {
         let (rows, cols) = self.shape();
         let rows = if cols == 0 { 0 } else { rows };
-        let at = |i, j| T::from_f32(self.value(self.codes.at(i, j), self.scale_at(i, j)));
+        let codes = self.codes();
+        let at = |i, j| T::from_f32(self.value(codes.at(i, j), self.scale_at(i, j)));
         let data = (0..rows).flat_map(|i| (0..cols).map(move |j| (i, j))).map(|(i, j)| at(i, j)).collect();
         Matrix::from_vec(self.shape().0, cols, data).expect("one value each code")
     }
@@ -90,6 +91,7 @@ impl ScaledRef<'_> {
             let (r, c) = out.shape();
             return Err(Error::Shape(format!("{r}×{c} values are to hold codes of {rows}×{cols}")));
         }
+        self.fetch()?;
         let Some(isa) = cpu.isa(OpClass::Dequantize, &trial::dequantize)? else {
             cpu.watch.check()?;
             let values = self.dequantize_reference::<T>();

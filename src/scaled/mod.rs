@@ -12,16 +12,23 @@ mod dequantize;
 mod granule;
 mod groups;
 pub mod layout;
+mod lie;
 mod parts;
+mod resident;
 mod slices;
 pub(crate) mod trial;
 
 pub use granule::Granule;
+pub(crate) use lie::Elsewhere;
 pub(crate) use parts::Scratch as DequantizeScratch;
+pub(crate) use resident::Kept;
+pub use resident::Resident;
 pub use slices::{CodeElement, ScaleSlice};
 
+use std::any::Any;
 use std::ops::Range;
 
+use self::lie::Lie;
 use crate::error::{Error, Result};
 use crate::formats::{Format, e8m0};
 use crate::matrix::{MatRef, Matrix};
@@ -118,7 +125,7 @@ pub struct ScaledMatrix {
 #[derive(Clone, Copy, Debug)]
 pub struct ScaledRef<'a> {
     format: Format,
-    codes: CodesRef<'a>,
+    codes: Lie<'a>,
     scales: Option<ScalesRef<'a>>,
     /// Rows of the first granule that lie above this view: row ranges need not start at a granule.
     row_offset: usize,
@@ -272,7 +279,7 @@ impl ScaledMatrix {
     /// A view of the whole.
     pub fn view(&self) -> ScaledRef<'_> {
         let scales = self.scales.as_ref().map(Scales::view);
-        ScaledRef { format: self.format, codes: self.codes.view(), scales, row_offset: 0 }
+        ScaledRef { format: self.format, codes: Lie::Here(self.codes.view()), scales, row_offset: 0 }
     }
 
     /// Element format.
@@ -360,7 +367,30 @@ impl<'a> ScaledRef<'a> {
                 )));
             }
         }
-        Ok(ScaledRef { format, codes, scales, row_offset: 0 })
+        Ok(ScaledRef { format, codes: Lie::Here(codes), scales, row_offset: 0 })
+    }
+
+    /// Codes that were put where an engine works, with their scales, which have been checked.
+    pub(crate) fn elsewhere(
+        format: Format,
+        codes: &'a dyn Elsewhere,
+        shape: (usize, usize),
+        scales: Option<ScalesRef<'a>>,
+    ) -> Self {
+        ScaledRef { format, codes: Lie::elsewhere(codes, shape), scales, row_offset: 0 }
+    }
+
+    /// What an engine knows all of the matrix by, where it lies at one.
+    pub(crate) fn handle(&self) -> Option<&'a dyn Any> {
+        self.codes.handle()
+    }
+
+    /// Makes sure that the host has the codes, so that reading them cannot fail.
+    ///
+    /// # Errors
+    /// What keeps a device from giving them.
+    pub(crate) fn fetch(&self) -> Result<()> {
+        self.codes.fetch().map(drop)
     }
 
     /// Element format.
@@ -368,9 +398,12 @@ impl<'a> ScaledRef<'a> {
         self.format
     }
 
-    /// The codes.
+    /// The codes. Those of a matrix that lies on a device are fetched, once.
+    ///
+    /// # Panics
+    /// If the device does not give them.
     pub fn codes(&self) -> CodesRef<'a> {
-        self.codes
+        self.codes.fetch().expect("a device gives what lies in its memory")
     }
 
     /// The scales, if any. After [`ScaledRef::row_range`] the first granule may begin above the first row; see
@@ -416,7 +449,7 @@ impl<'a> ScaledRef<'a> {
     /// Rows `start..end`, with the scales that belong to them; `start` need not lie on a granule.
     pub fn row_range(&self, start: usize, end: usize) -> Self {
         let mut part = *self;
-        part.codes = self.codes.row_range(start, end);
+        part.codes = self.codes.range(start..end, 0..self.shape().1);
         if let Some(s) = &mut part.scales {
             let first = self.row_offset + start;
             if s.granule.rows() != usize::MAX {
@@ -431,7 +464,7 @@ impl<'a> ScaledRef<'a> {
     /// Columns `codes` of the codes with columns `grid` of the scale grid: one group of a k-grouped operand.
     pub(crate) fn col_group(&self, codes: std::ops::Range<usize>, grid: std::ops::Range<usize>) -> Self {
         let mut part = *self;
-        part.codes = self.codes.col_range(codes.start, codes.end);
+        part.codes = self.codes.range(0..self.shape().0, codes);
         if let Some(s) = &mut part.scales {
             s.grid = s.grid.col_range(grid.start, grid.end);
         }
@@ -443,7 +476,7 @@ impl<'a> ScaledRef<'a> {
     /// # Panics
     /// If `out` is not as long as a row.
     pub fn decode_row(&self, i: usize, out: &mut [f32]) {
-        match self.codes {
+        match self.codes() {
             CodesRef::Bytes(m) => {
                 let table = self.format.table().expect("formats of at most 8 bits have tables");
                 let row = m.row(i);
@@ -472,14 +505,17 @@ impl<'a> ScaledRef<'a> {
         Matrix::from_vec(rows, cols, data).expect("one value each code")
     }
 
+    /// An owned copy of the scales.
+    pub(crate) fn own_scales(&self) -> Option<Scales> {
+        self.scales.map(|s| Scales { granule: s.granule, grid: s.grid.to_grid(), tensor: s.tensor })
+    }
+
     /// An owned, dense copy.
     ///
     /// # Panics
     /// If the view starts inside a granule; an owned matrix begins with one.
     pub fn to_matrix(&self) -> ScaledMatrix {
         assert_eq!(self.row_offset, 0, "the view starts inside a granule");
-        let scales =
-            self.scales.map(|s| Scales { granule: s.granule, grid: s.grid.to_grid(), tensor: s.tensor });
-        ScaledMatrix { format: self.format, codes: self.codes.to_codes(), scales }
+        ScaledMatrix { format: self.format, codes: self.codes().to_codes(), scales: self.own_scales() }
     }
 }

@@ -102,7 +102,7 @@ impl ScaledRef<'_> {
 
     /// Some rows and columns of codes, from the first to the last, and the codes from row to row.
     fn codes_part(&self, rows: Range<usize>, cols: Range<usize>) -> (Codes<'_>, usize) {
-        match self.codes {
+        match self.codes() {
             CodesRef::Bytes(m) => {
                 let m = m.row_range(rows.start, rows.end).col_range(cols.start, cols.end);
                 (Codes::Bytes(m.strided()), m.stride())

@@ -19,6 +19,7 @@ use finegrain::scaled::{Codes, ScaleGrid, ScaledRef};
 use half::bf16;
 
 use super::isas::available;
+use super::operands::Random;
 
 /// An engine under test.
 #[derive(Clone)]
@@ -80,6 +81,27 @@ fn f32_bits(x: &Matrix<f32>) -> Vec<u32> {
 
 fn bf16_bits(x: &Matrix<bf16>) -> Vec<u16> {
     x.as_slice().iter().map(|v| v.to_bits()).collect()
+}
+
+/// Values that quantisers meet seldom: whole granules of zeros of both signs, of subnormals, of huge and of tiny numbers,
+/// infinities and NaN, and here and there one of them among ordinary ones.
+pub(crate) fn hostile(rows: usize, cols: usize, seed: u64) -> Matrix<f32> {
+    let mut random = Random(seed | 1);
+    Matrix::from_fn(rows, cols, |i, j| {
+        let ordinary = random.below(1 << 24) as f32 / (1 << 23) as f32 - 1.0;
+        let choice = random.below(1 << 16) as u32;
+        match (i / 3 + j / 128 + seed as usize) % 9 {
+            0 => 0.0f32.copysign(ordinary),
+            1 => ordinary * 1e-39,
+            2 => ordinary * f32::MAX,
+            3 => f32::from_bits(choice & 7).copysign(ordinary),
+            4 => ordinary * 2f32.powi(choice as i32 % 40 - 20),
+            5 if choice < 600 => f32::NAN.copysign(ordinary),
+            6 if choice < 600 => f32::INFINITY.copysign(ordinary),
+            7 if choice < 900 => [f32::NAN, f32::INFINITY, 448.0][choice as usize % 3],
+            _ => ordinary,
+        }
+    })
 }
 
 /// D of a dense or grouped product in both output formats.

@@ -43,6 +43,20 @@ fn grouped_products_are_the_references() {
     println!("{} values compared", device_checks::groups(&gpu, 300, 1024));
 }
 
+/// Statistics and values at the edges.
+#[test]
+fn operations_are_the_references() {
+    let Some(gpu) = gpu() else { return };
+    let ran = device_checks::operations(&gpu, &[(150, 200), (3, 640), (1, 1), (257, 1024)]);
+    println!("{ran} comparisons");
+}
+
+#[test]
+fn residents_are_operands() {
+    let Some(gpu) = gpu() else { return };
+    println!("{} comparisons", device_checks::residents(&gpu));
+}
+
 /// The device under its name among the backends: its bits, or the reason why there are none.
 #[test]
 fn the_backend_can_be_named() {

@@ -4,6 +4,7 @@
 use crate::common::operands::{nvfp4, sample, scaled, unscaled};
 use crate::support::stand_in::StandIn;
 use crate::support::{device_bench, device_checks};
+use finegrain::Engine;
 use finegrain::cuda::kernels::{Config, Kernel};
 use finegrain::cuda::roofline::DeviceSpec;
 use finegrain::cuda::{Arch, Cuda, Driver, GemmDesc};
@@ -46,6 +47,47 @@ fn grouped_products_are_the_references() {
         let compared = device_checks::groups(&gpu(arch), 37, 257);
         println!("{arch}: {compared} values compared");
     }
+}
+
+/// Statistics and values at the edges.
+#[test]
+fn operations_are_the_references() {
+    let ran = device_checks::operations(&gpu(Arch::Sm89), &[(131, 200), (3, 640), (1, 1)]);
+    println!("{ran} comparisons");
+}
+
+#[test]
+fn residents_are_operands() {
+    for arch in [Arch::Sm89, Arch::Sm90a] {
+        println!("{arch}: {} comparisons", device_checks::residents(&gpu(arch)));
+    }
+}
+
+/// What lies on the device goes there once, and nothing of it comes back.
+#[test]
+fn residents_are_not_moved_again() {
+    let (m, n, k) = (16, 128, 512);
+    let gpu = gpu(Arch::Sm89);
+    let engine = Engine::cuda(gpu.clone());
+    let w = engine.upload(scaled(E4M3, n, k, BLOCK, 2).view()).unwrap();
+    assert!(gpu.driver().moved().0 >= n * k);
+    let x = sample(m, k, 3);
+    for _ in 0..2 {
+        let (x, _) = engine.quantize_resident(x.view(), &Recipe::DEEPSEEK_V3, Role::Activation).unwrap();
+        let problem = GemmProblem::nt(x.view(), w.view()).unwrap().with_accumulation(ada()).unwrap();
+        engine.gemm(&problem).unwrap();
+        // The input, then D; scales, counters and the list of no groups besides.
+        let (there, back) = gpu.driver().moved();
+        assert!(there < 4 * m * k + 1000 && back < 4 * m * n + 1000, "{there} bytes there, {back} back");
+    }
+    // Elsewhere the codes are fetched, once.
+    let (a, b) = (x.map(|v| v * 2.0), w.clone());
+    let a = Quantizer::new(Recipe::DEEPSEEK_V3).activation(a.view()).unwrap();
+    let problem = GemmProblem::nt(a.view(), b.view()).unwrap();
+    let known = problem.run().unwrap();
+    assert_eq!(gpu.driver().moved(), (0, n * k));
+    assert_eq!(problem.run().unwrap(), known);
+    assert_eq!(gpu.driver().moved(), (0, 0));
 }
 
 /// The benchmark of a device compares, times and names every kind of kernel; here on a device that is too slow to time.
@@ -104,15 +146,16 @@ fn empty_matrices_are_not_launched() {
     for shape in [(0, 128), (5, 0)] {
         let x = Matrix::filled(shape.0, shape.1, 0.0f32);
         for role in [Role::Activation, Role::Weight, Role::Transposed] {
-            let want = Quantizer::new(Recipe::TE).quantize(x.view(), role).unwrap().matrix;
+            let want = Quantizer::new(Recipe::TE).quantize(x.view(), role).unwrap();
             assert_eq!(gpu.quantize(x.view(), &Recipe::TE, role).unwrap(), want);
             let packed = gpu.quantize_ue8m0(x.view(), ue8m0, role).unwrap();
-            assert!(matches!(packed.scales().unwrap().grid, ScaleGrid::E8M0(_)));
+            assert!(matches!(packed.matrix.scales().unwrap().grid, ScaleGrid::E8M0(_)));
         }
-        let tiles = Quantizer::new(Recipe::TE).activation(x.view()).unwrap().matrix;
+        let tiles = Quantizer::new(Recipe::TE).activation(x.view()).unwrap();
         assert_eq!(gpu.dequantize(tiles.view()).unwrap(), x);
         assert_eq!(gpu.swiglu_quantize(x.view(), x.view(), &Recipe::TE).unwrap(), tiles);
-        assert_eq!(gpu.requantize_transposed(tiles.view(), &Recipe::TE).unwrap().shape(), (shape.1, shape.0));
+        let transposed = gpu.requantize_transposed(tiles.view(), &Recipe::TE).unwrap();
+        assert_eq!(transposed.matrix.shape(), (shape.1, shape.0));
     }
     let (a, b) = (scaled(E4M3, 0, 256, TILE, 1), scaled(E4M3, 10, 256, BLOCK, 2));
     assert_eq!(gpu.gemm(&GemmProblem::nt(a.view(), b.view()).unwrap()).unwrap().shape(), (0, 10));

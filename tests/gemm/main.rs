@@ -5,6 +5,7 @@ mod common;
 mod conformance;
 mod conforming;
 mod emulated;
+mod engine;
 mod gemm;
 mod gemm_refusals;
 mod grouped;

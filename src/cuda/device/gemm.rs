@@ -4,16 +4,16 @@ use std::fmt;
 
 use half::bf16;
 
-use super::operand::Groups;
+use super::operand::{Groups, Operand};
 use super::{Cuda, Float, size};
-use crate::cuda::driver::{Arg, Driver};
+use crate::cuda::driver::Driver;
+use crate::cuda::gemm_args::{GemmArgs, OperandArgs, PlainArgs};
 use crate::cuda::kernels::{Desc, Kernel};
 use crate::cuda::{Arch, Launch};
 use crate::error::{Error, Result};
 use crate::formats::Format;
 use crate::gemm::{
-    Accumulation, GemmBackend, GemmPlan, GemmProblem, GroupedForm, GroupedProblem, Model, Output, Promotion,
-    TensorCore,
+    Accumulation, GemmBackend, GemmPlan, GemmProblem, GroupedForm, GroupedProblem, Model, Output, TensorCore,
 };
 use crate::matrix::{MatRef, Matrix};
 use crate::parallel::Watch;
@@ -340,41 +340,61 @@ impl<D: Driver> Cuda<D> {
         if rows * n == 0 {
             return self.download(&d, rows, n);
         }
-        let (a_groups, b_groups) = match desc.form {
-            Form::Dense | Form::Contiguous | Form::Masked => (Groups::Stacked, Groups::Stacked),
-            Form::KGrouped => (Groups::AlongK, Groups::AlongK),
+        let groups = match desc.form {
+            Form::Dense | Form::Contiguous | Form::Masked => Groups::Stacked,
+            Form::KGrouped => Groups::AlongK,
         };
         let granule_k = product.granule_k();
-        let a = self.place(&product.a, a_groups, granule_k)?;
-        let b = self.place(&product.b, b_groups, granule_k)?;
+        let a = self.place(&product.a, groups, granule_k)?;
+        let b = self.place(&product.b, groups, granule_k)?;
         let addend = product.addend.map(|c| self.upload(c)).transpose()?;
-        let groups = self.driver.upload(bytemuck::cast_slice(&product.groups))?;
-        let promotion = match desc.accumulation.promotion() {
-            Promotion::ScalesFirst => 0,
-            Promotion::PartialFirst => 1,
-            Promotion::Unfused => 2,
+        let indices = self.driver.upload(bytemuck::cast_slice(&product.groups))?;
+        let args = GemmArgs {
+            a: self.operand(&a)?,
+            b: self.operand(&b)?,
+            addend: addend.as_ref().map_or(0, |c| self.driver.address(c)),
+            d: self.driver.address(&d),
+            m: count(desc.m)?,
+            n: count(desc.n)?,
+            k: count(desc.k)?,
+            ld_addend: n as i64,
+            ldd: n as i64,
+            tensor_scale: product.tensor_scale,
+            promotion: desc.accumulation.promotion(),
+            bf16: T::NAME == bf16::NAME,
+            groups: (desc.form != Form::Dense).then(|| self.driver.address(&indices)),
+            plain: match desc.accumulation.model() {
+                Model::F32 => Some(PlainArgs {
+                    granule_k: count(granule_k)?,
+                    interval: count(product.interval.unwrap_or(0))?,
+                    formats: [desc.a, desc.b],
+                }),
+                _ => None,
+            },
         };
-        let count = |n: usize| size(n).map(|n| Arg::U32(n.cast_unsigned()));
-        let stride = |n: usize| Arg::I64(n as i64);
-        let mut args = vec![self.address(&a.codes), self.address(&b.codes)];
-        args.extend([self.address(&a.scales), self.address(&b.scales)]);
-        args.extend([addend.as_ref().map_or(Arg::Address(0), |c| self.address(c)), self.address(&d)]);
-        args.extend([count(desc.m)?, count(desc.n)?, count(desc.k)?]);
-        args.extend([a.ld, b.ld, n, n].map(stride));
-        args.extend([a.scale_row, a.scale_interval, b.scale_row, b.scale_interval].map(stride));
-        args.extend([count(a.granule_rows)?, count(b.granule_rows)?, Arg::F32(product.tensor_scale)]);
-        args.extend([Arg::I32(promotion), Arg::I32(i32::from(T::NAME == bf16::NAME))]);
-        if desc.form != Form::Dense {
-            args.push(self.address(&groups));
-            args.extend([a.group, b.group, a.scale_group, b.scale_group].map(stride));
-        }
-        if desc.accumulation.model() == Model::F32 {
-            args.extend([count(granule_k)?, count(product.interval.unwrap_or(0))?]);
-            args.extend([desc.a, desc.b].map(|format| Arg::I32(i32::from(format == Format::E5M2))));
-        }
-        self.run(&Launch::new(kernel, desc.sizes(), args)?)?;
+        self.run(&Launch::new(kernel, desc.sizes(), args.list())?)?;
         self.download(&d, rows, n)
     }
+
+    /// The addresses and strides of an operand.
+    fn operand(&self, x: &Operand<D::Memory>) -> Result<OperandArgs> {
+        let Operand { codes, scales, group, scale_group } = x;
+        Ok(OperandArgs {
+            codes: self.driver.address(&codes.memory) + codes.offset as u64,
+            scales: self.driver.address(&scales.memory) + (size_of::<f32>() * scales.offset) as u64,
+            ld: codes.ld as i64,
+            scale_row: scales.row as i64,
+            scale_interval: scales.interval as i64,
+            granule: count(scales.granule_rows)?,
+            group: *group as i64,
+            scale_group: *scale_group as i64,
+        })
+    }
+}
+
+/// A size as kernels take it.
+fn count(n: usize) -> Result<u32> {
+    size(n).map(i32::cast_unsigned)
 }
 
 /// A launch that is still to be made.
@@ -394,12 +414,7 @@ impl<'p, D: Driver> Planned<'p, D> {
 
 impl<D: Driver> fmt::Display for Planned<'_, D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cuda on {}: {}", self.gpu.driver.arch(), self.kernel.name)?;
-        // There is none for an empty D.
-        match self.kernel.config(self.product.desc.sizes()) {
-            Some(config) => write!(f, " {config}"),
-            None => Ok(()),
-        }
+        f.write_str(&self.gpu.describe(self.kernel, self.product.desc.sizes()))
     }
 }
 

@@ -2,12 +2,15 @@
 //!
 //! Desc → Config → [`Launch`]: what is asked for, how it is cut, what is run. Each can be printed.
 
+mod dequantize;
 mod gemm;
 mod operand;
 mod quantize;
 
+use std::sync::Arc;
+
 use super::driver::{Arg, Driver};
-use super::kernels::{Config, Kernel};
+use super::kernels::{Config, Desc, Kernel};
 use super::{CudaDriver, Launch};
 use crate::error::{Error, Result};
 use crate::matrix::{MatRef, Matrix};
@@ -31,7 +34,14 @@ pub use gemm::{Form, GemmDesc};
 /// ```
 #[derive(Debug)]
 pub struct Cuda<D = CudaDriver> {
-    driver: D,
+    driver: Arc<D>,
+}
+
+impl<D> Clone for Cuda<D> {
+    /// The same device.
+    fn clone(&self) -> Self {
+        Cuda { driver: Arc::clone(&self.driver) }
+    }
 }
 
 /// An element that kernels read and write as it lies in memory.
@@ -51,12 +61,19 @@ impl Float for half::bf16 {
 impl<D: Driver> Cuda<D> {
     /// A device.
     pub fn new(driver: D) -> Self {
-        Cuda { driver }
+        Cuda { driver: Arc::new(driver) }
     }
 
     /// The driver.
     pub fn driver(&self) -> &D {
         &self.driver
+    }
+
+    /// A launch in words.
+    fn describe(&self, kernel: &Kernel, desc: Desc) -> String {
+        // There is none for nothing.
+        let config = kernel.config(desc).map_or(String::new(), |config| format!(" {config}"));
+        format!("cuda on {}: {}{config}", self.driver.arch(), kernel.name)
     }
 
     fn run(&self, launch: &Launch) -> Result<()> {

@@ -10,6 +10,7 @@ use half::bf16;
 
 use super::super::intervals::IntervalPart;
 use super::super::reference::NAN;
+use super::packed::PackedB;
 use super::plan::Plan;
 use crate::scaled::ScaledRef;
 use crate::simd::KC;
@@ -76,7 +77,12 @@ fn load_scales(
 }
 
 /// Computes a block of D.
-pub(super) fn multiply(plan: &Plan<'_>, block: &mut Block<'_>, scratch: &mut Scratch) {
+pub(super) fn multiply(
+    plan: &Plan<'_>,
+    packed_b: Option<&PackedB>,
+    block: &mut Block<'_>,
+    scratch: &mut Scratch,
+) {
     let panels = block.panels(plan);
     scratch.reserve(plan, panels * block.acc_len(plan));
     let mut a = std::mem::take(&mut scratch.a);
@@ -88,7 +94,9 @@ pub(super) fn multiply(plan: &Plan<'_>, block: &mut Block<'_>, scratch: &mut Scr
             if pc == 0 {
                 block.begin(plan, jr, &mut scratch.acc.as_mut_slice()[acc.clone()]);
             }
-            block.multiply_panel(plan, &a, parts, jr, acc.start, scratch);
+            let col = block.panel_cols(plan, jr).start;
+            let b = packed_b.map(|b| b.micropanel(plan, col, pc));
+            block.multiply_panel(plan, &a, parts, (jr, b), acc.start, scratch);
             if pc + 1 == plan.k_blocks.len() {
                 block.finish(plan, jr, &scratch.acc.as_slice()[acc]);
             }
@@ -135,19 +143,22 @@ impl Block<'_> {
         }
     }
 
-    /// A micropanel of B over some parts of K, and all rows, whose accumulators begin at `acc`.
+    /// A micropanel of B over some parts of K, which is packed already or is not, and all rows, whose accumulators begin at
+    /// `acc`.
     pub(super) fn multiply_panel(
         &self,
         plan: &Plan<'_>,
         a: &PackedRows,
         parts: &[IntervalPart],
-        jr: usize,
+        (jr, packed): (usize, Option<&[u32]>),
         acc: usize,
         scratch: &mut Scratch,
     ) {
         let (cols, nr, size) = (self.panel_cols(plan, jr), plan.geometry.nr, plan.mr * plan.geometry.nr);
         load_scales(plan.problem.b(), cols.clone(), nr, parts, &mut scratch.scales_b);
-        pack_b(plan.isa, &plan.b, cols, parts, plan.ahead, scratch.b.as_mut_slice());
+        if packed.is_none() {
+            pack_b(plan.isa, &plan.b, cols, parts, plan.ahead, scratch.b.as_mut_slice());
+        }
         let rows = self.rows.len().next_multiple_of(plan.mr);
         let (accs, partials) = (scratch.acc.as_mut_slice(), scratch.partial.as_mut_slice());
         // The sums of a bare chain are its accumulators.
@@ -157,7 +168,7 @@ impl Block<'_> {
             let panels = Micropanels {
                 parts,
                 a: &a.packed.as_slice()[ir * plan.mr * KC..],
-                b: scratch.b.as_slice(),
+                b: packed.unwrap_or_else(|| scratch.b.as_slice()),
                 scales_a: a.scales.get(ir * plan.mr..).unwrap_or_default(),
                 scales_a_stride: rows,
                 scales_b: &scratch.scales_b,

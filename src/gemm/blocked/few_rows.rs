@@ -65,7 +65,7 @@ pub(super) fn multiply(plan: &Plan<'_>, a: &PackedA, block: &mut Block<'_>, scra
             side_by_side(plan, a, block, jr, scratch);
         }
         for (parts, rows) in plan.k_blocks.iter().zip(&a.blocks) {
-            block.multiply_panel(plan, rows, &plan.parts[parts.clone()], jr, 0, scratch);
+            block.multiply_panel(plan, rows, &plan.parts[parts.clone()], (jr, None), 0, scratch);
         }
         block.finish(plan, jr, &scratch.acc.as_slice()[..block.acc_len(plan)]);
     }

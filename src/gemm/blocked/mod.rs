@@ -19,12 +19,14 @@
 
 mod block;
 mod few_rows;
+mod packed;
 mod plan;
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use self::block::{Block, Rows, Scratch};
+use self::packed::PackedB;
 use self::plan::{Plan, codes};
 use super::accumulation::Model;
 use super::backend::{GemmBackend, GemmPlan, Output};
@@ -179,6 +181,7 @@ impl GemmPlan for Plan<'_> {
             Output::Bf16(m) => blocks(self, m, Rows::Bf16),
         };
         let packed = if self.few_rows { Some(few_rows::PackedA::new(self, watch)?) } else { None };
+        let packed_b = if self.few_rows { None } else { PackedB::of(self, watch)? };
         // What one block has used serves the next of its thread.
         let idle: Mutex<Vec<Scratch>> = Mutex::default();
         let idle = || idle.lock().unwrap_or_else(PoisonError::into_inner);
@@ -187,7 +190,7 @@ impl GemmPlan for Plan<'_> {
             let mut scratch = of_idle.unwrap_or_default();
             match &packed {
                 Some(a) => few_rows::multiply(self, a, &mut block, &mut scratch),
-                None => block::multiply(self, &mut block, &mut scratch),
+                None => block::multiply(self, packed_b.as_deref(), &mut block, &mut scratch),
             }
             idle().push(scratch);
             watch.report((block.rows.len() * block.cols.len()) as u64 * self.problem.k() as u64);

@@ -1,17 +1,19 @@
 //! What a device must give, whichever it is: everything that the launcher computes, compared with the library bit for
 //! bit. The same checks run on the interpreter and, where there is one, on a GPU.
 
+use finegrain::Engine;
 use finegrain::cuda::{Cuda, Driver, Float};
 use finegrain::formats::Format::{self, E4M3, E5M2};
 use finegrain::gemm::{Accumulation, GemmBackend, GemmProblem, GroupedProblem, Model, Output, Promotion};
 use finegrain::matrix::{MatRef, Matrix};
 use finegrain::parallel::Watch;
-use finegrain::quant::{Quantizer, Recipe, Role, swiglu};
+use finegrain::quant::{Quantized, Quantizer, Recipe, Role, swiglu};
 use finegrain::scaled::layout::to_e8m0;
 use finegrain::scaled::{Granule, ScaleGrid, ScaledMatrix, ScaledRef, Scales};
 use half::bf16;
 
 use crate::common::operands::{sample, scaled, unscaled};
+use crate::common::runner::{self, Candidate, hostile};
 
 const TILE: Granule = Granule::TILE_1X128;
 const BLOCK: Granule = Granule::BLOCK_128X128;
@@ -36,13 +38,14 @@ fn quantized<T: Float, D: Driver>(gpu: &Cuda<D>, x: MatRef<'_, T>) -> usize {
     for name in RECIPES {
         let recipe: &Recipe = &name.parse().unwrap();
         for role in ROLES {
-            let want = Quantizer::new(*recipe).quantize(x, role).unwrap().matrix;
+            let want = Quantizer::new(*recipe).quantize(x, role).unwrap();
             let got = gpu.quantize(x, recipe, role).unwrap();
             assert_eq!(got, want, "{} {name} {role:?} of {:?}", T::NAME, x.shape());
             compared += x.rows() * x.cols();
             if name.ends_with("ue8m0") {
                 let got = gpu.quantize_ue8m0(x, recipe, role).unwrap();
-                assert_eq!(got, with_bytes(want), "{} {name} {role:?} of {:?}, packed", T::NAME, x.shape());
+                let want = Quantized { matrix: with_bytes(want.matrix), stats: want.stats };
+                assert_eq!(got, want, "{} {name} {role:?} of {:?}, packed", T::NAME, x.shape());
                 compared += x.rows() * x.cols();
             }
         }
@@ -60,7 +63,7 @@ pub fn casts<D: Driver>(gpu: &Cuda<D>, shapes: &[(usize, usize)]) -> usize {
         let up = sample(rows, cols, 2 * seed as u64 + 77).map(|v| v * 0.01);
         let recipe = &Recipe::DEEPSEEK_V3;
         let quantizer = Quantizer::new(*recipe);
-        let want = |y: Matrix<f32>| quantizer.activation(y.view()).unwrap().matrix;
+        let want = |y: Matrix<f32>| quantizer.activation(y.view()).unwrap();
         let got = gpu.swiglu_quantize(x.view(), up.view(), recipe).unwrap();
         assert_eq!(got, want(swiglu(x.view(), up.view()).unwrap()), "SwiGLU of {rows}×{cols}");
         let (gate, up) = (narrow(&x), narrow(&up));
@@ -68,7 +71,7 @@ pub fn casts<D: Driver>(gpu: &Cuda<D>, shapes: &[(usize, usize)]) -> usize {
         assert_eq!(got, want(swiglu(gate.view(), up.view()).unwrap()), "SwiGLU of {rows}×{cols} in bf16");
 
         let tiles = quantizer.activation(x.view()).unwrap().matrix;
-        let want = quantizer.requantize_transposed(tiles.view()).unwrap().matrix;
+        let want = quantizer.requantize_transposed(tiles.view()).unwrap();
         assert_eq!(
             gpu.requantize_transposed(tiles.view(), recipe).unwrap(),
             want,
@@ -228,4 +231,88 @@ pub fn groups<D: Driver>(gpu: &Cuda<D>, n: usize, k: usize) -> usize {
             "any order",
             &GroupedProblem::contiguous(a[0].view(), &owners, &views(&b)).unwrap(),
         )
+}
+
+/// Every operation of a device by the runner that holds the CPU's: statistics too, values at the edges, refusals.
+pub fn operations<D: Driver>(gpu: &Cuda<D>, shapes: &[(usize, usize)]) -> usize {
+    let candidates = [Candidate::new("cuda", Engine::cuda(gpu.clone()))];
+    let mut ran = 0;
+    for (seed, &(rows, cols)) in shapes.iter().enumerate() {
+        let (x, y) = (hostile(rows, cols, seed as u64), hostile(rows, cols, seed as u64 + 50));
+        let (narrow_x, narrow_y) = (narrow(&x), narrow(&y));
+        for recipe in Recipe::ALL {
+            for role in ROLES {
+                ran += runner::quantize(&candidates, "hostile", x.view(), recipe, role);
+                ran += runner::quantize(&candidates, "hostile bf16", narrow_x.view(), recipe, role);
+            }
+            ran += runner::swiglu(&candidates, "hostile", x.view(), y.view(), recipe);
+            ran += runner::swiglu(&candidates, "hostile bf16", narrow_x.view(), narrow_y.view(), recipe);
+            let q = Engine::reference().quantize(x.view(), recipe, Role::Activation).unwrap();
+            ran += runner::requantize(&candidates, "hostile", q.view(), recipe);
+            ran += runner::dequantize(&candidates, "hostile", q.view());
+        }
+    }
+    ran
+}
+
+/// Products of operands that were put on the device before, in every form; quantising, requantising and dequantising where
+/// they lie. Gives the number of comparisons.
+pub fn residents<D: Driver>(gpu: &Cuda<D>) -> usize {
+    let engine = Engine::cuda(gpu.clone());
+    let candidates = [Candidate::new("cuda", engine.clone())];
+    let mut ran = 0;
+    let (m, n, k) = (19, 23, 144);
+    let of = |granule, rows, seed| scaled(E4M3, rows, k, granule, seed);
+    let operands = [
+        (of(TILE, m, 1), of(BLOCK, n, 2)),
+        (of(Granule::TENSOR, m, 3), of(Granule::ROW, n, 4)),
+        (of(Granule::new(3, 256).unwrap(), m, 5), unscaled(E4M3, n, k, 6)),
+    ];
+    for (a, b) in &operands {
+        let (on_a, on_b) = (engine.upload(a.view()).unwrap(), engine.upload(b.view()).unwrap());
+        assert_eq!((&on_a.download().unwrap(), &on_b.download().unwrap()), (a, b));
+        let mut every = arithmetics(gpu);
+        every.push(Accumulation::F32.promote_every(16).unwrap());
+        for accumulation in every {
+            for (x, y) in [(on_a.view(), b.view()), (a.view(), on_b.view()), (on_a.view(), on_b.view())] {
+                let problem = GemmProblem::nt(x, y).unwrap().with_accumulation(accumulation).unwrap();
+                ran += runner::gemm(&candidates, "resident", &problem);
+            }
+            // Rows of one are no operand that is known there.
+            let part = GemmProblem::nt(on_a.view().row_range(3, 15), on_b.view()).unwrap();
+            ran += runner::gemm(&candidates, "rows", &part.with_accumulation(accumulation).unwrap());
+        }
+    }
+    // Quantised there, and kept.
+    let (x, w) = (sample(m, k, 3), sample(n, k, 5));
+    for recipe in ["deepseek-v3", "te", "deepseek-v3-ue8m0"].map(|name| name.parse::<Recipe>().unwrap()) {
+        let quantizer = Quantizer::new(recipe);
+        let keep = |x: &Matrix<f32>, role| {
+            let (kept, stats) = engine.quantize_resident(x.view(), &recipe, role).unwrap();
+            let want = quantizer.quantize(x.view(), role).unwrap();
+            assert_eq!(stats, want.stats);
+            (kept, want.matrix)
+        };
+        let ((x, want), (w, _)) = (keep(&x, Role::Activation), keep(&w, Role::Weight));
+        for accumulation in arithmetics(gpu) {
+            let problem = GemmProblem::nt(x.view(), w.view()).unwrap();
+            ran += runner::gemm(&candidates, "kept", &problem.with_accumulation(accumulation).unwrap());
+        }
+        ran += runner::requantize(&candidates, "kept", x.view(), &recipe);
+        ran += runner::dequantize(&candidates, "kept", x.view())
+            + runner::dequantize(&candidates, "kept", w.view());
+        assert_eq!(x.download().unwrap(), want);
+    }
+    // Experts together; in another order they go there again.
+    let experts: Vec<ScaledMatrix> = (0..3).map(|g| of(BLOCK, n, 20 + g)).collect();
+    let kept = engine.upload_group(&views(&experts)).unwrap();
+    let there: Vec<ScaledRef<'_>> = kept.iter().map(|x| x.view()).collect();
+    let turned: Vec<ScaledRef<'_>> = there.iter().rev().copied().collect();
+    let owners: Vec<i32> = (0..m as i32).map(|i| i / 7).collect();
+    let a = of(TILE, m, 7);
+    for experts in [there, turned] {
+        let problem = GroupedProblem::contiguous(a.view(), &owners, &experts).unwrap();
+        ran += runner::gemm(&candidates, "experts", &problem);
+    }
+    ran
 }

@@ -1,6 +1,7 @@
 //! A GPU that is the PTX interpreter, behind the launcher's driver trait.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -22,6 +23,8 @@ pub struct StandIn {
     launches: Mutex<Vec<(&'static str, Config)>>,
     /// Bytes that can still be allocated.
     free: Mutex<usize>,
+    /// Bytes that went to the device, and that came back.
+    moved: Mutex<(usize, usize)>,
 }
 
 /// Memory of the stand-in: address and size.
@@ -45,12 +48,18 @@ impl StandIn {
             allowed: Mutex::default(),
             launches: Mutex::default(),
             free: Mutex::new(bytes),
+            moved: Mutex::default(),
         }
     }
 
     /// The last launch.
     pub fn last(&self) -> Option<(&'static str, Config)> {
         self.launches.lock().unwrap().last().copied()
+    }
+
+    /// Bytes that went to the device, and that came back, since this was last asked.
+    pub fn moved(&self) -> (usize, usize) {
+        std::mem::take(&mut *self.moved.lock().unwrap())
     }
 
     pub fn launches(&self) -> usize {
@@ -107,7 +116,8 @@ impl Driver for StandIn {
     }
 
     fn upload(&self, bytes: &[u8]) -> Result<Memory> {
-        let memory = self.allocate(bytes.len())?;
+        let memory = self.zeros(bytes.len())?;
+        self.moved.lock().unwrap().0 += bytes.len();
         self.device.lock().unwrap().write(memory.0, bytes).map_err(fault)?;
         Ok(memory)
     }
@@ -118,12 +128,23 @@ impl Driver for StandIn {
         Ok(Memory(self.device.lock().unwrap().alloc(bytes.max(1)), bytes))
     }
 
+    fn zeros(&self, bytes: usize) -> Result<Memory> {
+        let memory = self.allocate(bytes)?;
+        self.device.lock().unwrap().write(memory.0, &vec![0; bytes]).map_err(fault)?;
+        Ok(memory)
+    }
+
     fn address(&self, memory: &Memory) -> u64 {
         memory.0
     }
 
     fn download(&self, memory: &Memory) -> Result<Vec<u8>> {
-        self.device.lock().unwrap().read(memory.0, memory.1).map_err(fault)
+        self.download_part(memory, 0..memory.1)
+    }
+
+    fn download_part(&self, memory: &Memory, bytes: Range<usize>) -> Result<Vec<u8>> {
+        self.moved.lock().unwrap().1 += bytes.len();
+        self.device.lock().unwrap().read(memory.0 + bytes.start as u64, bytes.len()).map_err(fault)
     }
 
     fn allow_shared(&self, kernel: &'static Kernel, bytes: u32) -> Result<()> {

@@ -8,7 +8,7 @@ use finegrain::cuda::RecipeArgs;
 use finegrain::cuda::kernels::Kernel;
 use finegrain::formats::{Format, Overflow};
 use finegrain::matrix::Matrix;
-use finegrain::quant::{Amax, ElementCast, Quantizer, Recipe, swiglu};
+use finegrain::quant::{Amax, ElementCast, QuantStats, Quantized, Quantizer, Recipe, swiglu};
 use finegrain::scaled::{Codes, Granule, ScaleGrid, ScaledMatrix, Scales};
 use half::bf16;
 use ptx_emulator::{Arg, Device, Fault, Module, Report};
@@ -56,6 +56,8 @@ pub fn made_up_recipes() -> Vec<&'static Recipe> {
 struct Outcome {
     /// `None` where a place was not written, or one beside them was.
     words: Option<(Vec<u32>, Vec<u32>)>,
+    /// In the order of `stats.cuh`.
+    counted: Vec<u64>,
     report: Report,
 }
 
@@ -76,10 +78,33 @@ fn quantize(
     let codes = Output::new(&mut device, out, ld_codes, shape.offset[1], 1);
     let scales = ScaleOutput::new(&mut device, grid, stored);
     args.extend([int(shape.rows), int(shape.cols), Arg::Ptr(codes.address), Arg::U64(ld_codes as u64)]);
-    args.extend([scales.argument(recipe), recipe_argument(recipe)]);
+    // The counters are added to.
+    let counters = device.alloc(8 * COUNTERS.len());
+    device.write(counters, bytemuck::cast_slice(&COUNTERS)).unwrap();
+    args.extend([scales.argument(recipe), recipe_argument(recipe), Arg::Ptr(counters)]);
     let report = run(&mut device, module, kernel, shape, args)?;
     let words = codes.read(&mut device).zip(scales.read(&mut device));
-    Ok(Outcome { words, report })
+    let counted = device.read(counters, 8 * COUNTERS.len()).unwrap();
+    let counted = counted.chunks_exact(8).map(|b| u64::from_le_bytes(b.try_into().unwrap()));
+    let counted = counted.zip(COUNTERS).map(|(counted, before)| counted.wrapping_sub(before)).collect();
+    Ok(Outcome { words, counted, report })
+}
+
+/// What the counters hold before a launch.
+const COUNTERS: [u64; 8] = [5, 0, u32::MAX as u64, 7, 0, 1 << 40, 3, 2];
+
+/// What a kernel counts of these statistics.
+fn counts(s: &QuantStats) -> Vec<u64> {
+    vec![
+        s.nan,
+        s.infinite,
+        s.saturated,
+        s.flushed,
+        s.lost,
+        s.zero_granules,
+        s.floored_granules,
+        s.nonfinite_granules,
+    ]
 }
 
 // ---- the kernels and their reference -----------------------------------------------------------------------------------
@@ -188,7 +213,8 @@ impl Trial {
         let place = |device: &mut Device, x: &Matrix<T>| {
             [Arg::Ptr(upload(device, x.view(), ld, offset[0])), Arg::U64(ld as u64)]
         };
-        let launch = |q: &ScaledMatrix, inputs: &dyn Fn(&mut Device) -> Vec<Arg>| {
+        let launch = |q: &Quantized, inputs: &dyn Fn(&mut Device) -> Vec<Arg>| {
+            let q = &q.matrix;
             let shapes = (q.shape(), q.scales().unwrap().grid.view().shape());
             quantize(module, kernel, shape, shapes, recipe, stored, inputs)
         };
@@ -202,13 +228,18 @@ impl Trial {
                 _ => values.matrix::<T>(rows, cols, tile).map(|&v| T::of(1.0 + v.to_f32() * 0.01)),
             };
             let y = swiglu(gate.view(), up.view()).unwrap();
-            let want = quantizer.in_granules(y.view(), tile).unwrap().matrix;
+            let want = quantizer.in_granules(y.view(), tile).unwrap();
             let got = launch(&want, &|device| [place(device, &gate), place(device, &up)].concat());
             (want, got)
         } else if name.starts_with("requantize") {
-            let x = codes_in_tiles(rows, cols, first_kind, stored.bytes(), tile);
+            let x = match values {
+                Values::Kinds(_) => codes_in_tiles(rows, cols, first_kind, stored.bytes(), tile),
+                _ => {
+                    quantizer.in_granules(values.matrix::<f32>(rows, cols, tile).view(), tile).unwrap().matrix
+                }
+            };
             let want = Quantizer::new(Recipe { activation: tile, ..*recipe });
-            let want = want.requantize_transposed(x.view()).unwrap().matrix;
+            let want = want.requantize_transposed(x.view()).unwrap();
             let (codes, scales) = parts(&x);
             let got = launch(&want, &|device| {
                 let address = upload(device, codes.view(), ld, offset[0]);
@@ -229,7 +260,7 @@ impl Trial {
             } else {
                 quantizer.in_granules(x.view(), granule)
             };
-            let want = want.unwrap().matrix;
+            let want = want.unwrap();
             let got = launch(&want, &|device| place(device, &x).to_vec());
             (want, got)
         };
@@ -237,11 +268,15 @@ impl Trial {
         let Some((codes, scales)) = got.words else {
             return Err(format!("{self}: an element is not written, or the padding is"));
         };
-        let (want_codes, want_scales) = parts(&want);
+        let (want_codes, want_scales) = parts(&want.matrix);
         let want_codes: Vec<u32> = want_codes.as_slice().iter().map(|&c| u32::from(c)).collect();
         let want_scales: Vec<u32> = want_scales.as_slice().iter().map(|&s| stored.bits(s)).collect();
         compare(&scales, &want_scales).map_err(|e| format!("{self}: scales: {e}"))?;
         compare(&codes, &want_codes).map_err(|e| format!("{self}: codes: {e}"))?;
+        let want_counts = counts(&want.stats);
+        if got.counted != want_counts {
+            return Err(format!("{self}: counted {:?}, expected {want_counts:?}", got.counted));
+        }
         Ok((codes.len() + scales.len(), got.report))
     }
 }
