@@ -14,7 +14,7 @@ use crate::quant::stats::QuantStats;
 /// have several rows.
 const BLOCK: usize = 1 << 16;
 /// Columns that are looked at or cast at once: with their factors and codes they stay in the first-level cache.
-const COLUMNS: usize = 4096;
+const COLUMNS: usize = 2048;
 /// Columns that kernels cast together.
 const GROUP: usize = 64;
 
