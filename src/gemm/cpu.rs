@@ -79,11 +79,14 @@ impl GemmBackend for OnCpu {
     /// # Errors
     /// The refusal of the last backend that was asked: the one there is, where one was named. [`Error::Unsupported`] or
     /// [`Error::Unknown`] if `FINEGRAIN_ISA` names an instruction set that the CPU lacks: the reference is no silent way
-    /// round.
+    /// round. What a device says that does not give an operand.
     fn plan<'p>(&'p self, problem: &'p GemmProblem<'p>) -> Result<Box<dyn GemmPlan + 'p>> {
         if self.isa.is_none() && self.only != Some(Only::Reference) {
             Isa::active()?;
         }
+        // What lies on a device is needed here.
+        problem.a().fetch()?;
+        problem.b().fetch()?;
         let mut refusal = Error::Unsupported("no backend".to_owned());
         for backend in self.backends() {
             match backend.plan(problem) {

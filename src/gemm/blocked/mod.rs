@@ -63,13 +63,13 @@ pub struct Blocked {
 
 impl Blocked {
     /// The backend on the instruction set that is chosen for each problem.
-    pub const AUTO: Blocked = Blocked { isa: None };
+    pub(crate) const AUTO: Blocked = Blocked { isa: None };
 
     /// The backend on a given instruction set of choice.
     ///
     /// # Errors
     /// [`Error::Unsupported`] if this CPU lacks it.
-    pub fn on(isa: Isa) -> Result<Blocked> {
+    pub(crate) fn on(isa: Isa) -> Result<Blocked> {
         Ok(Blocked { isa: Some(isa.checked()?) })
     }
 
@@ -77,7 +77,7 @@ impl Blocked {
     ///
     /// # Errors
     /// [`Error::Unsupported`] if the backend does not compute it.
-    pub fn isa_for(&self, problem: &GemmProblem<'_>) -> Result<Isa> {
+    fn isa_for(&self, problem: &GemmProblem<'_>) -> Result<Isa> {
         match self.supporting_isa(problem)? {
             Isa::Avx512Bf16 if !pairs_are_exact(problem) => Ok(Isa::Avx512),
             isa => Ok(isa),

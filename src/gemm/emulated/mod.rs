@@ -58,13 +58,13 @@ pub struct Emulated {
 
 impl Emulated {
     /// The backend on the instruction set that is chosen for each problem.
-    pub const AUTO: Emulated = Emulated { isa: None };
+    pub(crate) const AUTO: Emulated = Emulated { isa: None };
 
     /// The backend on an instruction set of choice.
     ///
     /// # Errors
     /// [`Error::Unsupported`] if this CPU lacks it.
-    pub fn on(isa: Isa) -> Result<Emulated> {
+    pub(crate) fn on(isa: Isa) -> Result<Emulated> {
         Ok(Emulated { isa: Some(isa.checked()?) })
     }
 
@@ -72,7 +72,7 @@ impl Emulated {
     ///
     /// # Errors
     /// [`Error::Unsupported`] if the backend does not compute it.
-    pub fn isa_for(&self, problem: &GemmProblem<'_>) -> Result<Isa> {
+    fn isa_for(&self, problem: &GemmProblem<'_>) -> Result<Isa> {
         self.kernel(problem)?;
         let op = OpClass::Emulated { m: problem.m(), n: problem.n(), k: problem.k() };
         Ok(self.isa.map_or_else(|| isa_for(op, &trial::emulated), Ok)?.fused())
