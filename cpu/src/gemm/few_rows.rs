@@ -63,51 +63,74 @@ pub fn few_rows(
 ) {
     assert!(isa.geometry().few_rows && x.intervals == INTERVALS, "{isa}, {} intervals", x.intervals);
     match x.decoder {
-        Decoder::Bytes(decoder) => multiply(isa, decoder, x, next, panels, acc),
-        Decoder::Words(decoder) => multiply(isa, decoder, x, next, panels, acc),
+        Decoder::Bytes(decoder) => isa.run(FewRows { decoder, x, next, panels, acc }),
+        Decoder::Words(decoder) => isa.run(FewRows { decoder, x, next, panels, acc }),
     }
 }
 
-fn multiply<D: Decode>(
-    isa: Isa,
-    decoder: &D,
-    x: &SideBySide<'_>,
-    next: Option<Columns<'_>>,
-    panels: &mut DecodedPanels,
-    acc: Accumulators<'_>,
-) {
-    let geometry = isa.geometry();
-    let steps = x.b.interval / Gather::CHUNK * (4 * D::CODES / geometry.pair);
-    let len = REGISTERS * steps * geometry.lanes;
-    let DecodedPanels { now, next: after, ready } = panels;
-    now.reserve(len);
-    after.reserve(len);
-    if !*ready {
-        isa.run(DecodePanel { decoder, b: x.b, panel: &mut now.as_mut_slice()[..len] });
-    }
-    let tiles = row_tiles(x.rows).len();
-    for (tile, rows) in row_tiles(x.rows).enumerate() {
-        // The first tiles decode the registers of the next panel.
-        let registers = if next.is_some() { (tile..REGISTERS).step_by(tiles).len() } else { 0 };
-        let (panel, after) = (&now.as_slice()[..len], &mut after.as_mut_slice()[..len]);
-        let acc = Accumulators { data: &mut acc.data[rows.start * acc.stride..], stride: acc.stride };
-        let (each, b, first) = (D::CODES / geometry.pair, next.unwrap_or(x.b), rows.start);
-        let operands = Operands { decoder, x, first, panel, acc, each, b, next: after, tile, tiles };
-        match (rows.len(), registers) {
-            (1 | 2, 0) => isa.run(Tile::<D, 2, 0>(operands)),
-            (1 | 2, 1) => isa.run(Tile::<D, 2, 1>(operands)),
-            (1 | 2, _) => isa.run(Tile::<D, 2, 2>(operands)),
-            (3, 0) => isa.run(Tile::<D, 3, 0>(operands)),
-            (3, 1) => isa.run(Tile::<D, 3, 1>(operands)),
-            (3, _) => isa.run(Tile::<D, 3, 2>(operands)),
-            (_, 0) => isa.run(Tile::<D, ROWS, 0>(operands)),
-            (_, 1) => isa.run(Tile::<D, ROWS, 1>(operands)),
-            (_, _) => isa.run(Tile::<D, ROWS, 2>(operands)),
+struct FewRows<'x, D> {
+    decoder: &'x D,
+    x: &'x SideBySide<'x>,
+    next: Option<Columns<'x>>,
+    panels: &'x mut DecodedPanels,
+    acc: Accumulators<'x>,
+}
+
+impl<D: Decode> Work for FewRows<'_, D> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Convert>(self, s: S) {
+        if const { S::GEOMETRY.few_rows } {
+            self.multiply(s);
         }
     }
-    *ready = next.is_some();
-    if *ready {
-        std::mem::swap(now, after);
+}
+
+impl<D: Decode> FewRows<'_, D> {
+    #[inline(always)]
+    fn multiply<S: Simd>(self, s: S) {
+        let FewRows { decoder, x, next, panels, acc } = self;
+        let steps = x.b.interval / Gather::CHUNK * (4 * D::CODES / S::PAIR);
+        let len = REGISTERS * steps * S::LANES;
+        let DecodedPanels { now, next: after, ready } = panels;
+        now.reserve(len);
+        after.reserve(len);
+        if !*ready {
+            s.vectorize(DecodePanel { decoder, b: x.b, panel: &mut now.as_mut_slice()[..len] });
+        }
+        let mut operands = Operands {
+            decoder,
+            x,
+            first: 0,
+            panel: &now.as_slice()[..len],
+            acc,
+            each: D::CODES / S::PAIR,
+            b: next.unwrap_or(x.b),
+            next: &mut after.as_mut_slice()[..len],
+            tile: 0,
+            tiles: row_tiles(x.rows).len(),
+        };
+        for (tile, rows) in row_tiles(x.rows).enumerate() {
+            (operands.tile, operands.first) = (tile, rows.start);
+            // The first tiles decode the registers of the next panel.
+            let registers = if next.is_some() { (tile..REGISTERS).step_by(operands.tiles).len() } else { 0 };
+            match (rows.len(), registers) {
+                (1 | 2, 0) => s.vectorize(Tile::<D, 2, 0>(&mut operands)),
+                (1 | 2, 1) => s.vectorize(Tile::<D, 2, 1>(&mut operands)),
+                (1 | 2, _) => s.vectorize(Tile::<D, 2, 2>(&mut operands)),
+                (3, 0) => s.vectorize(Tile::<D, 3, 0>(&mut operands)),
+                (3, 1) => s.vectorize(Tile::<D, 3, 1>(&mut operands)),
+                (3, _) => s.vectorize(Tile::<D, 3, 2>(&mut operands)),
+                (_, 0) => s.vectorize(Tile::<D, ROWS, 0>(&mut operands)),
+                (_, 1) => s.vectorize(Tile::<D, ROWS, 1>(&mut operands)),
+                (_, _) => s.vectorize(Tile::<D, ROWS, 2>(&mut operands)),
+            }
+        }
+        *ready = next.is_some();
+        if *ready {
+            std::mem::swap(now, after);
+        }
     }
 }
 
@@ -199,9 +222,9 @@ type Sums<S, const MR: usize> = [[<S as Simd>::F32; REGISTERS]; MR];
 
 /// Multiplies a microtile of `MR` rows and promotes its sums. Meanwhile registers `tile` and `tile + tiles` of the next panel
 /// are decoded, `NB` of them.
-struct Tile<'x, D, const MR: usize, const NB: usize>(Operands<'x, D>);
+struct Tile<'o, 'x, D, const MR: usize, const NB: usize>(&'o mut Operands<'x, D>);
 
-impl<D: Decode, const MR: usize, const NB: usize> Work for Tile<'_, D, MR, NB> {
+impl<D: Decode, const MR: usize, const NB: usize> Work for Tile<'_, '_, D, MR, NB> {
     type Output = ();
 
     #[inline(always)]
@@ -212,10 +235,11 @@ impl<D: Decode, const MR: usize, const NB: usize> Work for Tile<'_, D, MR, NB> {
     }
 }
 
-impl<D: Decode, const MR: usize, const NB: usize> Tile<'_, D, MR, NB> {
+impl<D: Decode, const MR: usize, const NB: usize> Tile<'_, '_, D, MR, NB> {
     #[inline(always)]
     fn sum<S: Simd>(self, s: S) {
-        let Tile(Operands { decoder, x, first, panel, acc, each: each_unknown, b, next, tile, tiles }) = self;
+        let Operands { decoder, x, first, panel, each: each_unknown, b, tile, tiles, .. } = *self.0;
+        let (next, acc) = (&mut *self.0.next, &mut self.0.acc);
         let (lanes, row_len) = (REGISTERS * S::LANES, panel.len() / (REGISTERS * S::LANES) * INTERVALS);
         let a = &x.a[first * row_len..][..MR * row_len];
         let mut gathers = [(tile, self::lanes::<S>(&b, tile)); NB];
@@ -295,7 +319,7 @@ fn step<S: Simd, const MR: usize>(s: S, values: &[u32], rows: &[u32], sums: &mut
     row!(3);
 }
 
-/// Promotes the sums of a microtile from row `first` on, whose accumulators `acc` are.
+/// Promotes the sums of a microtile from row `first` on, of all in `acc`.
 #[allow(
     clippy::needless_range_loop,
     reason = "by reference the sums would live in memory in the loop before"
@@ -307,7 +331,7 @@ fn promote_tile<S: Simd, const MR: usize>(
     x: &SideBySide<'_>,
     first: usize,
     sums: &Sums<S, MR>,
-    acc: Accumulators<'_>,
+    acc: &mut Accumulators<'_>,
 ) {
     let mut columns = [s.splat(0.0); INTERVALS];
     for (columns, scales) in columns.iter_mut().zip(x.scales.b.chunks_exact(S::LANES)) {
@@ -317,7 +341,7 @@ fn promote_tile<S: Simd, const MR: usize>(
     for (i, rows) in rows.iter_mut().enumerate() {
         *rows = &x.scales.a[i * x.rows + first..][..MR];
     }
-    for (m, acc) in acc.data.chunks_mut(acc.stride).take(MR).enumerate() {
+    for (m, acc) in acc.data[first * acc.stride..].chunks_mut(acc.stride).take(MR).enumerate() {
         let acc = &mut acc[..S::LANES];
         let mut sum = s.load(acc);
         let registers = [s.bits(sums[m][0]), s.bits(sums[m][1]), s.bits(sums[m][2]), s.bits(sums[m][3])];

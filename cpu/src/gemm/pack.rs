@@ -159,7 +159,8 @@ impl<D: Decode> PackB<'_, D> {
                     s.prefetch(x.data, from.wrapping_add(self.ahead + i * x.stride));
                 }
                 // Here the compiler knows the number of steps.
-                store_steps(s, self.decoder, &tables, &registers, codes / S::PAIR, &mut self.out[to..]);
+                let out = &mut self.out[to..][..(codes / S::PAIR - 1) * nr + S::LANES];
+                store_steps(s, self.decoder, &tables, &registers, codes / S::PAIR, out);
             } else {
                 let staged = self.stage(rows.clone(), start..start + used, 4 * S::LANES);
                 s.load_transposed(&staged, 4 * S::LANES, &mut registers);

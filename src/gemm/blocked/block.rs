@@ -157,7 +157,7 @@ impl Block<'_> {
         let (cols, nr, size) = (self.panel_cols(plan, jr), plan.geometry.nr, plan.mr * plan.geometry.nr);
         load_scales(plan.problem.b(), cols.clone(), nr, parts, &mut scratch.scales_b);
         if packed.is_none() {
-            pack_b(plan.isa, &plan.b, cols, parts, plan.ahead, scratch.b.as_mut_slice());
+            pack_b(plan.isa, &plan.b, cols, parts, plan.ahead(parts), scratch.b.as_mut_slice());
         }
         let rows = self.rows.len().next_multiple_of(plan.mr);
         let (accs, partials) = (scratch.acc.as_mut_slice(), scratch.partial.as_mut_slice());

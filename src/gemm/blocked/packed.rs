@@ -43,7 +43,8 @@ impl PackedB {
         parallel::for_each_part(watch, parts, &|jr, out| {
             let cols = jr * nr..n.min((jr + 1) * nr);
             for (parts, out) in plan.k_blocks.iter().zip(out.chunks_exact_mut(len)) {
-                pack_b(plan.isa, &plan.b, cols.clone(), &plan.parts[parts.clone()], plan.ahead, out);
+                let parts = &plan.parts[parts.clone()];
+                pack_b(plan.isa, &plan.b, cols.clone(), parts, plan.ahead(parts), out);
             }
         })?;
         Ok(PackedB { panels, k_blocks, len })

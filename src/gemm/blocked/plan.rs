@@ -16,8 +16,9 @@ const FEW_ELEMENTS: usize = 1 << 20;
 /// Rows and columns of a block of D, at most: its accumulators take 4 MiB, its packed A half of a second-level cache.
 const BLOCK: usize = 1024;
 
-/// Codes of a micropanel of B between one that is packed and one that is asked for from memory, where rows are few.
-const AHEAD: usize = 32768;
+/// Elements of K between a code of B that is packed and the one that is asked for from memory, where rows are few: two to
+/// four blocks of K, each of which takes longer than memory does.
+const AHEAD: usize = 512;
 
 /// A problem and how it is cut.
 pub(super) struct Plan<'p> {
@@ -41,8 +42,6 @@ pub(super) struct Plan<'p> {
     pub(super) k_blocks: Vec<Range<usize>>,
     /// Whether some interval goes beyond a block.
     pub(super) is_cut: bool,
-    /// Bytes from a code of B to the one that is asked for from memory while that is packed.
-    pub(super) ahead: usize,
     /// Where blocks of D begin, and the end.
     pub(super) row_cuts: Vec<usize>,
     pub(super) col_cuts: Vec<usize>,
@@ -83,11 +82,24 @@ impl<'p> Plan<'p> {
             side_by_side_lanes: lanes,
             is_cut: parts.iter().any(|part| !part.ends),
             parts,
-            ahead: if few_rows { AHEAD / geometry.nr * b.code_bytes() } else { geometry.nr * b.stride },
             a,
             b,
             row_cuts: cuts(m, row_parts, mr),
             col_cuts: cuts(n, col_parts, geometry.nr),
+        }
+    }
+
+    /// Bytes from a code of B over some parts of K to the one that is asked for from memory while that is packed: what is
+    /// packed soon, in the next micropanel where jr runs inside pc or the row ends.
+    pub(super) fn ahead(&self, parts: &[IntervalPart]) -> usize {
+        let k = parts.first().map_or(0, |part| part.k.start);
+        let next_panel = self.geometry.nr * self.b.stride;
+        match self.few_rows {
+            true if k + AHEAD < self.b.k => AHEAD * self.b.code_bytes(),
+            true => next_panel
+                .wrapping_add(AHEAD * self.b.code_bytes())
+                .wrapping_sub(self.b.k * self.b.code_bytes()),
+            false => next_panel,
         }
     }
 
