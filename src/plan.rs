@@ -14,7 +14,7 @@ use crate::error::Result;
 /// let x = Matrix::filled(4, 300, 1.0f32);
 /// let engine = Engine::reference();
 /// let plan = engine.plan_quantize(x.view(), &Recipe::DEEPSEEK_V3, Role::Activation)?;
-/// assert_eq!(plan.to_string(), "quantize 4×300 by deepseek-v3 as activation: reference");
+/// assert_eq!(plan.to_string(), "quantize 4×300 as activation by deepseek-v3: reference");
 /// assert_eq!(plan.run()?.stats.elements, 1200);
 /// # Ok::<(), finegrain::Error>(())
 /// ```

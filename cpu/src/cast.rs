@@ -64,6 +64,12 @@ pub fn cast(
 /// Elements whose codes are put together in the first-level cache.
 const PIECE: usize = 4096;
 
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+/// Bytes between an element and the one in the same place that is asked for from memory.
+const AHEAD: usize = 4096;
+
 /// The same through the cache.
 fn part(
     isa: Isa,
@@ -119,6 +125,9 @@ impl<T: Lane, C: CodeWord> Groups<'_, '_, T, C> {
         let put = Put::cached(s);
         for at in (0..x.len()).step_by(group) {
             let count = (x.len() - at).min(group);
+            for line in (0..group).step_by(LINE / size_of::<T>()) {
+                s.prefetch(&x[at..], AHEAD / size_of::<T>() + line);
+            }
             let (mut padded, mut last) = ([T::default(); GROUP], [C::zeroed(); GROUP]);
             let whole = count == group;
             let elements = if whole {

@@ -22,13 +22,13 @@ use crate::simd::Isa;
 /// use finegrain::matrix::Matrix;
 /// use finegrain::parallel::Watch;
 /// use finegrain::quant::{Quantizer, Recipe};
-/// let x = Quantizer::new(Recipe::DEEPSEEK_V3).activation(Matrix::filled(2, 128, 1.0f32).view())?;
+/// let x = Quantizer::new(Recipe::DEEPSEEK_V3).activation(Matrix::filled(2, 128, 448.0f32).view())?;
 /// let problem = GemmProblem::nt(x.view(), x.view())?;
 /// let plan = Reference.plan(&problem)?;
 /// assert_eq!(plan.to_string(), "reference: one element of D after the other");
 /// let mut d = Matrix::filled(2, 2, 0.0);
 /// plan.run(Output::F32(d.view_mut()), &Watch::NONE)?;
-/// assert_eq!(d.as_slice(), [128.0; 4]);
+/// assert_eq!(d.as_slice(), [128.0 * 448.0 * 448.0; 4]);
 /// # Ok::<(), finegrain::Error>(())
 /// ```
 pub trait GemmBackend: Send + Sync {
