@@ -260,8 +260,8 @@ impl Decode for ByteCodes {
         }
         // Loops and no closures: a closure that is not inlined runs without the instruction set.
         let mut values = [s.splat(0.0); 4];
-        for j in 0..4 {
-            values[j] = ByteCodes::expand(s, tables, x, j);
+        for (j, value) in values.iter_mut().enumerate() {
+            *value = ByteCodes::expand(s, tables, x, j);
         }
         if self.has_specials(s, x) {
             for (j, value) in values.iter_mut().enumerate() {
