@@ -32,7 +32,7 @@ pub enum ScaleStorage {
     Padded,
     /// [.., c, r], filled up likewise: the MN-major layout of TMA and cuBLAS.
     TransposedPadded,
-    /// One scale for each index of the leading dimensions: [E] or [E, 1, 1] of experts [E, N, K], [E, N] of their rows,
+    /// One scale for each index of the leading dimensions: \[E\] or [E, 1, 1] of experts [E, N, K], [E, N] of their rows,
     /// [O, 1, 1, 1] of a convolution.
     Leading,
 }
