@@ -4,10 +4,11 @@ use std::num::NonZeroUsize;
 
 use half::bf16;
 
-use super::accumulation::{Accumulation, BlockScales, DEEPSEEK_INTERVAL, Model, TensorCore};
+use super::accumulation::{Accumulation, DEEPSEEK_INTERVAL, Model};
 use super::arithmetic::Arithmetic;
 use super::backend::{GemmBackend, Output};
 use super::cpu::OnCpu;
+use super::tensor_core::{BlockScales, TensorCore};
 use crate::error::{Error, Result};
 use crate::formats::Format;
 use crate::matrix::{MatRef, Matrix};

@@ -6,11 +6,11 @@ use std::ops::Range;
 use half::bf16;
 use rayon::prelude::*;
 
-use super::accumulation::{Model, TensorCore};
+use super::accumulation::Model;
 use super::backend::{GemmBackend, GemmPlan, Output};
 use super::exact::ExactChain;
 use super::problem::GemmProblem;
-use super::tensor_core::FusedChain;
+use super::tensor_core::{FusedChain, TensorCore};
 use crate::error::Result;
 use crate::formats::Format;
 use crate::matrix::Matrix;

@@ -19,11 +19,11 @@ use finegrain_cpu::tensor_core::{self as kernels, Kernel, Micropanels, ScaleRows
 
 use self::pack::{Operand, Packed};
 use self::plan::{Block, Plan};
-use super::accumulation::{BlockScales, Model, TensorCore};
+use super::accumulation::Model;
 use super::backend::{GemmBackend, GemmPlan, Output};
 use super::problem::GemmProblem;
 use super::reference::{self, Reference};
-use super::tensor_core;
+use super::tensor_core::{self, BlockScales, TensorCore};
 use super::trial;
 use crate::error::{Error, Result};
 use crate::formats::Specials;

@@ -5,8 +5,8 @@ use std::ops::Range;
 use finegrain_cpu::Buffer;
 use finegrain_cpu::tensor_core::{self as kernels, Fields, Kernel, Panel, PanelMut, Side, Source, words};
 
-use super::super::accumulation::TensorCore;
 use super::super::intervals::IntervalPart;
+use super::super::tensor_core::TensorCore;
 use super::plan::{Block, Plan};
 use crate::formats::{Format, FormatSpec};
 use crate::matrix::MatRef;

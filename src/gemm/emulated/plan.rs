@@ -5,9 +5,9 @@ use std::ops::Range;
 use finegrain_cpu::gemm::Promotion;
 use finegrain_cpu::tensor_core::{Core, Geometry, Kernel, Side, groups, words};
 
-use super::super::accumulation::{Addend, BlockScales, TensorCore};
 use super::super::intervals::{IntervalPart, cut};
 use super::super::problem::GemmProblem;
+use super::super::tensor_core::{Addend, BlockScales, TensorCore};
 use super::pack::Operand;
 use crate::scaled::Granule;
 use crate::simd::Isa;

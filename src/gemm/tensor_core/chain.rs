@@ -19,10 +19,9 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::accumulation::{Addend, BlockScales, TensorCore};
-use super::custom::{StepResult, StepRounding};
-use super::operand::{self, Number, NumberRow};
-use super::reference::Chain;
+use super::super::operand::{self, Number, NumberRow};
+use super::super::reference::Chain;
+use super::{Addend, BlockScales, StepResult, StepRounding, TensorCore};
 use crate::formats::{Format, FormatSpec, Unpacked};
 use crate::scaled::{ScaleGridRef, ScaledRef, ScalesRef};
 
@@ -141,21 +140,21 @@ fn round(sum: i64, exponent: i32, result: StepResult, rounding: StepRounding) ->
 }
 
 /// The chain of steps over one promotion interval.
-pub(super) struct FusedChain {
+pub(in super::super) struct FusedChain {
     core: TensorCore,
     /// Fraction bits of a term: those of A's and B's elements, and of their scales where the core multiplies by them.
     fraction: u32,
 }
 
 /// One row of an operand as the tensor core sees it.
-pub(super) struct FusedRow {
+pub(in super::super) struct FusedRow {
     elements: NumberRow,
     /// [`BlockScales::Fp4`]: the scale of each group of 16.
     group_scales: Vec<Number>,
 }
 
 impl FusedChain {
-    pub(super) fn new(core: TensorCore, a: &ScaledRef<'_>, b: &ScaledRef<'_>) -> Self {
+    pub(in super::super) fn new(core: TensorCore, a: &ScaledRef<'_>, b: &ScaledRef<'_>) -> Self {
         let element_bits = |x: &ScaledRef<'_>| x.format().spec().mantissa_bits;
         let scale_bits = |x: &ScaledRef<'_>| match (core.scales(), x.scales()) {
             (BlockScales::Fp4, Some(s)) => s.grid.format().spec().mantissa_bits,

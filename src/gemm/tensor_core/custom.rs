@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::accumulation::{Addend, TensorCore};
+use super::{Addend, TensorCore};
 use crate::error::{Error, Result};
 use crate::formats::Format;
 
