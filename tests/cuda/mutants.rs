@@ -9,6 +9,7 @@ use crate::support::gemm_bugs::{
     EDGES, FRAGMENTS, GROUPS, PIPELINE, PLAIN_MUTANTS, PROMOTION, WGMMA_MUTANTS,
 };
 use crate::support::mutant::{Mutant, survivors};
+use crate::support::quantize_bugs;
 use finegrain::formats::Format::{E4M3, E5M2};
 use finegrain::gemm::{Accumulation, Promotion};
 use finegrain::matrix::Matrix;
@@ -167,4 +168,13 @@ fn bugs_in_wgmma_are_noticed() {
 #[test]
 fn bugs_in_the_plain_kernel_are_noticed() {
     all_are_noticed(PLAIN_MUTANTS);
+}
+
+#[test]
+fn docs_have_their_number() {
+    let gemm =
+        [PIPELINE, FRAGMENTS, PROMOTION, EDGES, GROUPS, WGMMA_MUTANTS, PLAIN_MUTANTS].map(|bugs| bugs.len());
+    let all = gemm.iter().sum::<usize>() + quantize_bugs::MUTANTS.len();
+    let sentence = format!("- {all} bugs are planted in the sources");
+    assert!(include_str!("../../docs/gpu.md").contains(&sentence), "docs/gpu.md has not: {sentence}");
 }

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use crate::support::interpreter::{KINDS, Shape, Stored, shape};
 use crate::support::kept;
 use crate::support::trials::{
-    BLOCKS, EDGES, GRANULE, MANY, ROWS, Trial, Values, codes_in_tiles, dequantized_on, kernel,
+    ALONE, BLOCKS, EDGES, GRANULE, MANY, ROWS, Trial, Values, codes_in_tiles, dequantized_on, kernel,
     made_up_recipes, recipes,
 };
 use finegrain::cuda::kernels::{Kernel, SOURCES, Source};
@@ -77,7 +77,8 @@ fn blocks_have_the_reference_bits() {
     check(&["quantize_128x128_f32", "quantize_128x128_bf16"], &BLOCKS);
 }
 
-/// What the kinds meet too seldom: scales at the edges of binades, roundings that differ in few elements of many.
+/// What the kinds meet too seldom: scales at the edges of binades, roundings that differ in few elements of many, elements
+/// that are counted alone; and recipes by which zeros past the end would become NaN.
 #[test]
 fn rare_cases_have_the_reference_bits() {
     let mut compared = 0;
@@ -98,6 +99,27 @@ fn rare_cases_have_the_reference_bits() {
     }
     for name in ["swiglu_quantize_1x128_f32", "swiglu_quantize_1x128_bf16"] {
         check(name, MANY, &Recipe::DEEPSEEK_V3, Stored::PLAIN, Values::Random);
+    }
+    let by_rows = [
+        "quantize_1x128_f32",
+        "quantize_1x128_bf16",
+        "swiglu_quantize_1x128_f32",
+        "swiglu_quantize_1x128_bf16",
+    ];
+    let by_blocks = [
+        "quantize_128x128_f32",
+        "quantize_128x128_bf16",
+        "quantize_128x1_f32",
+        "quantize_128x1_bf16",
+        "requantize_transpose_e4m3",
+    ];
+    for (names, [_, ragged, ..]) in [(&by_rows[..], ROWS), (&by_blocks[..], BLOCKS)] {
+        for name in names {
+            check(name, ALONE, &Recipe::DEEPSEEK_V3, Stored::PLAIN, Values::Alone);
+            for (i, recipe) in made_up_recipes().into_iter().enumerate() {
+                check(name, ragged, recipe, Stored::PLAIN, Values::Kinds(i));
+            }
+        }
     }
     println!("{compared} codes and scales compared");
 }
@@ -138,7 +160,7 @@ fn dequantized(
 /// On aligned shapes whole warps move 16 bytes a lane without gaps, and only scales go in narrow accesses. Codes pass through
 /// shared memory without conflicts. What conflicts there are come from amax and factors of the transposing kernels: the
 /// lanes of a warp touch 64 / E of 64 columns that are E apart, which are two to a bank, so that each of E writes and E reads
-/// takes one wavefront more.
+/// takes one wavefront more. Where elements are looked at again there are none.
 #[test]
 fn memory_is_touched_as_planned() {
     // Kernel, narrow accesses for 256 × 256 elements, elements that a thread of a transposing kernel has in a row.
@@ -163,12 +185,12 @@ fn memory_is_touched_as_planned() {
     for (name, narrow, in_a_row) in planned {
         let kernel = kernel(name);
         let x = codes_in_tiles(shape.rows, shape.cols, 0, false, Granule::TILE_1X128);
-        // Of these there is nothing to count, and no counter is touched.
-        let trial = Trial { kernel, shape, recipe: &Recipe::DEEPSEEK_V3, stored, values: Values::Random };
+        let trial = |values| Trial { kernel, shape, recipe: &Recipe::DEEPSEEK_V3, stored, values };
+        // Of random numbers there is nothing to count, and no counter is touched.
         let result = if name.starts_with("dequantize") {
             dequantized(name, shape, &x, stored)
         } else {
-            trial.on(module(kernel))
+            trial(Values::Random).on(module(kernel))
         };
         let report = result.unwrap_or_else(|why| panic!("{why}")).1;
         let lines = || report.memory.values();
@@ -183,6 +205,11 @@ fn memory_is_touched_as_planned() {
         let sectors: u64 = lines().filter(|m| m.wide_accesses > 0).map(|m| m.sectors).sum();
         assert_eq!(2 * sectors, wide, "{name}: 16-byte accesses that leave gaps");
         // 8 blocks of 8 warps.
-        assert_eq!(conflicts, 8 * 8 * 2 * in_a_row, "{name}: conflicts in shared memory");
+        let planned = 8 * 8 * 2 * in_a_row;
+        assert_eq!(conflicts, planned, "{name}: conflicts in shared memory");
+        if !name.starts_with("dequantize") {
+            let report = trial(Values::Kinds(0)).on(module(kernel)).unwrap_or_else(|why| panic!("{why}")).1;
+            assert_eq!(report.extra_wavefronts(), planned, "{name}: conflicts where elements are counted");
+        }
     }
 }

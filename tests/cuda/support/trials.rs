@@ -128,6 +128,9 @@ pub enum Values {
     /// Tiles whose scales lie at powers of two and some steps beyond, subnormal ones included; and elements around 448
     /// beside a NaN or an infinity, for which some recipes scale by 1 or by a half. In the shape [`EDGES`].
     Edges,
+    /// Numbers whose codes are not zero, but for one in 64 columns: flushed, a NaN or an infinity. Whoever looks again does
+    /// so for its sake alone, and it is counted where another warp has its granule. In the shape [`ALONE`].
+    Alone,
 }
 
 /// Binades in which [`Values::Edges`] has scales: all those where the rounding of log2 changes, and the ends.
@@ -141,6 +144,9 @@ pub const EDGES: Shape = shape(51, (BINADES.len() + 1) * GRANULE, [0, 0], [0, 0]
 
 /// The shape of [`Values::Random`] and [`Values::Ties`].
 pub const MANY: Shape = shape(64, 1024, [0, 0], [0, 0]);
+
+/// The shape of [`Values::Alone`]: nothing is past the end, where codes are zero.
+pub const ALONE: Shape = shape(GRANULE, 256, [0, 0], [0, 0]);
 
 impl Values {
     fn matrix<T: Float>(self, rows: usize, cols: usize, granule: Granule) -> Matrix<T> {
@@ -175,6 +181,15 @@ impl Values {
                     None => (408.0 + (j % GRANULE) as f32) * [1.0, 2.0][i / 2 % 2],
                 })
             }),
+            Values::Alone => {
+                let flushed = pow2(-40);
+                let alone = [flushed, f32::NAN, flushed, f32::INFINITY]
+                    .map(|x| (x, bits.below(GRANULE as u32) as usize, bits.below(64) as usize));
+                Matrix::from_fn(rows, cols, |i, j| {
+                    let (x, row, col) = alone[j / 64];
+                    T::of(if (row, col) == (i, j % 64) { x } else { bits.float(-3, 5) })
+                })
+            }
         }
     }
 }
