@@ -39,6 +39,7 @@ pub trait Output: Element {
 }
 
 impl Element for f32 {
+    #[inline]
     fn to_f32(self) -> f32 {
         self
     }
@@ -49,6 +50,7 @@ impl Element for f32 {
 }
 
 impl Element for bf16 {
+    #[inline]
     fn to_f32(self) -> f32 {
         bf16::to_f32(self)
     }
@@ -59,6 +61,7 @@ impl Element for bf16 {
 }
 
 impl Element for f16 {
+    #[inline]
     fn to_f32(self) -> f32 {
         f16::to_f32(self)
     }

@@ -35,6 +35,7 @@ pub struct MatMut<'a, T> {
 }
 
 impl<T> Clone for MatRef<'_, T> {
+    #[inline]
     fn clone(&self) -> Self {
         *self
     }
@@ -60,6 +61,7 @@ impl<T> Matrix<T> {
     }
 
     /// Element (i, j) is `f(i, j)`.
+    #[inline]
     pub fn from_fn(rows: usize, cols: usize, mut f: impl FnMut(usize, usize) -> T) -> Self {
         // Rows of nothing may be more than can be counted through.
         let counted = if cols == 0 { 0 } else { rows };
@@ -68,26 +70,31 @@ impl<T> Matrix<T> {
     }
 
     /// Number of rows.
+    #[inline]
     pub fn rows(&self) -> usize {
         self.rows
     }
 
     /// Number of columns.
+    #[inline]
     pub fn cols(&self) -> usize {
         self.cols
     }
 
     /// (rows, columns).
+    #[inline]
     pub fn shape(&self) -> (usize, usize) {
         (self.rows, self.cols)
     }
 
     /// All elements in row-major order.
+    #[inline]
     pub fn as_slice(&self) -> &[T] {
         &self.data
     }
 
     /// All elements in row-major order, mutable.
+    #[inline]
     pub fn as_mut_slice(&mut self) -> &mut [T] {
         &mut self.data
     }
@@ -98,21 +105,25 @@ impl<T> Matrix<T> {
     }
 
     /// Row `i`.
+    #[inline]
     pub fn row(&self, i: usize) -> &[T] {
         &self.data[i * self.cols..][..self.cols]
     }
 
     /// Row `i`, mutable.
+    #[inline]
     pub fn row_mut(&mut self, i: usize) -> &mut [T] {
         &mut self.data[i * self.cols..][..self.cols]
     }
 
     /// A view of the whole.
+    #[inline]
     pub fn view(&self) -> MatRef<'_, T> {
         MatRef { data: &self.data, rows: self.rows, cols: self.cols, stride: self.cols }
     }
 
     /// A mutable view of the whole.
+    #[inline]
     pub fn view_mut(&mut self) -> MatMut<'_, T> {
         MatMut { data: &mut self.data, rows: self.rows, cols: self.cols, stride: self.cols }
     }
@@ -148,12 +159,14 @@ impl<T: Clone> Matrix<T> {
 impl<T> Index<(usize, usize)> for Matrix<T> {
     type Output = T;
 
+    #[inline]
     fn index(&self, (i, j): (usize, usize)) -> &T {
         &self.row(i)[j]
     }
 }
 
 impl<T> IndexMut<(usize, usize)> for Matrix<T> {
+    #[inline]
     fn index_mut(&mut self, (i, j): (usize, usize)) -> &mut T {
         &mut self.row_mut(i)[j]
     }
@@ -166,6 +179,7 @@ impl<T> IndexMut<(usize, usize)> for Matrix<T> {
 impl<T> Index<(usize, usize)> for MatRef<'_, T> {
     type Output = T;
 
+    #[inline]
     fn index(&self, (i, j): (usize, usize)) -> &T {
         &self.row(i)[j]
     }
@@ -199,37 +213,44 @@ impl<'a, T> MatRef<'a, T> {
     }
 
     /// Number of rows.
+    #[inline]
     pub fn rows(&self) -> usize {
         self.rows
     }
 
     /// Number of columns.
+    #[inline]
     pub fn cols(&self) -> usize {
         self.cols
     }
 
     /// (rows, columns).
+    #[inline]
     pub fn shape(&self) -> (usize, usize) {
         (self.rows, self.cols)
     }
 
     /// Elements between the starts of two rows.
+    #[inline]
     pub fn stride(&self) -> usize {
         self.stride
     }
 
     /// Row `i`.
+    #[inline]
     pub fn row(&self, i: usize) -> &'a [T] {
         assert!(i < self.rows, "row {i} of a matrix with {} rows", self.rows);
         &self.data[i * self.stride..][..self.cols]
     }
 
     /// All of the data, the first row first, [`MatRef::stride`] elements from row to row.
+    #[inline]
     pub(crate) fn strided(&self) -> &'a [T] {
         self.data
     }
 
     /// The view of rows `start..end`.
+    #[inline]
     pub fn row_range(&self, start: usize, end: usize) -> Self {
         assert!(start <= end && end <= self.rows, "rows {start}..{end} of {}", self.rows);
         let data = if start == end { &[] } else { &self.data[start * self.stride..] };
@@ -237,6 +258,7 @@ impl<'a, T> MatRef<'a, T> {
     }
 
     /// The view of columns `start..end`.
+    #[inline]
     pub fn col_range(&self, start: usize, end: usize) -> Self {
         assert!(start <= end && end <= self.cols, "columns {start}..{end} of {}", self.cols);
         let data = if self.rows == 0 { &[] } else { &self.data[start..] };
@@ -244,6 +266,7 @@ impl<'a, T> MatRef<'a, T> {
     }
 
     /// The rows, in order.
+    #[inline]
     pub fn iter_rows(self) -> impl ExactSizeIterator<Item = &'a [T]> {
         (0..self.rows).map(move |i| self.row(i))
     }
@@ -259,16 +282,19 @@ impl<'a, T> MatRef<'a, T> {
 
 impl<T: Copy> MatRef<'_, T> {
     /// Element (i, j).
+    #[inline]
     pub fn at(&self, i: usize, j: usize) -> T {
         self.row(i)[j]
     }
 
     /// A dense copy.
+    #[inline]
     pub fn to_matrix(&self) -> Matrix<T> {
         self.map(|&x| x)
     }
 
     /// A dense copy of the transpose.
+    #[inline]
     pub fn transposed(&self) -> Matrix<T> {
         Matrix::from_fn(self.cols, self.rows, |i, j| self.at(j, i))
     }
@@ -285,11 +311,13 @@ impl<'a, T> MatMut<'a, T> {
     }
 
     /// (rows, columns).
+    #[inline]
     pub fn shape(&self) -> (usize, usize) {
         (self.rows, self.cols)
     }
 
     /// The same view, borrowed for a shorter time.
+    #[inline]
     pub fn reborrow(&mut self) -> MatMut<'_, T> {
         MatMut { data: self.data, rows: self.rows, cols: self.cols, stride: self.stride }
     }
@@ -301,6 +329,7 @@ impl<'a, T> MatMut<'a, T> {
     }
 
     /// The mutable view of rows `start..end`.
+    #[inline]
     pub fn row_range(self, start: usize, end: usize) -> Self {
         assert!(start <= end && end <= self.rows, "rows {start}..{end} of {}", self.rows);
         let data = if start == end { &mut [] } else { &mut self.data[start * self.stride..] };
@@ -308,6 +337,7 @@ impl<'a, T> MatMut<'a, T> {
     }
 
     /// The mutable view of columns `start..end`.
+    #[inline]
     pub fn col_range(self, start: usize, end: usize) -> Self {
         assert!(start <= end && end <= self.cols, "columns {start}..{end} of {}", self.cols);
         let data = if self.rows == 0 { &mut [] } else { &mut self.data[start..] };
@@ -315,6 +345,7 @@ impl<'a, T> MatMut<'a, T> {
     }
 
     /// All of the data, the first row first, and the elements from row to row.
+    #[inline]
     pub(crate) fn into_strided(self) -> (&'a mut [T], usize) {
         (self.data, self.stride)
     }

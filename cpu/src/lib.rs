@@ -10,6 +10,7 @@ pub mod dequantize;
 pub mod elements;
 pub mod gemm;
 pub mod look_up;
+pub mod product;
 pub mod quantize;
 pub mod simd;
 mod stores;

@@ -46,6 +46,7 @@ struct Sums {
 }
 
 impl Sums {
+    #[inline]
     fn add(&mut self, d: f64, e: f64) {
         if !d.is_finite() || !e.is_finite() {
             self.nonfinite += 1;

@@ -36,6 +36,7 @@ impl Format {
     }
 
     /// [`Format::cast`] of an f32 to nearest even.
+    #[inline]
     pub fn cast_f32(self, x: f32, overflow: Overflow) -> Cast {
         self.cast(Unpacked::from_f32(x), Rounding::NearestEven, overflow)
     }
@@ -44,6 +45,7 @@ impl Format {
     ///
     /// # Panics
     /// For [`Format::F64`] values that are no f32.
+    #[inline]
     pub fn decode_f32(self, code: u16) -> f32 {
         match self {
             Format::Bf16 => f32::from_bits(u32::from(code) << 16),
@@ -116,6 +118,7 @@ impl TensorRounding {
     }
 
     /// The rounding of element `index`.
+    #[inline]
     pub fn at(self, index: u64) -> Rounding {
         match self {
             TensorRounding::Fixed(rounding) => rounding,
@@ -128,6 +131,7 @@ impl TensorRounding {
 
 /// SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014) at position `index` of the
 /// sequence that starts at `seed`.
+#[inline]
 pub(crate) const fn counter_hash(seed: u64, index: u64) -> u64 {
     let mut z = seed.wrapping_add(index.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

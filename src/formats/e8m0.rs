@@ -63,6 +63,7 @@ pub fn exact_log2(s: f32) -> Option<i32> {
 }
 
 /// The value of a byte: 2^(byte − 127), NaN for FF.
+#[inline]
 pub fn to_f32(byte: u8) -> f32 {
     super::Format::E8M0.decode_f32(u16::from(byte))
 }

@@ -137,6 +137,7 @@ impl Events {
     pub const NAN: Events = Events(16);
 
     /// Whether all of `other` happened.
+    #[inline]
     pub const fn contains(self, other: Events) -> bool {
         self.0 & other.0 == other.0
     }
@@ -144,6 +145,7 @@ impl Events {
 
 impl std::ops::BitOr for Events {
     type Output = Events;
+    #[inline]
     fn bitor(self, other: Events) -> Events {
         Events(self.0 | other.0)
     }
@@ -173,6 +175,7 @@ pub enum Loss {
 
 impl Loss {
     /// The loss of `significand >> shift`.
+    #[inline]
     pub fn of_shift(significand: u64, shift: u32) -> Loss {
         if shift == 0 || significand == 0 {
             return Loss::ExactlyZero;
@@ -230,6 +233,7 @@ impl FormatSpec {
     /// assert_eq!(r.value.to_f32(), 448.0);
     /// assert!(r.events.contains(Events::OVERFLOW));
     /// ```
+    #[inline]
     pub fn round(&self, value: Unpacked, rounding: Rounding, overflow: Overflow) -> Rounded {
         match value {
             Unpacked::Zero { negative } if self.has_subnormals() => {
@@ -321,10 +325,12 @@ impl FormatSpec {
     }
 
     /// Ties of a format without fraction bits have no even neighbour: E8M0 rounds them up (ml_dtypes, PyTorch).
+    #[inline]
     fn tie_goes_up(&self, kept: u64) -> bool {
         kept & 1 == 1 || matches!(self.specials, Specials::Scale)
     }
 
+    #[inline]
     fn smallest(&self) -> Unpacked {
         Unpacked::power_of_two(self.quantum_floor())
     }

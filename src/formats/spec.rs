@@ -80,26 +80,31 @@ impl FormatSpec {
     }
 
     /// Whether the topmost bit is a sign.
+    #[inline]
     pub const fn signed(&self) -> bool {
         !matches!(self.specials, Specials::Scale)
     }
 
     /// Width of a code.
+    #[inline]
     pub const fn bits(&self) -> u32 {
         self.signed() as u32 + self.exponent_bits + self.mantissa_bits
     }
 
     /// The bits a code may have set.
+    #[inline]
     pub const fn code_mask(&self) -> u64 {
         u64::MAX >> (64 - self.bits())
     }
 
     /// The sign bit of a code, 0 where there is none.
+    #[inline]
     pub const fn sign_mask(&self) -> u64 {
         (self.signed() as u64) << (self.bits() - 1)
     }
 
     /// Exponent of the smallest normal number.
+    #[inline]
     pub const fn emin(&self) -> i32 {
         if self.has_subnormals() { 1 - self.bias } else { -self.bias }
     }
@@ -111,21 +116,25 @@ impl FormatSpec {
     }
 
     /// Whether exponent field 0 holds zero and subnormal numbers.
+    #[inline]
     pub const fn has_subnormals(&self) -> bool {
         !matches!(self.specials, Specials::Scale)
     }
 
     /// Whether some code is NaN.
+    #[inline]
     pub const fn has_nan(&self) -> bool {
         !matches!(self.specials, Specials::None)
     }
 
     /// Whether some code is an infinity.
+    #[inline]
     pub const fn has_infinity(&self) -> bool {
         matches!(self.specials, Specials::Ieee)
     }
 
     /// Whether −0 has a code of its own.
+    #[inline]
     pub const fn has_negative_zero(&self) -> bool {
         matches!(self.specials, Specials::Ieee | Specials::NanOnly | Specials::None)
     }
@@ -141,6 +150,7 @@ impl FormatSpec {
     }
 
     /// The same with another NaN written.
+    #[inline]
     const fn writing(self, nan: WrittenNan) -> FormatSpec {
         FormatSpec { nan, ..self }
     }
@@ -173,21 +183,25 @@ impl FormatSpec {
     }
 
     /// The smallest positive number with a full significand.
+    #[inline]
     pub fn min_normal(&self) -> f64 {
         Unpacked::power_of_two(self.emin()).to_f64()
     }
 
     /// The smallest positive number.
+    #[inline]
     pub fn min_subnormal(&self) -> f64 {
         Unpacked::power_of_two(self.quantum_floor()).to_f64()
     }
 
     /// Exponent of the finest step of the format: no finite value has a bit below it.
+    #[inline]
     pub const fn quantum_floor(&self) -> i32 {
         self.emin() - self.mantissa_bits as i32
     }
 
     /// The value of a code; bits above the format's width are ignored.
+    #[inline]
     pub const fn decode(&self, code: u64) -> Unpacked {
         let code = code & self.code_mask();
         let negative = code & self.sign_mask() != 0;
@@ -217,6 +231,7 @@ impl FormatSpec {
 
     /// The code of a value, or `None` if the format has no code for it. Nothing is rounded here; NaN becomes the
     /// canonical NaN with its sign, if the format has one.
+    #[inline]
     pub const fn encode(&self, value: Unpacked) -> Option<u64> {
         let (negative, magnitude) = match value {
             Unpacked::Nan { negative } => match self.nan_code() {
@@ -245,6 +260,7 @@ impl FormatSpec {
     }
 
     /// The code of significand · 2^exponent if it lies on the format's grid (of unbounded exponent).
+    #[inline]
     const fn encode_magnitude(&self, significand: u64, exponent: i32) -> Option<u64> {
         if significand == 0 {
             return None;
@@ -323,6 +339,7 @@ macro_rules! define {
             pub const ALL: &[Format] = &[$(Format::$variant,)*];
 
             /// The format's facts.
+            #[inline]
             pub const fn spec(self) -> &'static FormatSpec {
                 match self {
                     $(Format::$variant => const {
@@ -337,6 +354,7 @@ for_formats!(define);
 
 impl Format {
     /// The format's name, as the command line takes it.
+    #[inline]
     pub const fn name(self) -> &'static str {
         self.spec().name
     }
@@ -362,6 +380,7 @@ impl std::str::FromStr for Format {
 }
 
 impl std::fmt::Display for Format {
+    #[inline]
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(self.name())
     }

@@ -38,6 +38,7 @@ impl Unpacked {
     }
 
     /// Takes an f32 apart.
+    #[inline]
     pub const fn from_f32(x: f32) -> Self {
         Format::F32.spec().decode(x.to_bits() as u64)
     }
@@ -71,6 +72,7 @@ impl Unpacked {
     ///
     /// # Panics
     /// If the value is not an f32; round to [`Format::F32`] first.
+    #[inline]
     pub const fn to_f32(self) -> f32 {
         match Format::F32.spec().encode(self) {
             Some(bits) => f32::from_bits(bits as u32),

@@ -135,31 +135,37 @@ impl Accumulation {
     }
 
     /// The same with another interval: `None` for one chain over K.
+    #[inline]
     pub const fn with_interval(self, interval: Option<NonZeroUsize>) -> Self {
         Accumulation { interval, ..self }
     }
 
     /// The same without promotion: one chain over K.
+    #[inline]
     pub const fn without_promotion(self) -> Self {
         self.with_interval(None)
     }
 
     /// The same with another promotion order.
+    #[inline]
     pub const fn with_promotion(self, promotion: Promotion) -> Self {
         Accumulation { promotion, ..self }
     }
 
     /// How an interval is summed.
+    #[inline]
     pub const fn model(self) -> Model {
         self.model
     }
 
     /// Elements of K between promotions; `None` for one chain over K.
+    #[inline]
     pub const fn interval(self) -> Option<NonZeroUsize> {
         self.interval
     }
 
     /// The order at promotion.
+    #[inline]
     pub const fn promotion(self) -> Promotion {
         self.promotion
     }

@@ -37,6 +37,7 @@ impl Number {
         }
     }
 
+    #[inline]
     const fn is_finite(self) -> bool {
         self.exponent != Number::NON_FINITE
     }
@@ -89,6 +90,7 @@ pub(crate) fn table(format: Format) -> Vec<Number> {
 }
 
 /// The sum c + Σ a·b over `range`, if it is not finite whatever the rounding: ±∞, or NaN from a NaN, ∞·0 or ∞ − ∞.
+#[inline]
 pub(crate) fn non_finite_sum(a: &NumberRow, b: &NumberRow, range: Range<usize>, c: f32) -> Option<f32> {
     if a.finite && b.finite && c.is_finite() {
         return None;

@@ -113,51 +113,61 @@ impl<'a> GemmProblem<'a> {
     }
 
     /// A [M, K].
+    #[inline]
     pub fn a(&self) -> &ScaledRef<'a> {
         &self.a
     }
 
     /// B [N, K].
+    #[inline]
     pub fn b(&self) -> &ScaledRef<'a> {
         &self.b
     }
 
     /// Rows of A and D.
+    #[inline]
     pub fn m(&self) -> usize {
         self.a.shape().0
     }
 
     /// Rows of B, columns of D.
+    #[inline]
     pub fn n(&self) -> usize {
         self.b.shape().0
     }
 
     /// Columns of A and B.
+    #[inline]
     pub fn k(&self) -> usize {
         self.a.shape().1
     }
 
     /// (M, N).
+    #[inline]
     pub fn output_shape(&self) -> (usize, usize) {
         (self.m(), self.n())
     }
 
     /// The arithmetic.
+    #[inline]
     pub fn accumulation(&self) -> Accumulation {
         self.accumulation
     }
 
     /// C [M, N], if there is one.
+    #[inline]
     pub fn addend(&self) -> Option<MatRef<'a, f32>> {
         self.addend
     }
 
     /// Elements of K in an interval: the promotion interval, or all of K (at least 1).
+    #[inline]
     pub fn interval(&self) -> usize {
         self.accumulation.interval().map_or(self.k().max(1), |n| n.get())
     }
 
     /// Whether the model applies the first-level scales itself, so that promotion takes them as 1.
+    #[inline]
     pub fn scales_in_model(&self) -> bool {
         self.accumulation.model().takes_block_scales()
     }
@@ -169,6 +179,7 @@ impl<'a> GemmProblem<'a> {
     }
 
     /// Whether D is the model's chain itself: no promotion, and no scales outside the model (contract, clause 5).
+    #[inline]
     pub fn is_bare_chain(&self) -> bool {
         let scaled = self.a.scales().is_some() || self.b.scales().is_some();
         let outside = scaled && !self.scales_in_model();

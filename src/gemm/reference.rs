@@ -52,6 +52,7 @@ impl fmt::Display for ByDefinition<'_> {
 }
 
 impl GemmPlan for ByDefinition<'_> {
+    #[inline]
     fn backend(&self) -> &'static str {
         Reference.name()
     }

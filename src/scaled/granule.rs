@@ -56,16 +56,19 @@ impl Granule {
     }
 
     /// Rows of one granule; `usize::MAX` for all.
+    #[inline]
     pub const fn rows(self) -> usize {
         self.rows
     }
 
     /// Columns of one granule; `usize::MAX` for all.
+    #[inline]
     pub const fn cols(self) -> usize {
         self.cols
     }
 
     /// The granule of the transposed matrix.
+    #[inline]
     pub const fn transposed(self) -> Granule {
         Granule { rows: self.cols, cols: self.rows }
     }
@@ -140,6 +143,7 @@ impl Granule {
     }
 
     /// The half-open range of elements that granule `index` of a side covers.
+    #[inline]
     pub fn span(size: usize, granule: usize, index: usize) -> std::ops::Range<usize> {
         let start = index.saturating_mul(granule).min(size);
         start..start.saturating_add(granule).min(size)

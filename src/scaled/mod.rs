@@ -133,10 +133,12 @@ pub struct ScaledRef<'a> {
 
 impl Codes {
     /// A view of the whole.
+    #[inline]
     pub fn view(&self) -> CodesRef<'_> {
         each!(self, Codes => CodesRef { Bytes, Words }, m => m.view())
     }
 
+    #[inline]
     fn transposed(&self) -> Codes {
         each!(self, Codes => Codes { Bytes, Words }, m => m.view().transposed())
     }
@@ -152,6 +154,7 @@ impl<'a> CodesRef<'a> {
     }
 
     /// The code of element (i, j).
+    #[inline]
     pub fn at(&self, i: usize, j: usize) -> u16 {
         match self {
             CodesRef::Bytes(m) => u16::from(m.at(i, j)),
@@ -159,14 +162,17 @@ impl<'a> CodesRef<'a> {
         }
     }
 
+    #[inline]
     fn row_range(&self, start: usize, end: usize) -> Self {
         each!(self, CodesRef => CodesRef { Bytes, Words }, m => m.row_range(start, end))
     }
 
+    #[inline]
     fn col_range(&self, start: usize, end: usize) -> Self {
         each!(self, CodesRef => CodesRef { Bytes, Words }, m => m.col_range(start, end))
     }
 
+    #[inline]
     fn to_codes(self) -> Codes {
         each!(self, CodesRef => Codes { Bytes, Words }, m => m.to_matrix())
     }
@@ -174,10 +180,12 @@ impl<'a> CodesRef<'a> {
 
 impl ScaleGrid {
     /// A view of the whole.
+    #[inline]
     pub fn view(&self) -> ScaleGridRef<'_> {
         each!(self, ScaleGrid => ScaleGridRef { F32, E8M0, E4M3 }, m => m.view())
     }
 
+    #[inline]
     fn transposed(&self) -> ScaleGrid {
         each!(self, ScaleGrid => ScaleGrid { F32, E8M0, E4M3 }, m => m.view().transposed())
     }
@@ -193,6 +201,7 @@ impl<'a> ScaleGridRef<'a> {
     }
 
     /// The scale at a place of the grid, decoded.
+    #[inline]
     pub fn at(&self, i: usize, j: usize) -> f32 {
         match self {
             ScaleGridRef::F32(m) => m.at(i, j),
@@ -216,14 +225,17 @@ impl<'a> ScaleGridRef<'a> {
         Matrix::from_fn(rows, cols, |i, j| self.at(i, j))
     }
 
+    #[inline]
     fn row_range(&self, start: usize, end: usize) -> Self {
         each!(self, ScaleGridRef => ScaleGridRef { F32, E8M0, E4M3 }, m => m.row_range(start, end))
     }
 
+    #[inline]
     fn col_range(&self, start: usize, end: usize) -> Self {
         each!(self, ScaleGridRef => ScaleGridRef { F32, E8M0, E4M3 }, m => m.col_range(start, end))
     }
 
+    #[inline]
     fn to_grid(self) -> ScaleGrid {
         each!(self, ScaleGridRef => ScaleGrid { F32, E8M0, E4M3 }, m => m.to_matrix())
     }
@@ -236,6 +248,7 @@ pub fn ue4m3_to_f32(code: u8) -> f32 {
 
 impl Scales {
     /// A view of the whole.
+    #[inline]
     pub fn view(&self) -> ScalesRef<'_> {
         ScalesRef { granule: self.granule, grid: self.grid.view(), tensor: self.tensor }
     }
@@ -283,16 +296,19 @@ impl ScaledMatrix {
     }
 
     /// Element format.
+    #[inline]
     pub fn format(&self) -> Format {
         self.format
     }
 
     /// The codes.
+    #[inline]
     pub fn codes(&self) -> &Codes {
         &self.codes
     }
 
     /// The scales, if any.
+    #[inline]
     pub fn scales(&self) -> Option<&Scales> {
         self.scales.as_ref()
     }
@@ -303,6 +319,7 @@ impl ScaledMatrix {
     }
 
     /// (rows, columns).
+    #[inline]
     pub fn shape(&self) -> (usize, usize) {
         self.codes.view().shape()
     }
@@ -381,6 +398,7 @@ impl<'a> ScaledRef<'a> {
     }
 
     /// What an engine knows all of the matrix by, where it lies at one.
+    #[inline]
     pub(crate) fn handle(&self) -> Option<&'a dyn Any> {
         self.codes.handle()
     }
@@ -394,6 +412,7 @@ impl<'a> ScaledRef<'a> {
     }
 
     /// Element format.
+    #[inline]
     pub fn format(&self) -> Format {
         self.format
     }
@@ -408,21 +427,25 @@ impl<'a> ScaledRef<'a> {
 
     /// The scales, if any. After [`ScaledRef::row_range`] the first granule may begin above the first row; see
     /// [`ScaledRef::scale_at`].
+    #[inline]
     pub fn scales(&self) -> Option<ScalesRef<'a>> {
         self.scales
     }
 
     /// Rows of the first granule that lie above this view.
+    #[inline]
     pub fn row_offset(&self) -> usize {
         self.row_offset
     }
 
     /// (rows, columns).
+    #[inline]
     pub fn shape(&self) -> (usize, usize) {
         self.codes.shape()
     }
 
     /// The first-level scale of element (i, j); 1 without scales.
+    #[inline]
     pub fn scale_at(&self, i: usize, j: usize) -> f32 {
         match &self.scales {
             Some(s) => s.grid.at((i + self.row_offset) / s.granule.rows(), j / s.granule.cols()),
@@ -442,6 +465,7 @@ impl<'a> ScaledRef<'a> {
     }
 
     /// The scale of the whole tensor; 1 but for two-level formats.
+    #[inline]
     pub fn tensor_scale(&self) -> f32 {
         self.scales.map_or(1.0, |s| s.tensor)
     }
@@ -506,6 +530,7 @@ impl<'a> ScaledRef<'a> {
     }
 
     /// An owned copy of the scales.
+    #[inline]
     pub(crate) fn own_scales(&self) -> Option<Scales> {
         self.scales.map(|s| Scales { granule: s.granule, grid: s.grid.to_grid(), tensor: s.tensor })
     }

@@ -33,6 +33,7 @@ impl StepResult {
     }
 
     /// Fraction bits.
+    #[inline]
     pub const fn mantissa_bits(self) -> u32 {
         self.mantissa_bits
     }

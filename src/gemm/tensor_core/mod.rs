@@ -1,5 +1,7 @@
 //! Tensor cores as data: what a step sums, how it aligns and rounds, and which formats it multiplies.
 
+#![forbid(unsafe_code)]
+
 mod chain;
 mod custom;
 
@@ -232,36 +234,43 @@ impl TensorCore {
     }
 
     /// L: products summed in one step.
+    #[inline]
     pub const fn step(self) -> usize {
         self.step
     }
 
     /// F: terms are rounded to multiples of 2^(e_max − F).
+    #[inline]
     pub const fn fraction_bits(self) -> u32 {
         self.fraction_bits
     }
 
     /// What the sum of a step is rounded to.
+    #[inline]
     pub const fn result(self) -> StepResult {
         self.result
     }
 
     /// The exponent of a zero term: a floor of e_max.
+    #[inline]
     pub const fn zero_exponent(self) -> i32 {
         self.zero_exponent
     }
 
     /// When the accumulator enters.
+    #[inline]
     pub const fn addend(self) -> Addend {
         self.addend
     }
 
     /// How terms are rounded.
+    #[inline]
     pub const fn term_rounding(self) -> StepRounding {
         self.terms
     }
 
     /// How the sum of a step is rounded.
+    #[inline]
     pub const fn result_rounding(self) -> StepRounding {
         self.rounding
     }
@@ -272,11 +281,13 @@ impl TensorCore {
     }
 
     /// Which scales the tensor core applies itself.
+    #[inline]
     pub const fn scales(self) -> BlockScales {
         self.scales
     }
 
     /// The formats it multiplies; A and B may differ.
+    #[inline]
     pub const fn operands(self) -> &'static [Format] {
         self.operands
     }
