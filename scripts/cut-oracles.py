@@ -3,7 +3,7 @@
 
     python3 scripts/cut-oracles.py ../shared/oracles [tests/data]
 
-Needs the Python standard library only. A tensor is taken whole, or as a rectangle that leaves every remaining value
+Recordings of real silicon are looked for in the folder `silicon` beside the one that is named. Needs the Python standard library only. A tensor is taken whole, or as a rectangle that leaves every remaining value
 true: rows of a matrix product, or whole scaling tiles. tests/data/README.md says what is in the cut.
 """
 import json
@@ -118,6 +118,27 @@ def gemm(full):
     return {name: tensor for name, tensor in full.items() if name.startswith(keep)}
 
 
+def silicon_products(full):
+    """Rows of A and B of every product, fewer where K is long; each result stands alone. With scales of rows those where
+    the order of the scales shows."""
+    out = {}
+    for name, tensor in full.items():
+        *_, k = map(int, re.search(r"(\d+)x(\d+)x(\d+)", name).groups())
+        rows, cols = (slice(0, 8), slice(0, 16)) if k < 1024 else (slice(0, 4), slice(0, 8))
+        if re.search(r"\brow\..*x512\b", name):
+            rows, cols = slice(80, 88), slice(240, 256)
+        if name.startswith("d."):
+            out[name] = rectangle(tensor, rows, cols)
+            continue
+        form, side = name.split(".")[0], name.rsplit(".", 1)[1]
+        height = rows if side in ("a", "sa") else cols
+        if side == "sb" and form == "tile_block":
+            height = slice(0, 1)  # the scales of one block of 128 rows
+        whole = form == "tensor" and side in ("sa", "sb")
+        out[name] = tensor if whole else rectangle(tensor, height, slice(None))
+    return out
+
+
 def main():
     if not 2 <= len(sys.argv) <= 3:
         sys.exit(__doc__)
@@ -127,6 +148,11 @@ def main():
     for cut in (casts, recipes, tensor_core, gemm):
         name = f"{cut.__name__}.safetensors"
         tensors = cut(read(source / name))
+        write(target / name, tensors)
+        print(f"{target / name}: {len(tensors)} tensors, {(target / name).stat().st_size:,} bytes")
+    for cut in (silicon_products,):
+        name = f"{cut.__name__}.safetensors"
+        tensors = cut(read(source.parent / "silicon" / name.removeprefix("silicon_")))
         write(target / name, tensors)
         print(f"{target / name}: {len(tensors)} tensors, {(target / name).stat().st_size:,} bytes")
 

@@ -25,7 +25,8 @@
 //! | terms of a fused step σ | L·r·U², U² = 4^−F·σL, r = 1/3 or 1/12 |
 //! | accumulator and result of the steps, to nearest | Σ r·(U² + ρ²), ρ² = 4^−m·σL for m result bits |
 //! | the same toward zero, which shrinks step after step | (Σ √r·(U + ρ))² |
-//! | promotion | u²·n·(T(T + 1)/2 + 2T)/3 |
+//! | promotion, and scales that come last | u²·n·(T(T + 1)/2 + 2T)/3 |
+//! | a part of K, added to those before | the same with its own T, and u²·k/3 for k products in all |
 //!
 //! The largest of L products is at most the root of their squares' sum, which is where U comes from; intervals add up
 //! independently. Then atol = λ(1 + λ/√K)·√(second moment), λ² = 2·ln(2MN/[`FAILURE`]): the tail of a sum of bounded
@@ -227,9 +228,17 @@ fn clipped(spec: &FormatSpec) -> f64 {
 /// What "the whole matrix" counts as along one side where only its logarithm matters.
 const LARGEST_GRANULE: usize = 1 << 16;
 
-/// The second moment that summing adds.
+/// The second moment that summing adds; parts that K does not have count as one.
 fn accumulated(k: usize, accumulation: Accumulation) -> f64 {
     let u2 = half_a_bit(Format::F32).powi(2);
+    let whole = std::iter::once(0..k).collect();
+    let parts = accumulation.split_k().ranges(k, accumulation.split_unit()).unwrap_or(whole);
+    let of_parts: f64 = parts.iter().map(|part| accumulated_in_part(part.len(), accumulation, u2)).sum();
+    // Adding a part rounds a sum of all products so far.
+    of_parts + parts[1..].iter().map(|part| u2 * part.end as f64 / 3.0).sum::<f64>()
+}
+
+fn accumulated_in_part(k: usize, accumulation: Accumulation, u2: f64) -> f64 {
     let n = accumulation.interval().map_or(k, |n| n.get().min(k)).max(1);
     let intervals = k.div_ceil(n) as f64;
     let products = n as f64;

@@ -14,6 +14,7 @@ use clap::ValueEnum;
 use half::bf16;
 use serde::Serialize;
 
+use crate::cli::arithmetic::arithmetic;
 use crate::cli::bench_elements::{ElementOp, Elements, Timed};
 use crate::cli::output::{print, print_json};
 use crate::cli::{Failure, Outcome, bench_choices};
@@ -64,8 +65,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME")]
     recipe: Option<Recipe>,
 
-    /// Accumulation model [default: f32; hopper for emulate]
-    #[arg(long, value_name = "MODEL")]
+    /// Accumulation model or arithmetic, as compare takes it [default: f32; hopper for emulate]
+    #[arg(long, value_name = "MODEL", value_parser = arithmetic)]
     accumulate: Option<Arithmetic>,
 
     /// Format of D
@@ -314,11 +315,7 @@ impl Args {
 
     /// The recipe asked for, or one with the block scales that the model applies.
     fn recipe(&self) -> crate::Result<Recipe> {
-        let model = match self.arithmetic() {
-            Arithmetic::Fitting(model) => model,
-            Arithmetic::Fixed(accumulation) => accumulation.model(),
-        };
-        let scales = match model {
+        let scales = match self.arithmetic().model() {
             Model::TensorCore(core) => core.scales(),
             _ => BlockScales::None,
         };

@@ -1,8 +1,9 @@
 //! The arguments of GEMM kernels by name: the host's side of the macros in `kernels/common/gemm_problem.cuh`.
 
+use finegrain_cpu::gemm::Promotion;
+
 use super::driver::Arg;
 use crate::formats::Format;
-use crate::gemm::Promotion;
 
 /// One operand.
 pub(super) struct OperandArgs {

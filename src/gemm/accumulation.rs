@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::str::FromStr;
 
 pub(super) use super::promotion::Promotion;
+use super::split::SplitK;
 use super::tensor_core::{BlockScales, TensorCore};
 use crate::error::{Error, Result};
 
@@ -36,6 +37,14 @@ impl Model {
             Model::TensorCore(core) => core.name(),
         }
     }
+
+    /// Elements of K that one instruction sums: 1 but for tensor cores.
+    pub const fn step(self) -> usize {
+        match self {
+            Model::F32 | Model::Exact => 1,
+            Model::TensorCore(core) => core.step(),
+        }
+    }
 }
 
 impl FromStr for Model {
@@ -64,15 +73,17 @@ impl std::fmt::Display for Model {
     }
 }
 
-/// The arithmetic of a GEMM: model, promotion interval, promotion order.
+/// The arithmetic of a GEMM: model, promotion interval, promotion order, split-K. Two GEMMs of the same operands in the
+/// same arithmetic have the same bits.
 ///
 /// ```
-/// use finegrain::gemm::{Accumulation, Promotion};
+/// use finegrain::gemm::{Accumulation, Promotion, SplitK};
 /// let deepseek = Accumulation::HOPPER.promoted::<128>();
 /// assert_eq!(deepseek.to_string(), "hopper/128");
 /// assert_eq!(deepseek, "hopper/128".parse()?);
 /// assert_eq!(Accumulation::HOPPER.to_string(), "hopper/none");
 /// assert_eq!(Accumulation::F32.with_promotion(Promotion::PartialFirst).to_string(), "f32/128/partial-first");
+/// assert_eq!(deepseek.with_split_k(SplitK::equal(2)?).to_string(), "hopper/128/split-k=2");
 /// # Ok::<(), finegrain::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -80,6 +91,7 @@ pub struct Accumulation {
     model: Model,
     interval: Option<NonZeroUsize>,
     promotion: Promotion,
+    split: SplitK,
 }
 
 /// DeepSeek-V3's N_C (report 3.3.2): 4 WGMMA instructions of K = 32.
@@ -115,7 +127,7 @@ impl Accumulation {
 
     /// A model without promotion.
     pub const fn new(model: Model) -> Self {
-        Accumulation { model, interval: None, promotion: Promotion::ScalesFirst }
+        Accumulation { model, interval: None, promotion: Promotion::ScalesFirst, split: SplitK::Whole }
     }
 
     /// The same with partial sums promoted every `N` elements of K; 0 does not compile.
@@ -152,6 +164,11 @@ impl Accumulation {
         Accumulation { promotion, ..self }
     }
 
+    /// The same with K cut into parts.
+    pub const fn with_split_k(self, split: SplitK) -> Self {
+        Accumulation { split, ..self }
+    }
+
     /// How an interval is summed.
     #[inline]
     pub const fn model(self) -> Model {
@@ -169,6 +186,27 @@ impl Accumulation {
     pub const fn promotion(self) -> Promotion {
         self.promotion
     }
+
+    /// The parts of K.
+    #[inline]
+    pub const fn split_k(self) -> SplitK {
+        self.split
+    }
+
+    /// What a part of K has whole ones of: promotion intervals, or without promotion steps of the instruction.
+    pub const fn split_unit(self) -> usize {
+        match self.interval {
+            Some(interval) => interval.get(),
+            None => self.model.step(),
+        }
+    }
+
+    /// Whether something follows the sum of an element's chains that a product without parts and with its scales at
+    /// promotion does not have: the addition of parts, or scales after the last interval (contract, clause 9).
+    #[inline]
+    pub fn ends_in_sum(self) -> bool {
+        !self.split.is_whole() || self.promotion == Promotion::ScalesLast
+    }
 }
 
 impl From<Model> for Accumulation {
@@ -180,10 +218,11 @@ impl From<Model> for Accumulation {
 impl FromStr for Accumulation {
     type Err = Error;
 
-    /// Reads `MODEL/N` or `MODEL/none`, and with another promotion order than scales first `MODEL/N/ORDER`.
+    /// Reads `MODEL/N` or `MODEL/none`, with another promotion order than scales first `MODEL/N/ORDER`, and with parts
+    /// of K `/split-k=PARTS` or `/split-k=0,CUT,…` after that.
     fn from_str(text: &str) -> Result<Self> {
         let mut parts = text.splitn(3, '/');
-        let (model, interval, order) = (parts.next().unwrap_or_default(), parts.next(), parts.next());
+        let (model, interval, rest) = (parts.next().unwrap_or_default(), parts.next(), parts.next());
         let accumulation = Accumulation::new(model.parse()?);
         let accumulation = match interval {
             None => {
@@ -196,9 +235,20 @@ impl FromStr for Accumulation {
                 Error::Invalid(format!("promotion interval '{n}' in '{text}': expected a number or none"))
             })?)?,
         };
-        Ok(accumulation.with_promotion(order.map_or(Ok(Promotion::ScalesFirst), str::parse)?))
+        let (order, split) = match rest.map(|rest| (rest, rest.split_once(SPLIT_WORD))) {
+            None => (None, None),
+            Some((_, Some(("", split)))) => (None, Some(split)),
+            Some((_, Some((order, split)))) if order.ends_with('/') => (order.strip_suffix('/'), Some(split)),
+            Some((order, _)) => (Some(order), None),
+        };
+        Ok(accumulation
+            .with_promotion(order.map_or(Ok(Promotion::ScalesFirst), str::parse)?)
+            .with_split_k(split.map_or(Ok(SplitK::Whole), str::parse)?))
     }
 }
+
+/// What stands before the parts of K.
+pub(super) const SPLIT_WORD: &str = "split-k=";
 
 impl std::fmt::Display for Accumulation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -207,7 +257,11 @@ impl std::fmt::Display for Accumulation {
             Promotion::ScalesFirst => String::new(),
             other => format!("/{other}"),
         };
-        f.pad(&format!("{}/{interval}{order}", self.model))
+        let split = match self.split {
+            SplitK::Whole => String::new(),
+            parts => format!("/{SPLIT_WORD}{parts}"),
+        };
+        f.pad(&format!("{}/{interval}{order}{split}", self.model))
     }
 }
 
@@ -224,7 +278,10 @@ mod tests {
             assert!(message.contains("'pascal'") && message.contains("hopper-f16, blackwell,"), "{message}");
         }
         let message = "last".parse::<Promotion>().unwrap_err().to_string();
-        assert_eq!(message, "unknown promotion 'last'; known: scales-first, partial-first, deepseek-v3");
+        assert_eq!(
+            message,
+            "unknown promotion 'last'; known: scales-first, partial-first, scales-last, unfused"
+        );
         for &p in Promotion::ALL {
             assert_eq!(p.name().parse::<Promotion>().unwrap(), p);
         }
@@ -238,8 +295,10 @@ mod tests {
             assert_eq!(model.to_string().parse::<Model>().unwrap(), model);
             for accumulation in [Accumulation::new(model), Accumulation::new(model).promoted::<64>()] {
                 for &promotion in Promotion::ALL {
-                    let accumulation = accumulation.with_promotion(promotion);
-                    assert_eq!(accumulation.to_string().parse::<Accumulation>().unwrap(), accumulation);
+                    for split in [SplitK::Whole, SplitK::equal(3).unwrap(), SplitK::at(&[0, 64]).unwrap()] {
+                        let accumulation = accumulation.with_promotion(promotion).with_split_k(split);
+                        assert_eq!(accumulation.to_string().parse::<Accumulation>().unwrap(), accumulation);
+                    }
                 }
             }
         }
@@ -254,6 +313,9 @@ mod tests {
             ("f32/x", "'x'"),
             ("f32/128/last", "partial-first"),
             ("f32/128/unfused/x", "'unfused/x'"),
+            ("f32/128/split-k=0", "0 parts"),
+            ("f32/128/unfusedsplit-k=2", "'unfusedsplit-k=2'"),
+            ("f32/128/unfused/split-k=x", "'x'"),
         ] {
             let message = text.parse::<Accumulation>().unwrap_err().to_string();
             assert!(message.contains(words), "{message}");

@@ -1,16 +1,21 @@
-//! An accumulation, or a model whose promotion interval is chosen to fit the operands.
+//! What a user asks for: an accumulation, a model whose promotion interval is chosen to fit the operands, or what a library
+//! computes of them.
 
-use std::num::NonZeroUsize;
-
-use super::accumulation::{Accumulation, Model};
+use super::accumulation::{Accumulation, Model, SPLIT_WORD};
+use super::library::LibraryCall;
+use super::problem::fitting_interval;
+use super::split::SplitK;
 use crate::error::{Error, Result};
+use crate::scaled::ScaledRef;
 
-/// What a user asks for: `hopper/128` is one accumulation, `hopper` a model whose interval follows from the operands.
+/// What a user asks for: `hopper/128` is one accumulation, `hopper` a model whose interval follows from the operands,
+/// `cublaslt-block` what that call of a library computes of them.
 ///
 /// ```
 /// use finegrain::gemm::{Accumulation, Arithmetic, Model};
 /// assert_eq!("f32/128".parse::<Arithmetic>()?, Arithmetic::Fixed(Accumulation::F32));
 /// assert_eq!("exact".parse::<Arithmetic>()?, Arithmetic::Fitting(Model::Exact));
+/// assert_eq!("cublaslt-fast/split-k=2".parse::<Arithmetic>()?.to_string(), "cublaslt-fast/split-k=2");
 /// # Ok::<(), finegrain::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -20,16 +25,33 @@ pub enum Arithmetic {
     Fitting(Model),
     /// Exactly this.
     Fixed(Accumulation),
+    /// What a call of a library computes of these operands, K in parts.
+    Library(&'static LibraryCall, SplitK),
 }
 
 impl Arithmetic {
-    /// The accumulation for operands whose scales allow promotion every `interval` elements of K.
-    pub(super) fn fit(&self, interval: NonZeroUsize) -> Accumulation {
-        match *self {
+    /// The model; that of a call is the one that it is built on.
+    pub fn model(&self) -> Model {
+        match self {
+            Arithmetic::Fitting(model) => *model,
+            Arithmetic::Fixed(accumulation) => accumulation.model(),
+            Arithmetic::Library(call, _) => call.model(),
+        }
+    }
+
+    /// The accumulation for operands A and B over K, each of one group or of several.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] if a call does not take such operands.
+    pub(super) fn fit(&self, a: &[ScaledRef<'_>], b: &[ScaledRef<'_>], k: usize) -> Result<Accumulation> {
+        Ok(match *self {
             Arithmetic::Fixed(accumulation) => accumulation,
             Arithmetic::Fitting(model) if model.takes_block_scales() => Accumulation::new(model),
-            Arithmetic::Fitting(model) => Accumulation::new(model).with_interval(Some(interval)),
-        }
+            Arithmetic::Fitting(model) => {
+                Accumulation::new(model).with_interval(Some(fitting_interval(&[a, b].concat(), k)))
+            }
+            Arithmetic::Library(call, split) => call.accumulation(a, b)?.with_split_k(split),
+        })
     }
 }
 
@@ -48,8 +70,18 @@ impl From<Model> for Arithmetic {
 impl std::str::FromStr for Arithmetic {
     type Err = Error;
 
-    /// Reads a model alone, or an accumulation: `MODEL/N`, `MODEL/none`.
+    /// Reads a model alone, an accumulation (`MODEL/N`, `MODEL/none` …), or the name of a library's call, with
+    /// `/split-k=…` where it splits K.
     fn from_str(text: &str) -> Result<Self> {
+        let (name, split) = match text.split_once('/') {
+            None => (text, None),
+            Some((name, rest)) => (name, rest.strip_prefix(SPLIT_WORD)),
+        };
+        if let Some(call) = LibraryCall::by_name(name)
+            && (split.is_some() || name == text)
+        {
+            return Ok(Arithmetic::Library(call, split.map_or(Ok(SplitK::Whole), str::parse)?));
+        }
         if text.contains('/') {
             text.parse().map(Arithmetic::Fixed)
         } else {
@@ -63,6 +95,8 @@ impl std::fmt::Display for Arithmetic {
         match self {
             Arithmetic::Fitting(model) => model.fmt(f),
             Arithmetic::Fixed(accumulation) => accumulation.fmt(f),
+            Arithmetic::Library(call, SplitK::Whole) => call.fmt(f),
+            Arithmetic::Library(call, split) => f.pad(&format!("{call}/{SPLIT_WORD}{split}")),
         }
     }
 }

@@ -1,6 +1,5 @@
 //! Grouped GEMMs: the three forms of mixture-of-experts layers, each a list of dense problems in one output.
 
-use std::num::NonZeroUsize;
 use std::ops::Range;
 
 use half::bf16;
@@ -9,7 +8,7 @@ use super::accumulation::{Accumulation, Model};
 use super::arithmetic::Arithmetic;
 use super::backend::{GemmBackend, Output};
 use super::cpu::OnCpu;
-use super::problem::{GemmProblem, fitting_interval};
+use super::problem::GemmProblem;
 use crate::error::{Error, Result};
 use crate::matrix::{MatRef, Matrix};
 use crate::parallel::Watch;
@@ -50,8 +49,6 @@ pub struct GroupedProblem<'a> {
     output: (usize, usize),
     accumulation: Accumulation,
     addend: Option<MatRef<'a, f32>>,
-    /// The promotion interval that fits all operands.
-    interval: NonZeroUsize,
 }
 
 /// The operands as they were given: what a device takes in one launch.
@@ -82,6 +79,18 @@ pub enum GroupedForm<'a> {
         /// One per group.
         b: Vec<ScaledRef<'a>>,
     },
+}
+
+impl GroupedForm<'_> {
+    /// The accumulation that fits the operands of all groups, K that of the longest.
+    fn fit(&self, arithmetic: &Arithmetic) -> Result<Accumulation> {
+        let (a, b) = match self {
+            GroupedForm::Contiguous { a, b, .. } => (std::slice::from_ref(a), b),
+            GroupedForm::Masked { a, b, .. } | GroupedForm::KGrouped { a, b } => (a.as_slice(), b),
+        };
+        let longest = a.iter().map(|x| x.shape().1).max().unwrap_or(0);
+        arithmetic.fit(a, b, longest)
+    }
 }
 
 /// One dense problem of a grouped one, and the rows of the output that it writes.
@@ -132,9 +141,8 @@ impl<'a> GroupedProblem<'a> {
                 parts.push((a.row_range(rows.start, rows.end), b[run[0] as usize], rows));
             }
         }
-        let interval = fitting_interval(&[&[a], b].concat(), k);
         let form = GroupedForm::Contiguous { a, groups: groups.to_vec(), b: b.to_vec() };
-        Self::join(form, parts, (m, n), interval)
+        Self::join(form, parts, (m, n))
     }
 
     /// m-grouped masked: of A of group g, the first `valid[g]` rows are multiplied with B of group g; the others are
@@ -154,7 +162,7 @@ impl<'a> GroupedProblem<'a> {
         let part = |g: usize| (a[g].row_range(0, valid[g]), b[g], g * rows..g * rows + valid[g]);
         let parts = (0..a.len()).map(part).collect();
         let form = GroupedForm::Masked { a: a.to_vec(), valid: valid.to_vec(), b: b.to_vec() };
-        Self::join(form, parts, (a.len() * rows, n), fitting_interval(&[a, b].concat(), k))
+        Self::join(form, parts, (a.len() * rows, n))
     }
 
     /// k-grouped: A [M, Kg] and B [N, Kg] of each group; the output stacks the groups' [M, N]. [`ScaledRef::k_groups`]
@@ -168,22 +176,20 @@ impl<'a> GroupedProblem<'a> {
     pub fn k_grouped(a: &[ScaledRef<'a>], b: &[ScaledRef<'a>]) -> Result<Self> {
         same_count("A", a.len(), "B", b.len())?;
         let (m, n) = (common_rows_any_k("A", a)?, common_rows_any_k("B", b)?);
-        let longest = a.iter().map(|x| x.shape().1).max().unwrap_or(0);
         let parts = (0..a.len()).map(|g| (a[g], b[g], g * m..(g + 1) * m)).collect();
         let form = GroupedForm::KGrouped { a: a.to_vec(), b: b.to_vec() };
-        Self::join(form, parts, (a.len() * m, n), fitting_interval(&[a, b].concat(), longest))
+        Self::join(form, parts, (a.len() * m, n))
     }
 
     fn join(
         form: GroupedForm<'a>,
         parts: Vec<(ScaledRef<'a>, ScaledRef<'a>, Range<usize>)>,
         output: (usize, usize),
-        interval: NonZeroUsize,
     ) -> Result<Self> {
         let dense = |(a, b, rows)| Ok(GroupedPart { problem: GemmProblem::nt(a, b)?, rows });
         let parts = parts.into_iter().map(dense).collect::<Result<_>>()?;
-        let accumulation = Arithmetic::Fitting(Model::F32).fit(interval);
-        GroupedProblem { form: Box::new(form), parts, output, accumulation, addend: None, interval }
+        let accumulation = form.fit(&Arithmetic::Fitting(Model::F32))?;
+        GroupedProblem { form: Box::new(form), parts, output, accumulation, addend: None }
             .with_accumulation(accumulation)
     }
 
@@ -203,8 +209,16 @@ impl<'a> GroupedProblem<'a> {
     /// # Errors
     /// As [`GemmProblem::with_accumulation`].
     pub fn with_arithmetic(self, arithmetic: &Arithmetic) -> Result<Self> {
-        let accumulation = arithmetic.fit(self.interval);
+        let accumulation = self.fitted(arithmetic)?;
         self.with_accumulation(accumulation)
+    }
+
+    /// The accumulation that an arithmetic is for these operands, whether it is legal or not.
+    ///
+    /// # Errors
+    /// As [`GemmProblem::fitted`].
+    pub fn fitted(&self, arithmetic: &Arithmetic) -> Result<Accumulation> {
+        self.form.fit(arithmetic)
     }
 
     /// The same problem with C, of the output's shape, added to the rows that belong to a group.

@@ -29,10 +29,18 @@
 //!    D is a tensor core's chain itself; in BF16 7FC0.
 //! 8. **Parallelism.** Work is split over M and N only, never over K: D does not depend on threads, on the instruction
 //!    set or on the machine.
+//! 9. **What libraries add.** It is part of the arithmetic's name. *Scales last* ([`Promotion::ScalesLast`]): partial sums
+//!    are promoted without scales, acc = fl(acc + p), and the sum of all of K is multiplied by the scales, fl(fl(sa·sb)·acc),
+//!    or where a row of A or of B has one of its own, in turn, fl(fl(acc·sb)·sa); scales that change along K are refused. *Split-K* ([`SplitK`]): K is cut into parts of whole intervals (without promotion: of
+//!    whole steps of the model), each of which starts at +0; their f32 results, the accumulator after the last interval or
+//!    without promotion the chain, are added in ascending order. Without promotion, scales outside the model are applied to
+//!    the sum of the parts, promoted once into +0; with it the orders but scales-last have applied them. With either, D is
+//!    no chain itself: the second level of scales follows, then C, added once in f32, and NaN is 7FC00000.
 //!
 //! # Parts
 //!
-//! [`Accumulation`] is the arithmetic as data, [`Arithmetic`] what a user asks for (with the interval left open or not),
+//! [`Accumulation`] is the arithmetic as data, [`Arithmetic`] what a user asks for (with the interval left open or not, or
+//! what a [`LibraryCall`] computes),
 //! [`GemmProblem`] joins it with two operands and checks once that all of
 //! it is legal, [`GroupedProblem`] is several of them in one output; [`GemmBackend`] is what computes them.
 //!
@@ -49,8 +57,8 @@
 //! # Ok::<(), finegrain::Error>(())
 //! ```
 //!
-//! Sources: DeepSeek-V3 report (arXiv 2412.19437) 3.3 and 3.5.2; DeepGEMM, TransformerEngine and DeepSeek-V3's
-//! inference code for the promotion orders; MMA-Sim for the tensor cores.
+//! Sources: DeepSeek-V3 report (arXiv 2412.19437) 3.3 and 3.5.2; for the promotion orders DeepGEMM, TransformerEngine,
+//! DeepSeek-V3's inference code, and what an H200 returned ([`LibraryCall`]); MMA-Sim for the tensor cores.
 #![forbid(unsafe_code)]
 
 mod accumulation;
@@ -62,11 +70,14 @@ mod emulated;
 mod exact;
 mod grouped;
 mod intervals;
+mod library;
 mod operand;
+mod parts;
 mod problem;
 mod promotion;
 mod reference;
 pub mod sanitize;
+mod split;
 mod tensor_core;
 pub(crate) mod trial;
 
@@ -77,7 +88,10 @@ pub use blocked::Blocked;
 pub(crate) use cpu::{OnCpu, Only};
 pub use emulated::Emulated;
 pub use grouped::{GroupedForm, GroupedPart, GroupedProblem};
+pub use library::LibraryCall;
 pub use problem::GemmProblem;
 pub use promotion::Promotion;
+pub(crate) use promotion::SumScaling;
 pub use reference::Reference;
+pub use split::{Cuts, SplitK};
 pub use tensor_core::{Addend, BlockScales, StepResult, StepRounding, TensorCore};

@@ -1,6 +1,7 @@
 //! A dense GEMM and its legality, checked once.
 
 use std::num::NonZeroUsize;
+use std::ops::Range;
 
 use half::bf16;
 
@@ -8,6 +9,8 @@ use super::accumulation::{Accumulation, DEEPSEEK_INTERVAL, Model};
 use super::arithmetic::Arithmetic;
 use super::backend::{GemmBackend, Output};
 use super::cpu::OnCpu;
+use super::promotion::{Promotion, SumScaling};
+use super::split::SplitK;
 use super::tensor_core::{BlockScales, TensorCore};
 use crate::error::{Error, Result};
 use crate::formats::Format;
@@ -54,7 +57,7 @@ impl<'a> GemmProblem<'a> {
                 "A is {m}×{k} [M, K] and B is {n}×{kb} [N, K]: they differ in K"
             )));
         }
-        let accumulation = Arithmetic::Fitting(Model::F32).fit(fitting_interval(&[a, b], k));
+        let accumulation = Accumulation::new(Model::F32).with_interval(Some(fitting_interval(&[a, b], k)));
         GemmProblem { a, b, accumulation, addend: None }.checked()
     }
 
@@ -62,8 +65,8 @@ impl<'a> GemmProblem<'a> {
     ///
     /// # Errors
     /// [`Error::Unsupported`] if the model does not multiply these formats or does not take these scales, if scales
-    /// change inside a promotion interval, or if there is an addend, no promotion, and scales outside the model
-    /// (contract, clause 6).
+    /// change inside a promotion interval, or along K where they come last, if there is an addend, no promotion, and
+    /// scales outside the model (contract, clause 6), or if K has no such parts (clause 9).
     pub fn with_accumulation(self, accumulation: Accumulation) -> Result<Self> {
         GemmProblem { accumulation, ..self }.checked()
     }
@@ -73,7 +76,15 @@ impl<'a> GemmProblem<'a> {
     /// # Errors
     /// As [`GemmProblem::with_accumulation`].
     pub fn with_arithmetic(self, arithmetic: &Arithmetic) -> Result<Self> {
-        self.with_accumulation(arithmetic.fit(fitting_interval(&[self.a, self.b], self.k())))
+        self.with_accumulation(self.fitted(arithmetic)?)
+    }
+
+    /// The accumulation that an arithmetic is for these operands, whether it is legal or not.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] if a library's call does not take them.
+    pub fn fitted(&self, arithmetic: &Arithmetic) -> Result<Accumulation> {
+        arithmetic.fit(&[self.a], &[self.b], self.k())
     }
 
     /// The same problem with C [M, N] added.
@@ -178,12 +189,59 @@ impl<'a> GemmProblem<'a> {
         (ta != 1.0 || tb != 1.0).then_some(ta * tb)
     }
 
-    /// Whether D is the model's chain itself: no promotion, and no scales outside the model (contract, clause 5).
+    /// Whether D is the model's chain itself: no promotion, no scales outside the model (contract, clause 5), and no
+    /// sum after it (clause 9).
     #[inline]
     pub fn is_bare_chain(&self) -> bool {
+        self.accumulation.interval().is_none()
+            && !self.is_scaled_outside()
+            && !self.accumulation.ends_in_sum()
+    }
+
+    /// Whether there are scales, of either level, that the model does not apply.
+    #[inline]
+    fn is_scaled_outside(&self) -> bool {
         let scaled = self.a.scales().is_some() || self.b.scales().is_some();
-        let outside = scaled && !self.scales_in_model();
-        self.accumulation.interval().is_none() && !outside && self.tensor_scale().is_none()
+        scaled && !self.scales_in_model() || self.tensor_scale().is_some()
+    }
+
+    /// How scales meet the sum of all of K; `None` if there are none or promotion has applied them (contract, clauses 5
+    /// and 9).
+    pub(crate) fn sum_scaling(&self) -> Option<SumScaling> {
+        let order = self.accumulation.promotion();
+        let of_rows = |x: &ScaledRef<'_>| x.scales().is_some_and(|s| s.granule.rows() != usize::MAX);
+        let by_rows = !self.scales_in_model() && (of_rows(&self.a) || of_rows(&self.b));
+        match (order, self.accumulation.interval()) {
+            _ if self.k() == 0 => None,
+            (Promotion::ScalesLast, _) if by_rows => Some(SumScaling::InTurn),
+            (Promotion::ScalesLast, _) => Some(SumScaling::ByProduct),
+            (_, None) if self.is_scaled_outside() => Some(SumScaling::Promoted(order)),
+            (_, _) => None,
+        }
+    }
+
+    /// The parts of K that are summed by themselves (contract, clause 9), ascending; all of K where it is not split.
+    pub fn k_parts(&self) -> Vec<Range<usize>> {
+        self.checked_k_parts().expect("a problem that exists is legal")
+    }
+
+    fn checked_k_parts(&self) -> Result<Vec<Range<usize>>> {
+        self.accumulation.split_k().ranges(self.k(), self.accumulation.split_unit())
+    }
+
+    /// A part of K as a product of its own, without addend and second-level scale, and without scales where those follow
+    /// the sum of the parts; `None` if it begins inside a granule of scales and goes beyond.
+    pub(super) fn part(&self, k: Range<usize>) -> Option<GemmProblem<'a>> {
+        let promotion = self.accumulation.promotion();
+        let scales_follow = self.accumulation.interval().is_none() || promotion == Promotion::ScalesLast;
+        let operand = |x: &ScaledRef<'a>| {
+            let x = if scales_follow && !self.scales_in_model() { x.without_scales() } else { *x };
+            x.k_range(k.clone()).map(|x| x.without_tensor_scale())
+        };
+        let promotion = if scales_follow { Promotion::ScalesFirst } else { promotion };
+        let accumulation = self.accumulation.with_promotion(promotion).with_split_k(SplitK::Whole);
+        let part = GemmProblem { a: operand(&self.a)?, b: operand(&self.b)?, accumulation, addend: None };
+        Some(part.checked().expect("the parts of a legal problem are legal"))
     }
 
     fn checked(self) -> Result<Self> {
@@ -195,6 +253,7 @@ impl<'a> GemmProblem<'a> {
         }
         for (name, x) in [("A", &self.a), ("B", &self.b)] {
             self.check_interval(name, x)?;
+            self.check_split(name, x)?;
         }
         self.check_addend()?;
         Ok(self)
@@ -207,7 +266,11 @@ impl<'a> GemmProblem<'a> {
         if cols >= k {
             return Ok(());
         }
+        let last = self.accumulation.promotion() == Promotion::ScalesLast;
         let problem = match self.accumulation.interval().map(|n| n.get()) {
+            _ if last && !self.scales_in_model() => {
+                format!("in the order scales-last they multiply the sum and have to be constant over K = {k}")
+            }
             Some(n) if self.scales_in_model() && !n.is_multiple_of(cols) && n < k => {
                 format!("the promotion interval {n} is no multiple of {cols}")
             }
@@ -221,8 +284,24 @@ impl<'a> GemmProblem<'a> {
         Err(Error::Unsupported(format!("the scales of {name} change every {cols} elements of K: {problem}")))
     }
 
+    /// K has the parts that are asked for, and they begin with granules of the scales that the model applies.
+    fn check_split(&self, name: &str, x: &ScaledRef<'_>) -> Result<()> {
+        let parts = self.checked_k_parts()?;
+        let Some(scales) = x.scales().filter(|_| self.scales_in_model()) else { return Ok(()) };
+        match parts[1..].iter().find(|part| !part.start.is_multiple_of(scales.granule.cols())) {
+            None => Ok(()),
+            Some(part) => Err(Error::Unsupported(format!(
+                "split-K at {}: the scales of {name} that the model applies change every {} elements of K",
+                part.start,
+                scales.granule.cols()
+            ))),
+        }
+    }
+
     fn check_addend(&self) -> Result<()> {
-        if self.addend.is_none() || self.accumulation.interval().is_some() || self.is_bare_chain() {
+        let accumulation = self.accumulation;
+        let at_the_end = accumulation.interval().is_some() || accumulation.ends_in_sum();
+        if self.addend.is_none() || at_the_end || self.is_bare_chain() {
             return Ok(());
         }
         Err(Error::Unsupported(format!(

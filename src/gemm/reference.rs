@@ -1,6 +1,7 @@
 //! The reference: the contract as code, plain and complete. It defines the bits that every backend gives.
 
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::ops::Range;
 
 use half::bf16;
@@ -10,20 +11,22 @@ use super::accumulation::Model;
 use super::backend::{GemmBackend, GemmPlan, Output};
 use super::exact::ExactChain;
 use super::problem::GemmProblem;
+use super::promotion::{Promotion, SumScaling};
 use super::tensor_core::{FusedChain, TensorCore};
 use crate::error::Result;
 use crate::formats::Format;
 use crate::matrix::Matrix;
 use crate::parallel::{self, Watch};
-use crate::scaled::{Granule, ScaledRef};
+use crate::scaled::ScaledRef;
 
 /// The NaN of f32 arithmetic.
 pub(super) const NAN: f32 = f32::from_bits(0x7FC0_0000);
 
 /// The backend that defines the result; it supports every problem.
 ///
-/// For each element of D: intervals ascending; in each the model's sum; promotion; second-level scale; addend; store.
-/// Rows of D are computed in parallel.
+/// For each element of D: parts of K ascending; in each its intervals ascending; in each of those the model's sum;
+/// promotion; the sum of the parts; scales that come last; second-level scale; addend; store. Rows of D are computed in
+/// parallel.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Reference;
 
@@ -149,10 +152,20 @@ impl<R> Operand<R> {
 fn run<C: Chain>(problem: &GemmProblem<'_>, chain: &C, out: Output<'_>, watch: &Watch<'_>) -> Result<()> {
     let a = Operand::new(problem, chain, problem.a());
     let b = Operand::new(problem, chain, problem.b());
-    let element = |i: usize, j: usize| element(problem, chain, &a, &b, i, j);
+    let elements = Elements {
+        problem,
+        chain,
+        bare: problem.is_bare_chain(),
+        parts: problem.k_parts(),
+        interval: problem.accumulation().interval().map(NonZeroUsize::get),
+        order: problem.accumulation().promotion(),
+        scaling: problem.sum_scaling(),
+        a,
+        b,
+    };
     match out {
-        Output::F32(m) => fill(problem, m.into_rows(), watch, &element),
-        Output::Bf16(m) => fill(problem, m.into_rows(), watch, &|i, j| to_bf16(element(i, j))),
+        Output::F32(m) => fill(problem, m.into_rows(), watch, &|i, j| elements.at(i, j)),
+        Output::Bf16(m) => fill(problem, m.into_rows(), watch, &|i, j| to_bf16(elements.at(i, j))),
     }
 }
 
@@ -168,35 +181,66 @@ fn fill<T: Send>(
     })
 }
 
-/// D[i, j].
-fn element<C: Chain>(
-    problem: &GemmProblem<'_>,
-    chain: &C,
-    a: &Operand<C::Row>,
-    b: &Operand<C::Row>,
-    i: usize,
-    j: usize,
-) -> f32 {
-    let (row_a, row_b) = (&a.rows[i], &b.rows[j]);
-    let addend = problem.addend().map(|c| c.at(i, j));
-    if problem.is_bare_chain() {
-        let d = chain.sum(row_a, row_b, 0..problem.k(), addend.unwrap_or(0.0));
-        return if d.is_nan() { C::NAN } else { d };
+/// D, element by element.
+struct Elements<'a, C: Chain> {
+    problem: &'a GemmProblem<'a>,
+    chain: &'a C,
+    /// Whether D is the chain itself.
+    bare: bool,
+    /// The parts of K.
+    parts: Vec<Range<usize>>,
+    /// Elements of K between promotions; `None` without.
+    interval: Option<usize>,
+    order: Promotion,
+    /// How scales meet the sum of the parts.
+    scaling: Option<SumScaling>,
+    a: Operand<C::Row>,
+    b: Operand<C::Row>,
+}
+
+impl<C: Chain> Elements<'_, C> {
+    /// D[i, j].
+    fn at(&self, i: usize, j: usize) -> f32 {
+        let Elements { problem, chain, a, b, .. } = self;
+        let addend = problem.addend().map(|c| c.at(i, j));
+        if self.bare {
+            let d = chain.sum(&a.rows[i], &b.rows[j], 0..problem.k(), addend.unwrap_or(0.0));
+            return if d.is_nan() { C::NAN } else { d };
+        }
+        let mut d = self.sum_of_parts(i, j);
+        if let Some(tensor) = problem.tensor_scale() {
+            d *= tensor;
+        }
+        if let Some(c) = addend {
+            d += c;
+        }
+        if d.is_nan() { NAN } else { d }
     }
-    let promotion = problem.accumulation().promotion();
-    let mut acc = 0.0f32;
-    for (t, (&sa, &sb)) in a.scales.row(i).iter().zip(b.scales.row(j)).enumerate() {
-        let interval = Granule::span(problem.k(), problem.interval(), t);
-        let partial = chain.sum(row_a, row_b, interval, 0.0);
-        acc = promotion.promote(acc, partial, sa, sb);
+
+    /// The sum of the parts with all scales of the first level.
+    fn sum_of_parts(&self, i: usize, j: usize) -> f32 {
+        let Elements { chain, a, b, .. } = self;
+        let part = |k: &Range<usize>| match self.interval {
+            Some(interval) => self.promoted(i, j, k, interval),
+            None => chain.sum(&a.rows[i], &b.rows[j], k.clone(), 0.0),
+        };
+        let sum = self.parts.iter().map(part).reduce(|sum, part| sum + part).expect("K has a part");
+        // Scales that follow the sum are those of every interval.
+        self.scaling.map_or(sum, |scaling| scaling.apply(sum, a.scales[(i, 0)], b.scales[(j, 0)]))
     }
-    if let Some(tensor) = problem.tensor_scale() {
-        acc *= tensor;
+
+    /// The accumulator after the intervals of a part of K.
+    fn promoted(&self, i: usize, j: usize, k: &Range<usize>, interval: usize) -> f32 {
+        let Elements { chain, a, b, .. } = self;
+        let mut acc = 0.0;
+        for start in k.clone().step_by(interval) {
+            let end = k.end.min(start.saturating_add(interval));
+            let partial = chain.sum(&a.rows[i], &b.rows[j], start..end, 0.0);
+            let t = start / interval;
+            acc = self.order.promote(acc, partial, a.scales[(i, t)], b.scales[(j, t)]);
+        }
+        acc
     }
-    if let Some(c) = addend {
-        acc += c;
-    }
-    if acc.is_nan() { NAN } else { acc }
 }
 
 /// One rounding to nearest even; NaN is 7FC0.

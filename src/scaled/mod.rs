@@ -495,6 +495,32 @@ impl<'a> ScaledRef<'a> {
         part
     }
 
+    /// Columns `cols`, with the scales that belong to them; `None` if they begin inside a granule and go beyond it.
+    pub(crate) fn k_range(&self, cols: Range<usize>) -> Option<Self> {
+        let columns = match self.scales.map(|s| (s.granule.cols(), s.grid.shape().1)) {
+            None => 0..0,
+            Some((usize::MAX, shared)) => 0..shared,
+            Some((granule, grid)) => {
+                let (first, last) = (cols.start / granule, cols.end.div_ceil(granule));
+                if !cols.start.is_multiple_of(granule) && last > first + 1 {
+                    return None;
+                }
+                first.min(grid)..last.min(grid)
+            }
+        };
+        Some(self.col_group(cols, columns))
+    }
+
+    /// The codes alone.
+    pub(crate) fn without_scales(&self) -> Self {
+        ScaledRef { scales: None, row_offset: 0, ..*self }
+    }
+
+    /// The same with a tensor scale of 1.
+    pub(crate) fn without_tensor_scale(&self) -> Self {
+        ScaledRef { scales: self.scales.map(|s| ScalesRef { tensor: 1.0, ..s }), ..*self }
+    }
+
     /// Decodes the codes of row `i`, scales not applied.
     ///
     /// # Panics

@@ -1,11 +1,13 @@
-//! GEMMs in every accumulation: dense and grouped, with every promotion order, addends and both outputs.
+//! GEMMs in every accumulation: dense and grouped, with every promotion order, parts of K, addends and both outputs.
 
 use super::{Vectors, random, random_matrix, tensor};
 use crate::checkpoint::{Dtype, Tensor};
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::formats::{Format, Unpacked};
-use crate::gemm::{Accumulation, BlockScales, GemmProblem, GroupedProblem, Model, Promotion, TensorCore};
+use crate::gemm::{
+    Accumulation, BlockScales, GemmProblem, GroupedProblem, Model, Promotion, SplitK, TensorCore,
+};
 use crate::matrix::Matrix;
 use crate::scaled::{Codes, Granule, ScaleGrid, ScaledMatrix, ScaledRef, Scales};
 
@@ -66,6 +68,11 @@ fn operands(model: Model, fa: Format, fb: Format) -> Result<Vec<(&'static str, S
     match block {
         BlockScales::None => Ok(vec![
             pair("unscaled", 10, &|_, _, _| None)?,
+            pair("rows", 12, &|rows, seed, is_a| {
+                let granule = if is_a { Granule::ROW } else { Granule::TENSOR };
+                Some(f32_scales(rows, K, granule, seed))
+            })?,
+            pair("tensor", 16, &|rows, seed, _| Some(f32_scales(rows, K, Granule::TENSOR, seed)))?,
             pair("tiles", 14, &|rows, seed, is_a| {
                 let granule = if is_a { Granule::TILE_1X128 } else { Granule::BLOCK_128X128 };
                 Some(f32_scales(rows, K, granule, seed))
@@ -90,17 +97,31 @@ fn dense(
     let mut accumulations = vec![plain];
     for &order in Promotion::ALL {
         accumulations.extend([every(128, order)?, every(64, order)?]);
+        // Parts of K by their number, and where they begin.
+        let at = SplitK::at(&[0, 64, 256])?;
+        accumulations.extend([
+            plain.with_promotion(order).with_split_k(SplitK::equal(2)?),
+            every(128, order)?.with_split_k(SplitK::equal(2)?),
+            every(64, order)?.with_split_k(at),
+        ]);
     }
+    accumulations.push(plain.with_promotion(Promotion::ScalesLast));
     let problem = GemmProblem::nt(a.view(), b.view())?;
     for accumulation in accumulations {
-        // Scales that change inside an interval, and an addend before scales, are refused by the contract.
+        // Scales that change inside an interval or before they are applied, an addend before scales, and parts inside an
+        // instruction are refused by the contract.
         let Ok(problem) = problem.with_accumulation(accumulation) else { continue };
         let interval = accumulation.interval().map_or("none".to_owned(), |n| n.to_string());
         let order = accumulation.promotion().name();
         let words = model.to_string();
-        let parameters =
-            [("accumulation", words.as_str()), ("interval", interval.as_str()), ("promotion", order)];
-        let name = format!("{base}.d.{interval}.{order}");
+        let mut parameters =
+            vec![("accumulation", words.as_str()), ("interval", interval.as_str()), ("promotion", order)];
+        let mut name = format!("{base}.d.{interval}.{order}");
+        let split = accumulation.split_k().to_string();
+        if !accumulation.split_k().is_whole() {
+            parameters.push(("split_k", &split));
+            name += &format!(".split-{}", split.replace(',', "-"));
+        }
         let names: Vec<&str> = inputs.iter().map(String::as_str).collect();
         out.output(&name, None, Tensor::from_f32(&REFERENCE.gemm(&problem)?), ("gemm", &names, &parameters));
         let bf16 = Tensor::from_bf16(&REFERENCE.gemm_bf16(&problem)?);

@@ -9,7 +9,7 @@
 //! | `casts` | every BF16 and F16 pattern, every value of the formats of at most 8 bits, a stride of F32 patterns, midpoints with both neighbours, to every narrow format |
 //! | `recipes` | every recipe in three roles, on ragged matrices with tiles of zeros, subnormals, infinities and NaN |
 //! | `layouts` | scale grids in every layout, packed UE8M0, FP4 and E5M6 |
-//! | `accumulations` | every accumulation model and some custom ones, promotion orders and intervals, addends, f32 and bf16, dense and grouped |
+//! | `accumulations` | every accumulation model and some custom ones, promotion orders and intervals, parts of K, addends, f32 and bf16, dense and grouped |
 //!
 //! The inputs come from a counter-based generator in integers: the same bytes on every machine and each time.
 //!
@@ -44,7 +44,7 @@ pub use compare::{Check, Difference, NanRule, check};
 pub const INDEX: &str = "index.json";
 const KIND: &str = "finegrain-vectors";
 /// Changes when a tensor changes its name or meaning.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Every file, by name without its ending.
 pub const FILES: [&str; 4] = ["casts", "recipes", "layouts", "accumulations"];

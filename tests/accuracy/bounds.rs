@@ -178,6 +178,9 @@ fn no_result_lies_beyond_its_bound() {
                 for &order in Promotion::ALL {
                     accumulations
                         .extend([32, 64, 128].map(|n| chain.promote_every(n).unwrap().with_promotion(order)));
+                    let split =
+                        |parts: &str| chain.with_promotion(order).with_split_k(parts.parse().unwrap());
+                    accumulations.extend([split("1"), split("2"), split("3").promote_every(32).unwrap()]);
                 }
                 let problem = GemmProblem::nt(a.view(), b.view()).unwrap();
                 for accumulation in accumulations {
@@ -289,7 +292,7 @@ fn climbing_comes_close_to_the_bound_with_promotion() {
         "hopper".parse::<Model>().unwrap(),
         "blackwell-mma".parse::<Model>().unwrap(),
     ] {
-        for &order in Promotion::ALL {
+        for &order in Promotion::SCALING_PARTIALS {
             let best = climb(Accumulation::new(model).promote_every(32).unwrap().with_promotion(order), 250);
             assert!(best > 0.5, "{model}, {order}: no more than {best} of the bound was reached");
         }

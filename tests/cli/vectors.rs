@@ -127,11 +127,15 @@ fn every_accumulation_is_there() {
     };
     for core in TensorCore::ALL {
         let model = format!("{}.", core.name());
-        for order in ["scales-first", "partial-first", "deepseek-v3"] {
+        for order in ["scales-first", "partial-first", "unfused"] {
             assert!(named(&model, &format!(".d.128.{order}")) >= 3, "{model} {order}");
             assert!(named(&model, &format!(".d.64.{order}")) >= 3, "{model} {order}");
         }
         assert!(named(&model, ".d.none.") >= 2, "{model} without promotion");
+        assert!(named(&model, ".d.128.scales-last") >= 3, "{model} with scales that come last");
+        for parts in [".split-2", ".split-0-64-256"] {
+            assert!(named(&model, parts) >= 9, "{model}: {parts}");
+        }
         assert!(named(&model, ".c") >= 4, "{model} with an addend");
     }
     assert!(named("hopper:f=10,result=e8m10,terms=nearest,round=nearest.", ".d.128.scales-first") >= 3);

@@ -37,6 +37,27 @@ pub fn oracle_cut(name: &str) -> TensorFile {
         .unwrap()
 }
 
+/// A file of recordings of real silicon: the full one if the shared folder has it, otherwise the cut committed in
+/// tests/data. `FINEGRAIN_REQUIRE_SHARED=1` makes the absence of the full one a failure.
+pub fn recording(name: &str) -> TensorFile {
+    let full = shared().map(|shared| shared.join("silicon").join(format!("{name}.safetensors")));
+    match full.filter(|path| path.is_file()) {
+        Some(path) => TensorFile::open(path).unwrap(),
+        None if std::env::var_os("FINEGRAIN_REQUIRE_SHARED").is_some_and(|v| v == "1") => {
+            panic!("FINEGRAIN_REQUIRE_SHARED=1, but ../shared/silicon is not there")
+        }
+        None => {
+            eprintln!("{name}: ../shared/silicon not found, comparing with the committed cut only");
+            recording_cut(name)
+        }
+    }
+}
+
+/// The committed cut of a file of recordings.
+pub fn recording_cut(name: &str) -> TensorFile {
+    oracle_cut(&format!("silicon_{name}"))
+}
+
 /// Elements of a tensor as bit patterns.
 pub fn bits(file: &TensorFile, name: &str) -> Vec<u64> {
     file.read(name).unwrap().to_bits().unwrap()

@@ -83,12 +83,12 @@ fn dense_cases() -> Vec<Case> {
             let seed = 10 * i as u64 + j as u64;
             let mut case =
                 dense("whole tiles", scaled(fa, 128, 384, ga, seed), scaled(fb, 128, 384, gb, seed + 5));
-            case.promotion = Promotion::ALL[(i + j) % 3];
+            case.promotion = Promotion::SCALING_PARTIALS[(i + j) % 3];
             case.bf16 = j == 1;
             cases.push(case);
             let mut case =
                 dense("special", special(fa, 80, 272, ga, seed), special(fb, 48, 272, gb, seed + 3));
-            case.promotion = Promotion::ALL[(i + j + 1) % 3];
+            case.promotion = Promotion::SCALING_PARTIALS[(i + j + 1) % 3];
             case.bf16 = j == 0;
             cases.push(case);
         }
@@ -106,7 +106,9 @@ fn dense_cases() -> Vec<Case> {
     ];
     for (i, (m, n, k)) in shapes.into_iter().enumerate() {
         for layout in [Layout::BEST, Layout::GAPPED] {
-            for &promotion in if i == 5 { Promotion::ALL } else { &Promotion::ALL[i % 3..=i % 3] } {
+            for &promotion in
+                if i == 5 { Promotion::SCALING_PARTIALS } else { &Promotion::SCALING_PARTIALS[i % 3..=i % 3] }
+            {
                 let (seed, gb) = (i as u64 + 77, if i % 2 == 0 { BLOCK } else { TILE });
                 let name = format!("{m}×{n}×{k}, gap {}", layout.gap);
                 let mut case = dense(&name, scaled(E4M3, m, k, TILE, seed), scaled(E4M3, n, k, gb, seed + 9));
@@ -141,7 +143,7 @@ fn grouped_cases() -> Vec<Case> {
         sizes.iter().enumerate().map(|(i, &(m, k))| scaled(E4M3, m, k, g, seed + i as u64)).collect()
     };
     let mut cases = Vec::new();
-    for (i, &promotion) in Promotion::ALL.iter().enumerate() {
+    for (i, &promotion) in Promotion::SCALING_PARTIALS.iter().enumerate() {
         let gb = if i == 1 { TILE } else { BLOCK };
         let layout = if i == 2 { Layout::GAPPED } else { Layout::BEST };
         let k = if i == 1 { 256 } else { 150 };

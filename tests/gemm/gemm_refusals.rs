@@ -2,7 +2,7 @@
 
 use crate::common::operands::{e8m0, nvfp4, scaled, unscaled};
 use finegrain::formats::Format;
-use finegrain::gemm::{Accumulation, GemmProblem};
+use finegrain::gemm::{Accumulation, Arithmetic, GemmProblem};
 use finegrain::matrix::Matrix;
 use finegrain::scaled::Granule;
 
@@ -82,4 +82,68 @@ fn refusals_say_what_does_not_fit() {
         "the scales of A change every 32 elements of K: the promotion interval 16 is no multiple of 32",
     );
     assert!(problem.with_accumulation(every(Accumulation::BLACKWELL_FP4, 32)).is_ok());
+}
+
+/// Scales that come last, and parts that K does not have.
+#[test]
+fn refusals_of_what_libraries_add() {
+    let refuse = |problem: &GemmProblem<'_>, accumulation: &str, text: &str| {
+        let arithmetic: Arithmetic = accumulation.parse().unwrap();
+        assert_eq!(problem.with_arithmetic(&arithmetic).unwrap_err().to_string(), text);
+    };
+    let (tiles, blocks) = (
+        scaled(Format::E4M3, 4, 512, Granule::TILE_1X128, 1),
+        scaled(Format::E4M3, 130, 512, Granule::BLOCK_128X128, 2),
+    );
+    let problem = GemmProblem::nt(tiles.view(), blocks.view()).unwrap();
+    let last = "the scales of A change every 128 elements of K: in the order scales-last they multiply the sum and have \
+                to be constant over K = 512";
+    refuse(&problem, "hopper/128/scales-last", last);
+    refuse(&problem, "cublaslt", last);
+    refuse(&problem, "hopper/128/split-k=0,512", "split-K at 512: K is 512");
+    let multiples = "split-K at 64: parts begin at multiples of 128, the promotion interval or, without promotion, the \
+                     step of the instruction";
+    refuse(&problem, "hopper/128/split-k=0,64", multiples);
+    let plain = unscaled(Format::E4M3, 4, 512, 1);
+    let bare = GemmProblem::nt(plain.view(), plain.view()).unwrap();
+    refuse(
+        &bare,
+        "hopper/none/split-k=0,48",
+        "split-K at 48: parts begin at multiples of 32, the promotion interval or, without promotion, the step of the \
+         instruction",
+    );
+    let mx = e8m0(Format::E4M3, 4, 256, 1);
+    refuse(
+        &GemmProblem::nt(mx.view(), mx.view()).unwrap(),
+        "blackwell-mx:l=16/none/split-k=0,48",
+        "split-K at 48: the scales of A that the model applies change every 32 elements of K",
+    );
+
+    // Calls that take other granules.
+    let takes = "takes scales in 1x128 by 128x128 or in 1x128 by 1x128";
+    refuse(&bare, "cublaslt-block", &format!("cublaslt-block {takes}; A has none, B has none"));
+    let swapped = GemmProblem::nt(blocks.view(), tiles.view()).unwrap();
+    refuse(&swapped, "te-blockwise", &format!("te-blockwise {takes}; A has 128x128, B has 1x128"));
+    let of = |call: &str, problem: &GemmProblem<'_>| {
+        problem.with_arithmetic(&call.parse().unwrap()).unwrap().accumulation().to_string()
+    };
+    assert_eq!(of("cublaslt-block/split-k=2", &problem), "hopper/128/split-k=2");
+    let by_tiles = GemmProblem::nt(tiles.view(), tiles.view()).unwrap();
+    assert_eq!(of("te-blockwise", &by_tiles), "hopper/128/partial-first");
+    assert_eq!(of("cublaslt", &bare), "hopper/128/scales-last");
+
+    // Chains that have a sum after them begin at +0: the addend comes last, whatever the scales.
+    let rows = scaled(Format::E4M3, 4, 512, Granule::ROW, 4);
+    let c = Matrix::filled(4, 4, 1.0);
+    let problem = GemmProblem::nt(rows.view(), rows.view()).unwrap();
+    for (text, legal) in [
+        ("hopper/none", false),
+        ("hopper/none/split-k=1", false),
+        ("hopper/none/split-k=2", true),
+        ("hopper/none/scales-last", true),
+        ("hopper/128/scales-last", true),
+    ] {
+        let problem = problem.with_arithmetic(&text.parse().unwrap()).unwrap();
+        assert_eq!(problem.with_addend(c.view()).is_ok(), legal, "{text}");
+    }
 }

@@ -9,5 +9,7 @@ mod engine;
 mod gemm;
 mod gemm_refusals;
 mod grouped;
+mod parts;
 mod sanitize;
+mod silicon_products;
 mod tensor_core;

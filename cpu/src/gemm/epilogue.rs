@@ -3,22 +3,36 @@
 use half::bf16;
 
 use super::LINE;
+use super::promote::{SumScaling, scale_sum};
 use crate::simd::{Convert, Isa, Simd, Work};
 
-/// The rest of the contract for some rows of D: D = fl(fl(ts · acc) + c), NaN canonical, stored as f32 or rounded once
-/// to BF16, to nearest even.
+/// The rest of the contract for some rows of D: D = fl(fl(ts · s(acc)) + c), where s applies scales that follow the sum,
+/// NaN canonical, stored as f32 or rounded once to BF16, to nearest even.
 #[derive(Debug)]
 pub struct Epilogue<'a> {
     /// The accumulators of row i from \[i · `stride`\] on.
     pub acc: &'a [f32],
     /// See there.
     pub stride: usize,
+    /// Scales that follow the sum, where there are any.
+    pub scales: Option<SumScales<'a>>,
     /// The second level of scales, where there is one.
     pub tensor_scale: Option<f32>,
     /// The addend of row i from \[i · stride\] on, with its stride, where there is one.
     pub addend: Option<(&'a [f32], usize)>,
     /// The pattern that NaN has in f32.
     pub nan: f32,
+}
+
+/// Scales of whole sums.
+#[derive(Clone, Copy, Debug)]
+pub struct SumScales<'a> {
+    /// How they meet it.
+    pub scaling: SumScaling,
+    /// Those of the rows.
+    pub rows: &'a [f32],
+    /// Those of the columns, from the first that is computed on, with room for a whole register at the end.
+    pub cols: &'a [f32],
 }
 
 /// Rows of D, or parts of them, all of one length.
@@ -60,6 +74,10 @@ impl<T: Element> Work for Store<'_, '_, T> {
             let addend = x.addend.map(|(c, stride)| &c[i * stride..][..width]);
             for (v, part) in row[..width].chunks_mut(S::LANES).enumerate() {
                 let mut d = s.load(&x.acc[i * x.stride + v * S::LANES..]);
+                if let Some(scales) = x.scales {
+                    let (sa, sb) = (s.splat(scales.rows[i]), s.load(&scales.cols[v * S::LANES..]));
+                    d = scale_sum(s, scales.scaling, d, sa, sb);
+                }
                 if let Some(tensor) = x.tensor_scale {
                     d = s.mul(d, s.splat(tensor));
                 }

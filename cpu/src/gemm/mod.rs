@@ -45,13 +45,13 @@ mod side_by_side;
 
 use std::ops::Range;
 
-pub use epilogue::{Epilogue, RowsMut, epilogue};
+pub use epilogue::{Epilogue, RowsMut, SumScales, epilogue};
 pub use few_rows::{DecodedPanels, few_rows, row_tiles};
 pub use gemv::gemv;
 pub use microkernel::{Micropanels, microkernel};
 pub use pack::{Codes, PACK_EXCESS, pack_a, pack_b};
-pub use promote::Promotion;
 pub(crate) use promote::promote;
+pub use promote::{Promotion, SumScaling};
 pub use side_by_side::{
     Accumulators, Columns, GEMV_ROWS, INTERVALS, Intervals, Scales, SideBySide, pack_side_by_side,
 };

@@ -13,6 +13,27 @@ pub enum Promotion {
     Unfused,
 }
 
+/// How scales that are constant over K meet the sum of all of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SumScaling {
+    /// It is promoted once, into +0.
+    Promoted(Promotion),
+    /// fl(fl(sa·sb)·sum).
+    ByProduct,
+    /// fl(fl(sum·sb)·sa).
+    InTurn,
+}
+
+/// The scaled sum, lane by lane.
+#[inline(always)]
+pub(crate) fn scale_sum<S: Simd>(s: S, scaling: SumScaling, sum: S::F32, sa: S::F32, sb: S::F32) -> S::F32 {
+    match scaling {
+        SumScaling::Promoted(order) => promote(s, order, s.splat(0.0), sum, sa, sb),
+        SumScaling::ByProduct => s.mul(s.mul(sa, sb), sum),
+        SumScaling::InTurn => s.mul(s.mul(sum, sb), sa),
+    }
+}
+
 /// The accumulator after one promotion, lane by lane.
 #[inline(always)]
 pub(crate) fn promote<S: Simd>(

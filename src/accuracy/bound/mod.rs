@@ -38,7 +38,11 @@
 //!
 //! **Promotion** of p with bound e into acc with bound E, for S = Σ sa·sb·P so far:
 //! - scales first: ŝ = fl(sa·sb) is known, E' = E + |ŝ|·e + |ŝ − sa·sb|·|P| + h(N);
-//! - partial first: E' = E + |sa·sb|·e + |sb|·h(|sa|·(|P| + e)) + h(N); unfused, fl(fl(p·sa)·sb) adds its h too.
+//! - partial first: E' = E + |sa·sb|·e + |sb|·h(|sa|·(|P| + e)) + h(N); unfused, fl(fl(p·sa)·sb) adds its h too;
+//! - scales last: E' = E + e + h(N) for S = Σ P, and after the sum ŝ = fl(sa·sb): E' = |ŝ|·E + |ŝ − sa·sb|·|S| + h(N), or
+//!   for scales of rows fl(acc·sb)·sa as fl(p·sa)·sb above.
+//!
+//! **Parts of K** are added up like partial sums without scales; what is promoted after their sum is promoted from S = 0.
 //!
 //! **Tensor scale** t̂ = fl(ta·tb): E' = |t̂|·E + |t̂ − ta·tb|·|S| + h(N). **Addend**: E' = E + h(N). **Store**: above.
 //!
@@ -46,7 +50,7 @@
 //! bound is ∞ there. So it is where a row of A, a row of B, their scales or the addend are not finite; E is NaN then.
 //!
 //! **The bound's own arithmetic** is f64. Products of codes and sa·sb are exact. The sums P and S are off by at most
-//! ω·Σ|terms|, ω = (K + T + 8)·2⁻⁵² for T intervals (twice the textbook's γ, which covers the rounding of Σ|terms|
+//! ω·Σ|terms|, ω = (K + T + 8)·2⁻⁵² for T intervals and further parts of K (twice the textbook's γ, which covers the rounding of Σ|terms|
 //! too), and ω·Σ|terms| is part of N and of the result: it bounds |D − Ẽ| for the Ẽ that is returned. Everything else
 //! is sums and products of non-negative numbers, at most 12 roundings between two multiplications by 1 + 2⁻⁴⁹, which
 //! make up for 15. Nothing under- or overflows: the smallest factor is 2⁻⁸⁸⁶, the largest below 2⁷⁰⁰.
@@ -71,6 +75,8 @@
 mod chain;
 mod operand;
 
+use std::ops::Range;
+
 use serde::Serialize;
 
 use self::chain::{Chain, Sum, half_ulp, up};
@@ -78,7 +84,7 @@ use self::operand::Row;
 use super::pass::OutputFormat;
 use crate::error::{Error, Result};
 use crate::formats::Format;
-use crate::gemm::{GemmProblem, Promotion};
+use crate::gemm::{GemmProblem, Promotion, SumScaling};
 use crate::matrix::{MatRef, Matrix};
 use crate::parallel::{Watch, map};
 use crate::scaled::{Granule, ScaledRef};
@@ -160,15 +166,17 @@ struct Walk<'a> {
     problem: &'a GemmProblem<'a>,
     chain: Chain,
     output: OutputFormat,
+    /// The parts of K.
+    parts: Vec<Range<usize>>,
     /// The relative error of sums in f64.
     omega: f64,
 }
 
 impl<'a> Walk<'a> {
     fn new(problem: &'a GemmProblem<'a>, output: OutputFormat) -> Self {
-        let intervals = problem.k().div_ceil(problem.interval());
-        let omega = (problem.k() + intervals + 8) as f64 * f64::EPSILON;
-        Walk { problem, chain: Chain::new(problem, omega), output, omega }
+        let (intervals, parts) = (problem.k().div_ceil(problem.interval()), problem.k_parts());
+        let omega = (problem.k() + intervals + parts.len() - 1 + 8) as f64 * f64::EPSILON;
+        Walk { problem, chain: Chain::new(problem, omega), output, parts, omega }
     }
 
     /// (E, bound).
@@ -187,11 +195,7 @@ impl<'a> Walk<'a> {
         if self.problem.is_bare_chain() {
             return self.chain.sum(a, b, 0..self.problem.k(), Sum::of(addend.unwrap_or(0.0)));
         }
-        let mut sum = Sum::ZERO;
-        for (t, (&sa, &sb)) in a.scales.iter().zip(&b.scales).enumerate() {
-            let interval = Granule::span(self.problem.k(), self.problem.interval(), t);
-            sum = self.promoted(sum, self.chain.sum(a, b, interval, Sum::ZERO)?, sa, sb)?;
-        }
+        let mut sum = self.sum_of_parts(a, b)?;
         if let Some(rounded) = self.problem.tensor_scale() {
             let exact =
                 f64::from(self.problem.a().tensor_scale()) * f64::from(self.problem.b().tensor_scale());
@@ -201,6 +205,44 @@ impl<'a> Walk<'a> {
         if let Some(c) = addend {
             sum.add(f64::from(c));
             sum.error = up(sum.error + self.half_ulp(&sum)?);
+        }
+        Some(sum)
+    }
+
+    /// The sum of the parts of K with the scales that follow it.
+    fn sum_of_parts(&self, a: &Row, b: &Row) -> Option<Sum> {
+        let promoted = self.problem.accumulation().interval().is_some();
+        let mut sum = None;
+        for k in &self.parts {
+            let part = match promoted {
+                true => self.promoted_part(a, b, k)?,
+                false => self.chain.sum(a, b, k.clone(), Sum::ZERO)?,
+            };
+            sum = Some(match sum {
+                None => part,
+                Some(before) => self.added(before, part)?,
+            });
+        }
+        let (sum, sa, sb) = (sum?, a.scales.first(), b.scales.first());
+        let (Some(scaling), Some(&sa), Some(&sb)) = (self.problem.sum_scaling(), sa, sb) else {
+            return Some(sum);
+        };
+        let mut scaled = match scaling {
+            SumScaling::Promoted(_) => return self.promoted(Sum::ZERO, sum, sa, sb),
+            SumScaling::ByProduct => self.scaled_at_once(sum, sa, sb)?,
+            SumScaling::InTurn => self.scaled_in_turn(sum, sb, sa)?,
+        };
+        scaled.error = up(scaled.error + self.half_ulp(&scaled)?);
+        Some(scaled)
+    }
+
+    /// The accumulator after the intervals of a part of K.
+    fn promoted_part(&self, a: &Row, b: &Row, k: &Range<usize>) -> Option<Sum> {
+        let (mut sum, length) = (Sum::ZERO, self.problem.interval());
+        for start in k.clone().step_by(length) {
+            let interval = start..k.end.min(start.saturating_add(length));
+            let (sa, sb) = (a.scales[start / length], b.scales[start / length]);
+            sum = self.promoted(sum, self.chain.sum(a, b, interval, Sum::ZERO)?, sa, sb)?;
         }
         Some(sum)
     }
@@ -216,12 +258,9 @@ impl<'a> Walk<'a> {
     }
 
     fn promoted(&self, acc: Sum, partial: Sum, sa: f32, sb: f32) -> Option<Sum> {
-        let exact = f64::from(sa) * f64::from(sb);
         let scaled = match self.problem.accumulation().promotion() {
-            Promotion::ScalesFirst => {
-                let rounded = sa * sb;
-                rounded.is_finite().then(|| self.rescaled(partial, f64::from(rounded), exact))?
-            }
+            Promotion::ScalesFirst => self.scaled_at_once(partial, sa, sb)?,
+            Promotion::ScalesLast => partial,
             Promotion::PartialFirst => self.scaled_in_turn(partial, sa, sb)?,
             Promotion::Unfused => {
                 let mut product = self.scaled_in_turn(partial, sa, sb)?;
@@ -229,21 +268,32 @@ impl<'a> Walk<'a> {
                 product
             }
         };
+        self.added(acc, scaled)
+    }
+
+    /// fl(x + y).
+    fn added(&self, x: Sum, y: Sum) -> Option<Sum> {
         let mut sum = Sum {
-            value: acc.value + scaled.value,
-            magnitude: acc.magnitude + scaled.magnitude,
-            error: up(acc.error + scaled.error),
+            value: x.value + y.value,
+            magnitude: x.magnitude + y.magnitude,
+            error: up(x.error + y.error),
         };
         sum.error = up(sum.error + self.half_ulp(&sum)?);
         Some(sum)
     }
 
-    /// fl(p·sa)·sb, the second product not rounded.
-    fn scaled_in_turn(&self, partial: Sum, sa: f32, sb: f32) -> Option<Sum> {
-        let (sa, sb) = (f64::from(sa), f64::from(sb));
-        let mut once = self.rescaled(partial, sa, sa);
+    /// fl(sa·sb)·p, the second product not rounded.
+    fn scaled_at_once(&self, partial: Sum, sa: f32, sb: f32) -> Option<Sum> {
+        let (rounded, exact) = (sa * sb, f64::from(sa) * f64::from(sb));
+        rounded.is_finite().then(|| self.rescaled(partial, f64::from(rounded), exact))
+    }
+
+    /// fl(p·first)·second, the second product not rounded.
+    fn scaled_in_turn(&self, partial: Sum, first: f32, second: f32) -> Option<Sum> {
+        let (first, second) = (f64::from(first), f64::from(second));
+        let mut once = self.rescaled(partial, first, first);
         once.error = up(once.error + self.half_ulp(&once)?);
-        Some(self.rescaled(once, sb, sb))
+        Some(self.rescaled(once, second, second))
     }
 
     /// Half a unit in the last place of the f32 that this is rounded to; `None` where that may overflow.

@@ -24,13 +24,12 @@ const DEFAULT_RECIPE: &str = "te-current";
 
 /// The first tensor core asked for, with the first recipe that it takes; or Hopper with scales per tensor.
 pub(super) fn plan(schemes: &[Scheme], arithmetics: &[Arithmetic]) -> crate::Result<SweepPlan> {
-    let core_of = |a: &Arithmetic| match a {
-        Arithmetic::Fitting(Model::TensorCore(core)) => Some((*core, Accumulation::F32.interval())),
-        Arithmetic::Fixed(fixed) => match fixed.model() {
-            Model::TensorCore(core) => Some((core, fixed.interval())),
-            _ => None,
-        },
-        Arithmetic::Fitting(_) => None,
+    let core_of = |a: &Arithmetic| match a.model() {
+        Model::TensorCore(core) => Some(match a {
+            Arithmetic::Fixed(fixed) => (core, fixed.interval()),
+            Arithmetic::Fitting(_) | Arithmetic::Library(..) => (core, Accumulation::F32.interval()),
+        }),
+        Model::F32 | Model::Exact => None,
     };
     let (core, interval) =
         arithmetics.iter().find_map(core_of).unwrap_or((TensorCore::HOPPER, Accumulation::F32.interval()));

@@ -120,6 +120,9 @@ impl GemmDesc {
     /// [`Error::Unsupported`] with the reason why there is none.
     pub fn kernel(&self, arch: Arch) -> Result<&'static Kernel> {
         let GemmDesc { form, a, b, accumulation, .. } = *self;
+        if accumulation.ends_in_sum() {
+            return refuse(format!("sum K in one and scale at promotion, not as {accumulation}"));
+        }
         let name = match unit(accumulation.model(), arch) {
             None => {
                 let known = models(arch).iter().map(|m| m.name()).collect::<Vec<_>>().join(", ");
@@ -360,7 +363,7 @@ impl<D: Driver> Cuda<D> {
             ld_addend: n as i64,
             ldd: n as i64,
             tensor_scale: product.tensor_scale,
-            promotion: desc.accumulation.promotion(),
+            promotion: desc.accumulation.promotion().into(),
             bf16: T::NAME == bf16::NAME,
             groups: (desc.form != Form::Dense).then(|| self.driver.address(&indices)),
             plain: match desc.accumulation.model() {

@@ -190,6 +190,7 @@ impl Block<'_> {
         let x = Epilogue {
             acc,
             stride: plan.geometry.nr,
+            scales: None,
             tensor_scale: problem.tensor_scale(),
             addend: addend.as_ref().map(|c| (c.strided(), c.stride())),
             nan: NAN,

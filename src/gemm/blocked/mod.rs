@@ -30,6 +30,7 @@ use self::packed::PackedB;
 use self::plan::{Plan, codes};
 use super::accumulation::Model;
 use super::backend::{GemmBackend, GemmPlan, Output};
+use super::parts;
 use super::problem::GemmProblem;
 use super::reference::products_are_exact;
 use super::trial;
@@ -147,6 +148,9 @@ impl GemmBackend for Blocked {
     }
 
     fn plan<'p>(&'p self, problem: &'p GemmProblem<'p>) -> Result<Box<dyn GemmPlan + 'p>> {
+        if problem.accumulation().ends_in_sum() {
+            return parts::plan(self, problem);
+        }
         Ok(Box::new(Plan::new(problem, self.isa_for(problem)?)))
     }
 }

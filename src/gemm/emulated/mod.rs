@@ -21,6 +21,7 @@ use self::pack::{Operand, Packed};
 use self::plan::{Block, Plan};
 use super::accumulation::Model;
 use super::backend::{GemmBackend, GemmPlan, Output};
+use super::parts;
 use super::problem::GemmProblem;
 use super::reference::{self, Reference};
 use super::tensor_core::{self, BlockScales, TensorCore};
@@ -116,6 +117,9 @@ impl GemmBackend for Emulated {
     }
 
     fn plan<'p>(&'p self, problem: &'p GemmProblem<'p>) -> Result<Box<dyn GemmPlan + 'p>> {
+        if problem.accumulation().ends_in_sum() {
+            return parts::plan(self, problem);
+        }
         let (core, kernel) = self.kernel(problem)?;
         let isa = self.isa_for(problem)?;
         Ok(Box::new(Plan::new(problem, core, kernel, isa)))
@@ -227,6 +231,7 @@ impl Task<'_> {
         let x = Epilogue {
             acc: sums.as_slice(),
             stride: sums.cols(),
+            scales: None,
             tensor_scale: problem.tensor_scale(),
             addend: addend.as_ref().map(|c| (c.strided(), c.stride())),
             nan: if bare { tensor_core::NAN } else { reference::NAN },

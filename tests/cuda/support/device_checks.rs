@@ -128,7 +128,7 @@ pub fn products<D: Driver>(gpu: &Cuda<D>, shapes: &[(usize, usize, usize)]) -> u
                 (scaled(fa, m, k, ga, seed + i as u64 + 1), scaled(fb, n, k, gb, seed + i as u64 + 10));
             let c = Matrix::from_fn(m, n, |i, j| i as f32 - 3.0 * j as f32);
             for accumulation in arithmetics(gpu) {
-                let order = Promotion::ALL[i];
+                let order = Promotion::SCALING_PARTIALS[i];
                 let problem = GemmProblem::nt(a.view(), b.view()).unwrap();
                 let problem = problem.with_accumulation(accumulation.with_promotion(order)).unwrap();
                 compared += same(gpu, "dense", &problem);
@@ -193,7 +193,11 @@ pub fn groups<D: Driver>(gpu: &Cuda<D>, n: usize, k: usize) -> usize {
     };
     for accumulation in arithmetics(gpu) {
         // What a form does is not the order's business: the plain kernel shows it once.
-        let orders = if accumulation.model() == Model::F32 { &Promotion::ALL[..1] } else { Promotion::ALL };
+        let orders = if accumulation.model() == Model::F32 {
+            &Promotion::SCALING_PARTIALS[..1]
+        } else {
+            Promotion::SCALING_PARTIALS
+        };
         for (i, &order) in orders.iter().enumerate() {
             let granule = if i == 1 { TILE } else { BLOCK };
             let accumulation = accumulation.with_promotion(order);

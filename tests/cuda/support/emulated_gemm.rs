@@ -285,6 +285,7 @@ impl Case {
             Promotion::ScalesFirst => 0,
             Promotion::PartialFirst => 1,
             Promotion::Unfused => 2,
+            Promotion::ScalesLast => unreachable!("the kernels scale at promotion"),
         };
         let u32s = |x: usize| Arg::U32(x as u32);
         let u64s = |x: usize| Arg::U64(x as u64);
