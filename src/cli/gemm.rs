@@ -6,12 +6,13 @@ use std::time::Instant;
 
 use crate::checkpoint::{Checkpoint, Dtype, ScaledTensor, Tensor, TensorWriter, refuse_same_file};
 use crate::engine::{Engine, Product};
-use crate::gemm::{Accumulation, Arithmetic, GemmProblem, GroupedProblem, Model, Promotion};
+use crate::gemm::{Arithmetic, GemmProblem, GroupedProblem};
 use crate::matrix::Matrix;
 use crate::scaled::{Granule, ScaledRef};
 use clap::ValueEnum;
 
 use crate::cli::Outcome;
+use crate::cli::arithmetic::{ArithmeticArgs, options};
 use crate::cli::operand::{OperandArgs, require_room};
 use crate::cli::output;
 use crate::cli::progress::Progress;
@@ -31,11 +32,12 @@ concatenated along K; d [G, M, N]).
 
 Examples:
   finegrain gemm problem.safetensors d.safetensors
-  finegrain gemm problem.safetensors d.safetensors --accumulate hopper --promote 128";
+  finegrain gemm problem.safetensors d.safetensors --accumulate hopper --promote 128
+  finegrain gemm problem.safetensors d.safetensors --accumulate cublaslt-block --split-k 2";
 
 /// Multiply quantised matrices: D = C + A B^T with named arithmetic
 #[derive(clap::Args)]
-#[command(after_help = EXAMPLE)]
+#[command(after_help = EXAMPLE, args_override_self = true)]
 pub(crate) struct Args {
     /// safetensors file with a, b and what belongs to them
     r#in: PathBuf,
@@ -44,18 +46,8 @@ pub(crate) struct Args {
     #[arg(value_name = "OUT")]
     out_file: PathBuf,
 
-    /// Accumulation model: f32, exact, ada, hopper, hopper-f16, blackwell, blackwell-mma, blackwell-mx, blackwell-fp4 ...,
-    /// or a custom tensor core such as hopper:f=10,terms=nearest (compare --help lists the parameters)
-    #[arg(long, value_name = "MODEL", default_value = "f32")]
-    accumulate: Model,
-
-    /// Promotion interval, or none [default: 128 or the finest scale along K; none where the model takes block scales]
-    #[arg(long, value_name = "N|none", value_parser = interval)]
-    promote: Option<Interval>,
-
-    /// Order in which partial sum, scales and accumulator meet: scales-first, partial-first, deepseek-v3
-    #[arg(long, value_name = "ORDER", default_value = "scales-first")]
-    promotion: Promotion,
+    #[command(flatten)]
+    arithmetic: ArithmeticArgs,
 
     /// Format of d
     #[arg(long, value_enum, default_value_t = Out::F32)]
@@ -75,20 +67,6 @@ pub(crate) struct Args {
     /// Threads [default: all]
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
-}
-
-/// A promotion interval as it is typed.
-#[derive(Clone, Copy, Debug)]
-enum Interval {
-    Every(usize),
-    Never,
-}
-
-fn interval(text: &str) -> Result<Interval, String> {
-    match text {
-        "none" => Ok(Interval::Never),
-        _ => text.parse().map(Interval::Every).map_err(|_| "expected a number or none".to_owned()),
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -115,6 +93,7 @@ enum Problem<'a> {
 }
 
 pub(crate) fn run(args: Args, json: bool) -> Outcome {
+    let arithmetic = args.arithmetic.arithmetic()?;
     refuse_same_file(&args.r#in, &args.out_file)?;
     let file = Checkpoint::open(&args.r#in)?;
     notes::refuse_folder(&file, "gemm")?;
@@ -122,7 +101,7 @@ pub(crate) fn run(args: Args, json: bool) -> Outcome {
     let c = read_addend(&file)?;
     let groups = read_groups(&file, args.grouped)?;
     let blame_file = |e: crate::Error| crate::Error::file(&args.r#in, e);
-    let problem = problem(&args, &a, &b, c.as_ref(), groups.as_deref()).map_err(blame_file)?;
+    let problem = problem(&args, &arithmetic, (&a, &b), c.as_ref(), groups.as_deref()).map_err(blame_file)?;
     let (accumulation, product) = match &problem {
         Problem::Dense(p) => (p.accumulation(), Product::from(&**p)),
         Problem::Grouped(p, _) => (p.accumulation(), Product::from(&**p)),
@@ -165,6 +144,7 @@ pub(crate) fn run(args: Args, json: bool) -> Outcome {
         "b": b,
         "accumulation": accumulation.to_string(),
         "promotion": accumulation.promotion().name(),
+        "options": options(accumulation),
         "nonfinite": nonfinite,
         "multiply_adds": work,
         "seconds": seconds,
@@ -212,19 +192,15 @@ pub(crate) fn read_groups(file: &Checkpoint, grouped: Option<Grouped>) -> crate:
 
 fn problem<'a>(
     args: &Args,
-    a: &'a ScaledTensor,
-    b: &'a ScaledTensor,
+    arithmetic: &Arithmetic,
+    (a, b): (&'a ScaledTensor, &'a ScaledTensor),
     c: Option<&'a Matrix<f32>>,
     groups: Option<&[i32]>,
 ) -> crate::Result<Problem<'a>> {
-    let arithmetic = match args.promote {
-        None => Arithmetic::Fitting(args.accumulate),
-        Some(Interval::Never) => Accumulation::new(args.accumulate).into(),
-        Some(Interval::Every(n)) => Accumulation::new(args.accumulate).promote_every(n)?.into(),
-    };
     let Some(groups) = groups else {
-        let dense = GemmProblem::nt(a.whole()?, b.whole()?)?.with_arithmetic(&arithmetic)?;
-        let dense = dense.with_accumulation(dense.accumulation().with_promotion(args.promotion))?;
+        let dense = GemmProblem::nt(a.whole()?, b.whole()?)?;
+        let fitted = dense.fitted(arithmetic)?;
+        let dense = dense.with_accumulation(args.arithmetic.complete(fitted))?;
         require_room(dense.m(), dense.n())?;
         return Ok(Problem::Dense(Box::new(match c {
             Some(c) => dense.with_addend(c.view())?,
@@ -244,8 +220,7 @@ fn problem<'a>(
     let (rows, n) = grouped.output_shape();
     require_room(rows, n)?;
     let shape = count.map_or(vec![rows, n], |g| vec![g, rows / g, n]);
-    let grouped = grouped.with_arithmetic(&arithmetic)?;
-    let accumulation = grouped.accumulation().with_promotion(args.promotion);
+    let accumulation = args.arithmetic.complete(grouped.fitted(arithmetic)?);
     let grouped = grouped.with_accumulation(accumulation)?;
     Ok(Problem::Grouped(
         Box::new(match c {

@@ -2,6 +2,7 @@
 //! library's, through its public API.
 #![forbid(unsafe_code)]
 
+mod arithmetic;
 mod bench;
 mod bench_choices;
 mod bench_elements;

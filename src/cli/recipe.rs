@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use crate::checkpoint::{Checkpoint, Tensor};
+use crate::formats::Format;
+use crate::gemm::LibraryCall;
 use crate::quant::{ElementCast, NanAmax, Recipe, RecipeDiff, Role, ScaleFormat, diff_recipes};
 use clap::Subcommand;
 use regex::Regex;
@@ -27,7 +29,7 @@ pub(crate) struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Every recipe: formats, granules, amax floor, and the source of its arithmetic
+    /// Every recipe: formats, granules, amax floor, the source of its arithmetic, and what libraries compute of its operands
     List,
 
     /// Codes and scales that differ between two recipes on the float tensors of a file, and why
@@ -65,6 +67,8 @@ struct Line {
     amax_floor: f32,
     nan_in_amax: &'static str,
     overflow: String,
+    /// Calls of libraries that multiply activations by weights of such granules and formats.
+    multiplied_by: Vec<&'static str>,
     source: &'static str,
 }
 
@@ -150,6 +154,7 @@ fn list(json: bool) -> Outcome {
         "<weight",
         "floor",
         "<NaN in amax",
+        "<multiplied by",
         "<source",
     ]);
     for l in lines {
@@ -159,11 +164,21 @@ fn list(json: bool) -> Outcome {
             format!("{}/{}", l.element, l.gradient)
         };
         let floor = if l.amax_floor == 0.0 { "-".to_owned() } else { format!("{:e}", l.amax_floor) };
+        let calls = if l.multiplied_by.is_empty() { "-".to_owned() } else { l.multiplied_by.join(", ") };
         let text = [l.scale, l.nan_in_amax, l.source].map(str::to_owned);
         let [scale, nan, source] = text;
-        table.row([l.name, codes, scale, l.activation, l.weight, floor, nan, source]);
+        table.row([l.name, codes, scale, l.activation, l.weight, floor, nan, calls, source]);
     }
     print(&table.render())
+}
+
+/// The calls that multiply operands of a recipe on a GPU: FP8 with scales in f32.
+fn multiplied_by(recipe: &Recipe) -> Vec<&'static str> {
+    let fp8 = [Format::E4M3, Format::E5M2].contains(&recipe.element);
+    let f32 = matches!(recipe.scale_format(), ScaleFormat::F32 | ScaleFormat::PowerOfTwoF32);
+    let granules = (recipe.activation, recipe.weight);
+    let calls = LibraryCall::ALL.iter().filter(|call| fp8 && f32 && call.granules().contains(&granules));
+    calls.map(LibraryCall::name).collect()
 }
 
 fn line(recipe: &Recipe) -> Line {
@@ -188,6 +203,7 @@ fn line(recipe: &Recipe) -> Line {
             ElementCast::Plain(overflow) => format!("{overflow:?}"),
             ElementCast::PositiveZero | ElementCast::E5m6(_) => "Saturate".to_owned(),
         },
+        multiplied_by: multiplied_by(recipe),
         source: recipe.source,
     }
 }

@@ -11,6 +11,7 @@ use crate::scaled::layout::ScaleLayout;
 use crate::scaled::{Codes, ScaleGrid, ScaledMatrix, ScaledRef};
 use serde::Serialize;
 
+use crate::cli::arithmetic::arithmetic;
 use crate::cli::gemm::{Grouped, read_groups, sizes};
 use crate::cli::operand::OperandArgs;
 use crate::cli::output::{Table, print, print_json};
@@ -56,8 +57,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "RULE")]
     allow: Vec<Rule>,
 
-    /// Accumulation of the backends: MODEL, MODEL/N or MODEL/none
-    #[arg(long, value_name = "MODEL", default_value = "f32")]
+    /// Accumulation of the backends: MODEL, MODEL/N, MODEL/none, as compare takes it
+    #[arg(long, value_name = "MODEL", default_value = "f32", value_parser = arithmetic)]
     accumulate: Arithmetic,
 
     /// Backend to run; repeat for more [default: every one that computes the problem]

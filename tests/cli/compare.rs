@@ -91,6 +91,13 @@ fn recipes_are_listed() {
     let list = json(&["recipe", "list"]);
     assert_eq!(list.as_array().unwrap().len(), Recipe::ALL.len());
     assert_eq!(list[0]["name"], "deepseek-v3");
+    let calls = |name: &str| {
+        list.as_array().unwrap().iter().find(|r| r["name"] == name).unwrap()["multiplied_by"].clone()
+    };
+    let blocks = ["cublaslt-block", "deepgemm", "triton-deepseek", "te-blockwise"];
+    assert_eq!(calls("deepseek-v3"), serde_json::json!(blocks));
+    assert_eq!(calls("te-current"), serde_json::json!(["cublaslt-fast", "cublaslt"]));
+    assert_eq!(calls("mxfp8-e4m3-floor"), serde_json::json!([]));
     assert_eq!(stdout(&finegrain(["recipe", "list"])).lines().count(), 1 + Recipe::ALL.len());
 }
 

@@ -233,3 +233,72 @@ fn wrong_problems_fail_in_one_line_and_leave_nothing() {
     );
     case(&file, &[], &["4×4", "4×300"]);
 }
+
+/// What libraries do around the instruction: orders, parts of K, and calls by name.
+#[test]
+fn orders_parts_and_calls() {
+    let folder = Folder::new();
+    let (out, f8) = (folder.text("d"), Dtype::F8_E4M3);
+    let a = scaled(Format::E4M3, 5, 512, Granule::TILE_1X128, 1);
+    let b = scaled(Format::E4M3, 200, 512, Granule::BLOCK_128X128, 2);
+    let blocks = write(&folder, "blocks", vec![stored("a", f8, &[&a]), stored("b", f8, &[&b])]);
+    let (x, y) = (
+        scaled(Format::E4M3, 5, 512, Granule::TENSOR, 3),
+        scaled(Format::E4M3, 200, 512, Granule::TENSOR, 4),
+    );
+    let tensors = write(&folder, "tensors", vec![stored("a", f8, &[&x]), stored("b", f8, &[&y])]);
+    let of = |(a, b): (&ScaledMatrix, &ScaledMatrix), accumulation: &str| {
+        let problem = GemmProblem::nt(a.view(), b.view()).unwrap();
+        let problem = problem.with_accumulation(accumulation.parse().unwrap()).unwrap();
+        Tensor::from_f32(&problem.run().unwrap())
+    };
+    for (file, operands, args, accumulation) in [
+        (&blocks, (&a, &b), "--split-k 2", "f32/128/split-k=2"),
+        (&blocks, (&a, &b), "--promotion unfused --split-k 0,128,384", "f32/128/unfused/split-k=0,128,384"),
+        (&blocks, (&a, &b), "--accumulate cublaslt-block", "hopper/128"),
+        (&blocks, (&a, &b), "--accumulate te-blockwise --split-k 2", "hopper/128/split-k=2"),
+        (&blocks, (&a, &b), "--accumulate deepgemm", "hopper/128"),
+        (&blocks, (&a, &b), "--accumulate triton-deepseek", "hopper/128/partial-first"),
+        (&tensors, (&x, &y), "--accumulate cublaslt", "hopper/128/scales-last"),
+        (&tensors, (&x, &y), "--accumulate cublaslt-fast --split-k 2", "hopper/none/split-k=2"),
+        (&tensors, (&x, &y), "--promotion scales-last", "f32/128/scales-last"),
+        // The last of an option counts.
+        (
+            &tensors,
+            (&x, &y),
+            "--accumulate ada --promote none --split-k 3 --accumulate hopper --promote 64 --split-k 2",
+            "hopper/64/split-k=2",
+        ),
+    ] {
+        let words: Vec<&str> = ["gemm", file, &out].into_iter().chain(args.split(' ')).collect();
+        let report = json(&words);
+        assert_eq!(report["accumulation"], accumulation, "{args}");
+        assert_eq!(d(&out), of(operands, accumulation), "{args}");
+        // The options that it names are the same arithmetic.
+        let options: Vec<&str> =
+            report["options"].as_array().unwrap().iter().map(|o| o.as_str().unwrap()).collect();
+        assert_eq!(json(&[&["gemm", file, &out], &options[..]].concat())["accumulation"], accumulation);
+    }
+    for beside in [["--promote", "128"], ["--promotion", "partial-first"]] {
+        let output = finegrain(["gemm", &blocks, &out, "--accumulate", "deepgemm"].iter().chain(&beside));
+        assert_eq!(output.status.code(), Some(2), "{beside:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(beside[0]), "{beside:?}");
+    }
+    for split in ["0", "128,256", "0,0", "some"] {
+        assert_eq!(finegrain(["gemm", &blocks, &out, "--split-k", split]).status.code(), Some(2), "{split}");
+    }
+    fails(["gemm", &blocks, &out, "--split-k", "0,512"], &["blocks", "split-K at 512: K is 512"]);
+    fails(["gemm", &blocks, &out, "--split-k", "0,100"], &["blocks", "100", "128"]);
+    fails(["gemm", &blocks, &out, "--promotion", "scales-last"], &["scales of A", "128", "512"]);
+    fails(["gemm", &tensors, &out, "--accumulate", "cublaslt-block"], &["cublaslt-block", "A has tensor"]);
+
+    // Its old name, said once.
+    let old = finegrain(["gemm", &blocks, &out, "--promotion", "deepseek-v3", "--promotion", "deepseek-v3"]);
+    assert_eq!(old.status.code(), Some(0));
+    let said = String::from_utf8(old.stderr).unwrap();
+    assert!(
+        said.lines().count() == 1 && said.contains("unfused") && said.contains("partial-first"),
+        "{said}"
+    );
+    assert_eq!(d(&out), of((&a, &b), "f32/128/unfused"));
+}

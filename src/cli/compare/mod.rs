@@ -21,6 +21,7 @@ use regex::Regex;
 use serde::Serialize;
 
 use self::summary::summary;
+use crate::cli::arithmetic::arithmetic;
 use crate::cli::output::{print, print_json};
 use crate::cli::plot;
 use crate::cli::progress::Progress;
@@ -32,7 +33,10 @@ Y = x w^T, and with dy also dX = dy w and dW = dy^T x, each quantised by every r
 summed by every accumulation, against the exact product. Best first.
 
 An accumulation is a model (f32, exact, hopper, ada, blackwell ...), alone for the interval
-that fits the scales, or with one: hopper/128, hopper/none. A tensor core that was never built
+that fits the scales, or with one: hopper/128, hopper/none; the order in which partial sums meet
+their scales stands after it: hopper/128/partial-first (scales-first, scales-last, unfused), and
+parts of K last: hopper/none/split-k=2. A library's call names all of that: cublaslt-fast,
+cublaslt, cublaslt-block, deepgemm, triton-deepseek, te-blockwise. A tensor core that was never built
 has a base and what differs from it: hopper:f=10/128 keeps 10 bits of the aligned products. The
 parameters are l (products a step), f, result (f32, e8mN), terms and round (zero, nearest),
 addend (early, late).
@@ -71,8 +75,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME")]
     recipe: Vec<Scheme>,
 
-    /// Accumulation MODEL, MODEL/N or MODEL/none; repeat for more [default: f32, hopper/128 and hopper/none]
-    #[arg(long, value_name = "MODEL")]
+    /// Accumulation MODEL, MODEL/N, MODEL/N/ORDER or a library's call, with /split-k=N where K is cut; repeat for more
+    /// [default: f32, hopper/128 and hopper/none]
+    #[arg(long, value_name = "MODEL", value_parser = arithmetic)]
     accumulate: Vec<Arithmetic>,
 
     /// Show the error budget for several layers too; a single layer has it anyway
