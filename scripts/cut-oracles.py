@@ -139,6 +139,18 @@ def silicon_products(full):
     return out
 
 
+def silicon_chains(full):
+    """The first problem of every instruction, kind of operand and of accumulator: one step, and four of a few."""
+    out = {}
+    for name, (dtype, shape, data) in full.items():
+        kind, steps = name.split(".")[2], name.rsplit(".", 1)[1]
+        if steps == "1" or steps == "4" and kind == "any" and (name[0] in "ab" or ".near." in name):
+            first = dtype, shape[1:], data[:len(data) // shape[0]]
+            rows = slice(None) if name[0] == "b" else slice(0, 24)
+            out[name] = rectangle(first, rows, slice(None))
+    return out
+
+
 def main():
     if not 2 <= len(sys.argv) <= 3:
         sys.exit(__doc__)
@@ -150,7 +162,7 @@ def main():
         tensors = cut(read(source / name))
         write(target / name, tensors)
         print(f"{target / name}: {len(tensors)} tensors, {(target / name).stat().st_size:,} bytes")
-    for cut in (silicon_products,):
+    for cut in (silicon_products, silicon_chains):
         name = f"{cut.__name__}.safetensors"
         tensors = cut(read(source.parent / "silicon" / name.removeprefix("silicon_")))
         write(target / name, tensors)

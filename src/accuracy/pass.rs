@@ -7,6 +7,7 @@ use super::metrics::ErrorMetrics;
 use super::product::exact_product;
 use crate::engine::Engine;
 use crate::error::Result;
+use crate::formats::Format;
 use crate::gemm::{Accumulation, Arithmetic, GemmProblem};
 use crate::linear::{Linear, Operands, Pass, Scheme};
 use crate::matrix::Matrix;
@@ -17,8 +18,21 @@ use crate::quant::QuantStats;
 pub enum OutputFormat {
     /// As computed.
     F32,
-    /// Rounded once, to nearest even.
+    /// Rounded once to BF16, to nearest even.
     Bf16,
+    /// Rounded once to F16, to nearest even.
+    F16,
+}
+
+impl OutputFormat {
+    /// The format that D has.
+    pub const fn format(self) -> Format {
+        match self {
+            OutputFormat::F32 => Format::F32,
+            OutputFormat::Bf16 => Format::Bf16,
+            OutputFormat::F16 => Format::F16,
+        }
+    }
 }
 
 /// A pass and its exact result.
@@ -163,8 +177,11 @@ impl Stages<'_> {
     /// If the result has another shape than the pass.
     pub fn budget(&self, result: &Multiplied<'_>, output: OutputFormat) -> Budget {
         let summed = result.d.map(|&v| f64::from(v));
-        let stored =
-            (output == OutputFormat::Bf16).then(|| result.d.map(|&v| half::bf16::from_f32(v).to_f64()));
+        let stored = match output {
+            OutputFormat::F32 => None,
+            OutputFormat::Bf16 => Some(result.d.map(|&v| half::bf16::from_f32(v).to_f64())),
+            OutputFormat::F16 => Some(result.d.map(|&v| half::f16::from_f32(v).to_f64())),
+        };
         let mut after: Vec<(Stage, &Matrix<f64>)> = self.before.iter().map(|(s, d)| (*s, d)).collect();
         after.push((self.last, &self.quantized.product));
         after.push((Stage::Accumulate, &summed));

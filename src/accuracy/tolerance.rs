@@ -25,6 +25,10 @@
 //! | terms of a fused step σ | L·r·U², U² = 4^−F·σL, r = 1/3 or 1/12 |
 //! | accumulator and result of the steps, to nearest | Σ r·(U² + ρ²), ρ² = 4^−m·σL for m result bits |
 //! | the same toward zero, which shrinks step after step | (Σ √r·(U + ρ))² |
+//! | two sets of products | two such steps of L/2 from 0, and u²·k/3 for the accumulator's addition |
+//! | F32 operands read as TF32 | K·4·4⁻¹⁰/3 |
+//! | CDNA1 | u²·k/3 a step; CDNA2 the same, and for each level of additions of products u²·L/3 |
+//! | CDNA3 | (L + 2)·4⁻²⁴·L/3 and u²·k/3 a step; its accumulator, always rounded down, (Σ 2⁻²⁴·√(k/3))² |
 //! | promotion, and scales that come last | u²·n·(T(T + 1)/2 + 2T)/3 |
 //! | a part of K, added to those before | the same with its own T, and u²·k/3 for k products in all |
 //!
@@ -41,7 +45,7 @@ use super::product::exact_product;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::formats::{Format, FormatSpec};
-use crate::gemm::{Accumulation, Addend, Model, StepRounding, TensorCore};
+use crate::gemm::{Accumulation, Addend, Model, StepRounding, StepSum, TensorCore};
 use crate::linear::{Pass, Scheme};
 use crate::matrix::MatRef;
 use crate::quant::{MxRule, Recipe, ScaleFormat, Scaling};
@@ -164,10 +168,7 @@ pub fn tolerance(
     let (m, n, k) = (shape.0 as f64, shape.1 as f64, shape.2 as f64);
     let lambda = (2.0 * (2.0 * m * n / FAILURE).max(2.0).ln()).sqrt();
     let factor = lambda * (1.0 + lambda / k.max(1.0).sqrt());
-    let rtol = half_a_bit(match output {
-        OutputFormat::F32 => Format::F32,
-        OutputFormat::Bf16 => Format::Bf16,
-    });
+    let rtol = half_a_bit(output.format());
     let of = |moment: f64| Tolerance { atol: factor * moment.sqrt() * (1.0 + rtol), rtol };
     let sums = accumulated(shape.2, accumulation);
     Tolerances { quantized: of(sums), original: of(sums + k * quantized(scheme, pass)) }
@@ -225,6 +226,9 @@ fn clipped(spec: &FormatSpec) -> f64 {
     1.0 - spec.max_finite() / 2f64.powi(spec.emax() + 1)
 }
 
+/// Fraction bits of TF32.
+const TF32_BITS: u32 = TensorCore::mantissa_bits(Format::F32);
+
 /// What "the whole matrix" counts as along one side where only its logarithm matters.
 const LARGEST_GRANULE: usize = 1 << 16;
 
@@ -245,13 +249,59 @@ fn accumulated_in_part(k: usize, accumulation: Accumulation, u2: f64) -> f64 {
     let chain = match accumulation.model() {
         Model::F32 => u2 * products * (products + 1.0) / 6.0,
         Model::Exact => u2 * products / 3.0,
-        Model::TensorCore(core) => fused(core, n, u2),
+        Model::TensorCore(core) => steps(core, n),
     };
     let promotion = u2 * products * (intervals * (intervals + 1.0) / 2.0 + 2.0 * intervals) / 3.0;
     intervals * chain + promotion
 }
 
-fn fused(core: TensorCore, n: usize, u2: f64) -> f64 {
+fn steps(core: TensorCore, n: usize) -> f64 {
+    let u2 = half_a_bit(core.result().accumulator()).powi(2);
+    let length = core.step().min(n) as f64;
+    let of = |step: usize| Step { products: length, all: step as f64 * length };
+    let steps = (1..n.div_ceil(core.step()) + 1).map(of);
+    // Both operands may lose a unit of their last bit.
+    let tf32 = core.operands() == [Format::F32];
+    let read = if tf32 { n as f64 * 4.0 * 4f64.powi(-(TF32_BITS as i32)) / 3.0 } else { 0.0 };
+    read + match core.sum() {
+        StepSum::Fused => fused(core, steps, u2),
+        StepSum::FusedInTwo => {
+            let half = length / 2.0;
+            let sets = |count| (1..=count).map(move |i| Step { products: half, all: i as f64 * half });
+            let early = core.with_addend(Addend::Early);
+            match core.addend() {
+                Addend::Early => fused(early, sets(2 * steps.len()), u2),
+                Addend::Late => steps.map(|step| fused(early, sets(2), u2) + u2 * step.all / 3.0).sum(),
+            }
+        }
+        StepSum::Floored | StepSum::FlooredInTwo => {
+            let (mut independent, mut drift) = (0.0, 0.0);
+            let unit2 = 4f64.powi(-(core.fraction_bits() as i32));
+            for Step { products, all } in steps {
+                // Products, two sums joined, the accumulator, which is always rounded down, and the result.
+                independent += (products + 2.0) * unit2 * products / 3.0 + u2 * all / 3.0;
+                drift += (unit2 * all / 3.0).sqrt();
+            }
+            independent + drift * drift
+        }
+        StepSum::Exact => steps.map(|step| u2 * step.all / 3.0).sum(),
+        // Each level of additions is of all products; then comes the accumulator.
+        StepSum::Pairwise => {
+            let levels = f64::from(core.step().ilog2());
+            let within = levels * u2 * length / 3.0;
+            steps.map(|step| within + u2 * step.all / 3.0).sum()
+        }
+    }
+}
+
+/// Products of one step, and of all so far.
+#[derive(Clone, Copy)]
+struct Step {
+    products: f64,
+    all: f64,
+}
+
+fn fused(core: TensorCore, steps: impl Iterator<Item = Step>, u2: f64) -> f64 {
     let moment = |rounding: StepRounding| match rounding {
         StepRounding::TowardZero => 1.0 / 3.0,
         StepRounding::NearestEven => 1.0 / 12.0,
@@ -259,11 +309,8 @@ fn fused(core: TensorCore, n: usize, u2: f64) -> f64 {
     let (terms, result) = (moment(core.term_rounding()), moment(core.result_rounding()));
     let unit2 = 4f64.powi(-(core.fraction_bits() as i32));
     let place2 = 4f64.powi(-(core.result().mantissa_bits() as i32));
-    let length = core.step().min(n) as f64;
     let (mut independent, mut drift) = (0.0, 0.0);
-    for step in 1..=n.div_ceil(core.step()) {
-        // Products of one step, and of all so far.
-        let (these, all) = (length, step as f64 * length);
+    for Step { products: these, all } in steps {
         let (aligned, rounded) = match core.addend() {
             Addend::Early => (all, all),
             Addend::Late => (these, these),

@@ -107,6 +107,7 @@ pub fn quantize_tensor(
         match matrix {
             Codes::Bytes(m) => codes.extend_from_slice(m.as_slice()),
             Codes::Words(m) => codes.extend(m.as_slice().iter().flat_map(|c| c.to_le_bytes())),
+            Codes::Dwords(m) => codes.extend(m.as_slice().iter().flat_map(|c| c.to_le_bytes())),
         }
         let parts = parts.expect("quantisers give scales");
         match parts.grid {

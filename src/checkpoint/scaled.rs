@@ -160,7 +160,7 @@ impl ScaledTensor {
         scales: Option<(&Tensor, &str)>,
         read_as: &ReadAs,
     ) -> Result<Self> {
-        let format = element_format(codes.dtype(), read_as)?;
+        let format = element_format(codes.dtype(), read_as, scales.is_some())?;
         let (shape, codes) = unpacked(name, codes, format, read_as, scales.is_some())?;
         let stack = Stack::of(&shape);
         let scales =
@@ -197,7 +197,7 @@ impl ScaledTensor {
     }
 
     /// Of every scale, in the order of the grids, the largest finite magnitude among its codes; `None` where the scales do
-    /// not fit. Magnitudes order like their codes without the sign.
+    /// not fit. Magnitudes order like their codes without the sign; scaled codes have at most 16 bits.
     pub(super) fn peaks(&self) -> Option<Vec<u16>> {
         let placed = self.scales.as_ref()?.placed.as_ref().ok()?;
         let (spec, (rows, cols)) = (self.format.spec(), (self.stack.rows, self.stack.cols));
@@ -214,7 +214,7 @@ impl ScaledTensor {
             for i in 0..rows {
                 let peaks = &mut peaks[i / placed.granule.rows() * placed.grid.1..];
                 for j in 0..cols {
-                    let code = codes.at(n * rows + i, j) & magnitude;
+                    let code = codes.at(n * rows + i, j) as u16 & magnitude;
                     let peak = &mut peaks[j / placed.granule.cols()];
                     if code <= largest {
                         *peak = code.max(*peak);
@@ -230,10 +230,11 @@ impl ScaledTensor {
     pub(super) fn is_on_coarse_grid(&self) -> bool {
         let spec = self.format.spec();
         let step = f64::from(spec.emax() - 8).exp2();
-        let mut there = vec![false; spec.code_mask() as usize + 1];
+        let mut there = vec![false; 1 << spec.bits().min(u16::BITS)];
         match &self.codes {
             Codes::Bytes(m) => m.as_slice().iter().for_each(|&c| there[usize::from(c)] = true),
             Codes::Words(m) => m.as_slice().iter().for_each(|&c| there[usize::from(c)] = true),
+            Codes::Dwords(_) => return false,
         }
         let value = |code: usize| f64::from(self.format.decode_f32(code as u16));
         let values = (0..there.len()).filter(|&code| there[code]).map(value);
@@ -320,6 +321,7 @@ impl ScaledTensor {
             return Ok(match &self.codes {
                 Codes::Bytes(m) => m.as_slice().iter().map(|&c| value(u16::from(c))).collect(),
                 Codes::Words(m) => m.as_slice().iter().map(|&c| value(c)).collect(),
+                Codes::Dwords(m) => m.as_slice().iter().map(|&c| f32::from_bits(c)).collect(),
             });
         };
         let elements: usize = self.shape.iter().product();
@@ -358,6 +360,7 @@ impl ScaledTensor {
         let codes = match self.codes.view() {
             CodesRef::Bytes(m) => CodesRef::Bytes(m.row_range(rows.start, rows.end)),
             CodesRef::Words(m) => CodesRef::Words(m.row_range(rows.start, rows.end)),
+            CodesRef::Dwords(m) => CodesRef::Dwords(m.row_range(rows.start, rows.end)),
         };
         let Some(scales) = &self.scales else { return ScaledRef::new(self.format, codes, None) };
         let placed = scales.placed()?;
@@ -474,11 +477,12 @@ impl StackedScales {
     }
 }
 
-/// The format of the codes: that of the dtype, or the one given for integers.
-fn element_format(dtype: Dtype, read_as: &ReadAs) -> Result<Format> {
+/// The format of the codes: that of the dtype, or the one given for integers. Only what has no scales may be F32.
+fn element_format(dtype: Dtype, read_as: &ReadAs, scaled: bool) -> Result<Format> {
     let (given, suffix) = (read_as.format, read_as.suffix);
     let own = match dtype {
-        Dtype::F32 | Dtype::F64 | Dtype::F8_E8M0 => None,
+        Dtype::F32 if scaled => None,
+        Dtype::F64 | Dtype::F8_E8M0 => None,
         Dtype::F4 => Some(Format::E2M1),
         _ => Tensor::format(dtype),
     };
@@ -567,10 +571,10 @@ fn unpacked(
         return Ok((shape, Codes::Bytes(Matrix::from_vec(rows, cols, packed::unpack4(codes.data()))?)));
     }
     let (rows, cols) = flat(&shape);
-    let wide = codes.dtype().bitsize() == 16;
-    let codes = match wide {
-        false => Codes::Bytes(Matrix::from_vec(rows, cols, codes.into_data())?),
-        true => Codes::Words(codes.word_matrix()?),
+    let codes = match codes.dtype().bitsize() {
+        16 => Codes::Words(codes.word_matrix()?),
+        32 => Codes::Dwords(codes.dword_matrix()?),
+        _ => Codes::Bytes(Matrix::from_vec(rows, cols, codes.into_data())?),
     };
     Ok((shape, codes))
 }

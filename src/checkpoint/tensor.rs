@@ -1,6 +1,6 @@
 //! One tensor in memory: dtype, shape and little-endian bytes, and its conversions to and from matrices.
 
-use half::bf16;
+use half::{bf16, f16};
 use safetensors::Dtype;
 
 use crate::error::{Error, Result};
@@ -37,6 +37,11 @@ impl Tensor {
     /// A BF16 tensor [rows, cols].
     pub fn from_bf16(m: &Matrix<bf16>) -> Self {
         Self::of_matrix(Dtype::BF16, m, |x| x.to_le_bytes())
+    }
+
+    /// An F16 tensor [rows, cols].
+    pub fn from_f16(m: &Matrix<f16>) -> Self {
+        Self::of_matrix(Dtype::F16, m, |x| x.to_le_bytes())
     }
 
     /// A tensor [rows, cols] of one-byte elements: codes, or E8M0/E4M3 scales.
@@ -209,6 +214,18 @@ impl Tensor {
         }
         let (rows, cols) = self.matrix_shape();
         Matrix::from_vec(rows, cols, self.data.as_chunks().0.iter().map(|&b| u16::from_le_bytes(b)).collect())
+    }
+
+    /// Four-byte elements in the shape of [`Tensor::matrix_shape`].
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] if the elements are not four bytes wide.
+    pub fn dword_matrix(&self) -> Result<Matrix<u32>> {
+        if self.dtype.bitsize() != 32 {
+            return Err(Error::Unsupported(format!("dtype {}, expected four bytes an element", self.dtype)));
+        }
+        let (rows, cols) = self.matrix_shape();
+        Matrix::from_vec(rows, cols, self.data.as_chunks().0.iter().map(|&b| u32::from_le_bytes(b)).collect())
     }
 }
 

@@ -9,8 +9,9 @@ use crate::cli::{Failure, output};
 // A comment for clap would replace the text of the subcommand: how products become sums, and meet their scales.
 #[derive(clap::Args)]
 pub(crate) struct ArithmeticArgs {
-    /// Accumulation model: f32, exact, ada, hopper, hopper-f16, blackwell, blackwell-mma, blackwell-mx, blackwell-fp4 ...,
-    /// or a custom tensor core such as hopper:f=10,terms=nearest (compare --help lists the parameters); or a library's
+    /// Accumulation model: f32, exact, ada, hopper, hopper-f16, hopper-tf32, hopper-mma, blackwell, blackwell-f16,
+    /// blackwell-mma, blackwell-mx, blackwell-fp4, rtx-blackwell, volta, turing, ampere, cdna3, cdna3-f16, cdna3-xf32, cdna2,
+    /// cdna2-bf16, cdna1, cdna1-bf16; with accumulators in f16 hopper:result=f16; or a custom tensor core such as hopper:f=10,terms=nearest (compare --help lists the parameters); or a library's
     /// call, which sets model, promotion and order: cublaslt-fast, cublaslt, cublaslt-block, deepgemm, triton-deepseek,
     /// te-blockwise
     #[arg(long, value_name = "MODEL|CALL", default_value = "f32", value_parser = summed_by)]

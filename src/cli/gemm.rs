@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use crate::checkpoint::{Checkpoint, Dtype, ScaledTensor, Tensor, TensorWriter, refuse_same_file};
 use crate::engine::{Engine, Product};
-use crate::gemm::{Arithmetic, GemmProblem, GroupedProblem};
+use crate::formats::Format;
+use crate::gemm::{Arithmetic, GemmProblem, GroupedProblem, Model, StepResult, TensorCore};
 use crate::matrix::Matrix;
 use crate::scaled::{Granule, ScaledRef};
 use clap::ValueEnum;
@@ -19,10 +20,11 @@ use crate::cli::progress::Progress;
 use crate::cli::{interrupt, notes};
 
 const EXAMPLE: &str = "\
-IN holds a [M, K] and b [N, K] as F8_*, BF16 or F16, or as U8/U16 codes with --format-a and
---format-b; optional scales a_scale_inv and b_scale_inv whose shapes say the granule ([1]
+IN holds a [M, K] and b [N, K] as F8_*, BF16, F16, or F32 where the model reads TF32, or as U8/U16
+codes with --format-a and --format-b; optional scales a_scale_inv and b_scale_inv whose shapes say the granule ([1]
 tensor, [M, 1] row, [M, K/128] tile, [N/128, K/128] block; F8_E8M0 in 1x32; F8_E4M3 in 1x16
-with a_scale_tensor and b_scale_tensor); optional c [M, N] F32. OUT gets d. Scales of codes are
+with a_scale_tensor and b_scale_tensor); optional c [M, N] F32, or F16 where the model
+accumulates in it. OUT gets d. Scales of codes are
 known by other names too (a_scale, a.scale, ...). Other granules are named by --granule-a and
 --granule-b, grids that are stored transposed or padded by --scale-layout-a and -b.
 
@@ -73,6 +75,7 @@ pub(crate) struct Args {
 enum Out {
     F32,
     Bf16,
+    F16,
 }
 
 /// How `groups` is to be read.
@@ -98,7 +101,8 @@ pub(crate) fn run(args: Args, json: bool) -> Outcome {
     let file = Checkpoint::open(&args.r#in)?;
     notes::refuse_folder(&file, "gemm")?;
     let (a, b) = args.operands.read(&file)?;
-    let c = read_addend(&file)?;
+    refuse_f32(&file, arithmetic.model(), [("a", &a), ("b", &b)])?;
+    let c = read_addend(&file, arithmetic.model())?;
     let groups = read_groups(&file, args.grouped)?;
     let blame_file = |e: crate::Error| crate::Error::file(&args.r#in, e);
     let problem = problem(&args, &arithmetic, (&a, &b), c.as_ref(), groups.as_deref()).map_err(blame_file)?;
@@ -121,6 +125,7 @@ pub(crate) fn run(args: Args, json: bool) -> Outcome {
     let d = match args.out {
         Out::F32 => Tensor::from_f32(&engine.gemm(product)?),
         Out::Bf16 => Tensor::from_bf16(&engine.gemm_bf16(product)?),
+        Out::F16 => Tensor::from_f16(&engine.gemm_f16(product)?),
     };
     let d = match &problem {
         Problem::Dense(_) => d,
@@ -171,13 +176,38 @@ fn granules(problem: &Problem<'_>) -> (Option<Granule>, Option<Granule>) {
     }
 }
 
-fn read_addend(file: &Checkpoint) -> crate::Result<Option<Matrix<f32>>> {
+/// F32 is for the models that read TF32 alone: elsewhere it is an operand that somebody forgot to quantise.
+pub(crate) fn refuse_f32(
+    file: &Checkpoint,
+    model: Model,
+    operands: [(&str, &ScaledTensor); 2],
+) -> crate::Result<()> {
+    let reads = |core: &TensorCore| core.operands().contains(&Format::F32);
+    if matches!(model, Model::TensorCore(core) if reads(&core)) {
+        return Ok(());
+    }
+    match operands.into_iter().find(|(_, x)| x.format() == Format::F32) {
+        None => Ok(()),
+        Some((name, _)) => {
+            let known = TensorCore::ALL.iter().filter(|core| reads(core)).map(TensorCore::name);
+            let known = known.collect::<Vec<_>>().join(" and ");
+            Err(file.blame(name, format!("dtype F32, which {known} read as TF32, and {model} does not")))
+        }
+    }
+}
+
+/// The tensor `c`, of the type that the model accumulates in.
+pub(crate) fn read_addend(file: &Checkpoint, model: Model) -> crate::Result<Option<Matrix<f32>>> {
     if !file.contains("c") {
         return Ok(None);
     }
     let c = file.read("c")?;
-    if c.dtype() != Dtype::F32 {
-        return Err(file.blame("c", format!("dtype {}, expected F32", c.dtype())));
+    let expected = match model {
+        Model::TensorCore(core) if core.result() == StepResult::F16 => Dtype::F16,
+        Model::TensorCore(_) | Model::F32 | Model::Exact => Dtype::F32,
+    };
+    if c.dtype() != expected {
+        return Err(file.blame("c", format!("dtype {}, expected {expected} for {model}", c.dtype())));
     }
     c.to_matrix().map(Some).map_err(|e| file.blame("c", e))
 }

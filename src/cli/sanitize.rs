@@ -219,6 +219,7 @@ fn codes(all: &[ScaledMatrix]) -> Vec<u8> {
     let bytes = |m: &ScaledMatrix| match m.codes() {
         Codes::Bytes(m) => m.as_slice().to_vec(),
         Codes::Words(m) => m.as_slice().iter().flat_map(|c| c.to_le_bytes()).collect(),
+        Codes::Dwords(m) => m.as_slice().iter().flat_map(|c| c.to_le_bytes()).collect(),
     };
     all.iter().flat_map(bytes).collect()
 }

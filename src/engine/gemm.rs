@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use half::bf16;
+use half::{bf16, f16};
 
 use super::Engine;
 use crate::error::{Error, Result};
@@ -90,6 +90,17 @@ impl GemmPlan<'_> {
         Ok(d)
     }
 
+    /// D rounded once to F16, to nearest even.
+    ///
+    /// # Errors
+    /// As [`GemmPlan::run`].
+    pub fn run_f16(&self) -> Result<Matrix<f16>> {
+        let (rows, cols) = self.output;
+        let mut d = Matrix::filled(rows, cols, f16::ZERO);
+        self.run_into(Output::F16(d.view_mut()))?;
+        Ok(d)
+    }
+
     /// D into memory of the caller's; every element is written, +0 where no group is.
     ///
     /// # Errors
@@ -149,6 +160,14 @@ impl Engine<'_> {
     /// As [`Engine::gemm`].
     pub fn gemm_bf16<'p>(&'p self, product: impl Into<Product<'p>>) -> Result<Matrix<bf16>> {
         self.plan_gemm(product)?.run_bf16()
+    }
+
+    /// D rounded once to F16, to nearest even.
+    ///
+    /// # Errors
+    /// As [`Engine::gemm`].
+    pub fn gemm_f16<'p>(&'p self, product: impl Into<Product<'p>>) -> Result<Matrix<f16>> {
+        self.plan_gemm(product)?.run_f16()
     }
 
     /// D into memory of the caller's; every element is written, +0 where no group is.

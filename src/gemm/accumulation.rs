@@ -275,7 +275,7 @@ mod tests {
             "pascal".parse::<TensorCore>().unwrap_err().to_string(),
             "pascal".parse::<Model>().unwrap_err().to_string(),
         ] {
-            assert!(message.contains("'pascal'") && message.contains("hopper-f16, blackwell,"), "{message}");
+            assert!(message.contains("'pascal'") && message.contains("hopper-mma, blackwell,"), "{message}");
         }
         let message = "last".parse::<Promotion>().unwrap_err().to_string();
         assert_eq!(

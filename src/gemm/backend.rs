@@ -3,13 +3,14 @@
 use std::fmt;
 use std::ops::Range;
 
-use half::bf16;
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
 
 use super::accumulation::Model;
 use super::grouped::{GroupedPart, GroupedProblem};
 use super::problem::GemmProblem;
 use crate::error::Result;
-use crate::matrix::MatMut;
+use crate::matrix::{MatMut, Matrix};
 use crate::parallel::Watch;
 use crate::simd::Isa;
 
@@ -156,6 +157,8 @@ pub enum Output<'a> {
     F32(MatMut<'a, f32>),
     /// Rounded once, to nearest even.
     Bf16(MatMut<'a, bf16>),
+    /// Rounded once to F16, to nearest even.
+    F16(MatMut<'a, f16>),
 }
 
 impl Output<'_> {
@@ -164,6 +167,7 @@ impl Output<'_> {
         match self {
             Output::F32(m) => m.shape(),
             Output::Bf16(m) => m.shape(),
+            Output::F16(m) => m.shape(),
         }
     }
 
@@ -172,6 +176,7 @@ impl Output<'_> {
         match self {
             Output::F32(m) => Output::F32(m.reborrow().row_range(start, end)),
             Output::Bf16(m) => Output::Bf16(m.reborrow().row_range(start, end)),
+            Output::F16(m) => Output::F16(m.reborrow().row_range(start, end)),
         }
     }
 
@@ -180,6 +185,23 @@ impl Output<'_> {
         match self {
             Output::F32(m) => m.reborrow().into_rows().into_iter().for_each(|row| row.fill(0.0)),
             Output::Bf16(m) => m.reborrow().into_rows().into_iter().for_each(|row| row.fill(bf16::ZERO)),
+            Output::F16(m) => m.reborrow().into_rows().into_iter().for_each(|row| row.fill(f16::ZERO)),
         }
     }
+}
+
+/// D as `run` computes it in f32, rounded to F16: for backends that do not store it themselves. A NaN keeps the upper bits
+/// of its pattern.
+///
+/// # Errors
+/// Those of `run`.
+pub(crate) fn rounded_to_f16(
+    mut d: MatMut<'_, f16>,
+    run: impl FnOnce(Output<'_>) -> Result<()>,
+) -> Result<()> {
+    let (rows, cols) = d.shape();
+    let mut wide = Matrix::filled(rows, cols, 0.0f32);
+    run(Output::F32(wide.view_mut()))?;
+    (0..rows).for_each(|i| d.row_mut(i).convert_from_f32_slice(wide.row(i)));
+    Ok(())
 }

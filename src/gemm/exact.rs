@@ -97,27 +97,32 @@ impl Chain for ExactChain {
     }
 
     fn sum(&self, a: &NumberRow, b: &NumberRow, range: Range<usize>, c: f32) -> f32 {
-        if let Some(sum) = operand::non_finite_sum(a, b, range.clone(), c) {
-            return sum;
-        }
-        if range.is_empty() {
-            return c;
-        }
-        let mut sum = Wide::ZERO;
-        if let Unpacked::Finite { negative, significand, exponent } = Unpacked::from_f32(c) {
-            sum.add(if negative { -(significand as i64) } else { significand as i64 }, exponent);
-        }
-        for start in range.clone().step_by(Wide::ADDITIONS_BETWEEN_CARRIES) {
-            let part = start..range.end.min(start.saturating_add(Wide::ADDITIONS_BETWEEN_CARRIES));
-            for (x, y) in a.numbers[part.clone()].iter().zip(&b.numbers[part]) {
-                let significand = i32::from(x.significand) * i32::from(y.significand);
-                let exponent = i32::from(x.exponent) + i32::from(y.exponent);
-                sum.add(i64::from(significand), exponent - self.fraction);
-            }
-            sum.carry();
-        }
-        sum.round()
+        sum(a, b, range, c, self.fraction)
     }
+}
+
+/// c + Σ a·b over `range`, exact and then rounded to f32, to nearest even; products have `fraction` fraction bits.
+pub(super) fn sum(a: &NumberRow, b: &NumberRow, range: Range<usize>, c: f32, fraction: i32) -> f32 {
+    if let Some(sum) = operand::non_finite_sum(a, b, range.clone(), c) {
+        return sum;
+    }
+    if range.is_empty() {
+        return c;
+    }
+    let mut sum = Wide::ZERO;
+    if let Unpacked::Finite { negative, significand, exponent } = Unpacked::from_f32(c) {
+        sum.add(if negative { -(significand as i64) } else { significand as i64 }, exponent);
+    }
+    for start in range.clone().step_by(Wide::ADDITIONS_BETWEEN_CARRIES) {
+        let part = start..range.end.min(start.saturating_add(Wide::ADDITIONS_BETWEEN_CARRIES));
+        for (x, y) in a.numbers[part.clone()].iter().zip(&b.numbers[part]) {
+            let significand = i32::from(x.significand) * i32::from(y.significand);
+            let exponent = i32::from(x.exponent) + i32::from(y.exponent);
+            sum.add(i64::from(significand), exponent - fraction);
+        }
+        sum.carry();
+    }
+    sum.round()
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use half::bf16;
+use half::{bf16, f16};
 
 use super::accumulation::{Accumulation, Model};
 use super::arithmetic::Arithmetic;
@@ -257,6 +257,17 @@ impl<'a> GroupedProblem<'a> {
         let (rows, cols) = self.output_shape();
         let mut d = Matrix::filled(rows, cols, bf16::ZERO);
         OnCpu::AUTO.run_grouped(self, Output::Bf16(d.view_mut()), &Watch::NONE)?;
+        Ok(d)
+    }
+
+    /// D rounded once to F16, to nearest even.
+    ///
+    /// # Errors
+    /// As [`GroupedProblem::run`].
+    pub fn run_f16(&self) -> Result<Matrix<f16>> {
+        let (rows, cols) = self.output_shape();
+        let mut d = Matrix::filled(rows, cols, f16::ZERO);
+        OnCpu::AUTO.run_grouped(self, Output::F16(d.view_mut()), &Watch::NONE)?;
         Ok(d)
     }
 

@@ -83,6 +83,8 @@ pub(crate) mod trial;
 
 pub use accumulation::{Accumulation, Model};
 pub use arithmetic::Arithmetic;
+#[cfg(feature = "cuda")]
+pub(crate) use backend::rounded_to_f16;
 pub use backend::{GemmBackend, GemmPlan, Output};
 pub use blocked::Blocked;
 pub(crate) use cpu::{OnCpu, Only};
@@ -94,4 +96,4 @@ pub use promotion::Promotion;
 pub(crate) use promotion::SumScaling;
 pub use reference::Reference;
 pub use split::{Cuts, SplitK};
-pub use tensor_core::{Addend, BlockScales, StepResult, StepRounding, TensorCore};
+pub use tensor_core::{Addend, BlockScales, StepResult, StepRounding, StepSum, TensorCore};

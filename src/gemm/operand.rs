@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::tensor_core::TensorCore;
 use crate::formats::{Format, Unpacked};
 use crate::scaled::ScaledRef;
 
@@ -27,7 +28,7 @@ impl Number {
         let sign = if value.is_negative() { -1 } else { 1 };
         match value {
             Unpacked::Zero { .. } => Number { significand: 0, exponent: Number::ZERO_EXPONENT },
-            // Formats of at most 16 bits with a sign and an exponent: at most 11 bits of significand (F16).
+            // Formats of at most 16 bits with a sign and an exponent, and TF32: at most 11 bits of significand.
             Unpacked::Finite { significand, exponent, .. } => Number {
                 significand: sign * significand as i16,
                 exponent: (exponent + fraction_bits as i32) as i16,
@@ -44,7 +45,7 @@ impl Number {
 
     /// A float with the sign of this number that is zero, finite, infinite or NaN as this number is: what decides the
     /// class of products and sums.
-    fn class(self) -> f64 {
+    pub(super) fn class(self) -> f64 {
         match self {
             Number::NAN => f64::NAN,
             Number { significand, exponent: Number::NON_FINITE } => f64::from(significand) * f64::INFINITY,
@@ -61,10 +62,14 @@ pub(crate) struct NumberRow {
 }
 
 impl NumberRow {
-    /// Takes row `i` of `x` apart; `table` is [`table`] of its format.
+    /// Takes row `i` of `x` apart, F32 as TF32; `table` is [`table`] of its format.
     pub(crate) fn new(x: &ScaledRef<'_>, i: usize, table: &[Number]) -> NumberRow {
         let codes = x.codes();
-        let numbers: Vec<Number> = (0..x.shape().1).map(|k| table[usize::from(codes.at(i, k))]).collect();
+        let number = |code: u32| match x.format() {
+            Format::F32 => tf32(code),
+            _ => table[code as usize],
+        };
+        let numbers: Vec<Number> = (0..x.shape().1).map(|k| number(codes.at(i, k))).collect();
         let finite = numbers.iter().all(|n| n.is_finite());
         NumberRow { numbers, finite }
     }
@@ -83,9 +88,28 @@ impl NumberRow {
     }
 }
 
-/// Every code of a format of at most 16 bits, taken apart.
+/// An F32 without the fraction bits that TF32 lacks: a NaN of those alone becomes an infinity.
+fn tf32(code: u32) -> Number {
+    let spec = Format::F32.spec();
+    let fraction = TensorCore::mantissa_bits(Format::F32);
+    let dropped = spec.mantissa_bits - fraction;
+    let value = match spec.decode(u64::from(code >> dropped << dropped)) {
+        Unpacked::Finite { negative, significand, exponent } => Unpacked::Finite {
+            negative,
+            significand: significand >> dropped,
+            exponent: exponent + dropped as i32,
+        },
+        other => other,
+    };
+    Number::of(value, fraction)
+}
+
+/// Every code of a format of at most 16 bits, taken apart; none of F32.
 pub(crate) fn table(format: Format) -> Vec<Number> {
     let spec = format.spec();
+    if format == Format::F32 {
+        return Vec::new();
+    }
     (0..=spec.code_mask()).map(|code| Number::of(spec.decode(code), spec.mantissa_bits)).collect()
 }
 

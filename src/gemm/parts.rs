@@ -9,7 +9,7 @@ use std::fmt;
 use finegrain_cpu::Buffer;
 use finegrain_cpu::gemm::{Epilogue, RowsMut, SumScales, epilogue};
 
-use super::backend::{GemmBackend, GemmPlan, Output};
+use super::backend::{GemmBackend, GemmPlan, Output, rounded_to_f16};
 use super::problem::GemmProblem;
 use super::reference::NAN;
 use crate::error::{Error, Result};
@@ -171,10 +171,14 @@ impl GemmPlan for InParts<'_> {
     // The variants themselves are of one lifetime; what `finish` takes is of every.
     #[expect(clippy::redundant_closure)]
     fn run(&self, out: Output<'_>, watch: &Watch<'_>) -> Result<()> {
-        let sums = self.sums(watch)?;
         match out {
-            Output::F32(d) => self.finish(&sums, d.into_rows(), watch, |rows| RowsMut::F32(rows)),
-            Output::Bf16(d) => self.finish(&sums, d.into_rows(), watch, |rows| RowsMut::Bf16(rows)),
+            Output::F32(d) => {
+                self.finish(&self.sums(watch)?, d.into_rows(), watch, |rows| RowsMut::F32(rows))
+            }
+            Output::Bf16(d) => {
+                self.finish(&self.sums(watch)?, d.into_rows(), watch, |rows| RowsMut::Bf16(rows))
+            }
+            Output::F16(d) => rounded_to_f16(d, |wide| self.run(wide, watch)),
         }
     }
 }

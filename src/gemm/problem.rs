@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::ops::Range;
 
-use half::bf16;
+use half::{bf16, f16};
 
 use super::accumulation::{Accumulation, DEEPSEEK_INTERVAL, Model};
 use super::arithmetic::Arithmetic;
@@ -11,7 +11,7 @@ use super::backend::{GemmBackend, Output};
 use super::cpu::OnCpu;
 use super::promotion::{Promotion, SumScaling};
 use super::split::SplitK;
-use super::tensor_core::{BlockScales, TensorCore};
+use super::tensor_core::{BlockScales, StepResult, TensorCore};
 use crate::error::{Error, Result};
 use crate::formats::Format;
 use crate::matrix::{MatRef, Matrix};
@@ -120,6 +120,17 @@ impl<'a> GemmProblem<'a> {
         let (rows, cols) = self.output_shape();
         let mut d = Matrix::filled(rows, cols, bf16::ZERO);
         OnCpu::AUTO.run(self, Output::Bf16(d.view_mut()), &Watch::NONE)?;
+        Ok(d)
+    }
+
+    /// D rounded once to F16, to nearest even.
+    ///
+    /// # Errors
+    /// As [`GemmProblem::run`].
+    pub fn run_f16(&self) -> Result<Matrix<f16>> {
+        let (rows, cols) = self.output_shape();
+        let mut d = Matrix::filled(rows, cols, f16::ZERO);
+        OnCpu::AUTO.run(self, Output::F16(d.view_mut()), &Watch::NONE)?;
         Ok(d)
     }
 
@@ -245,11 +256,16 @@ impl<'a> GemmProblem<'a> {
     }
 
     fn checked(self) -> Result<Self> {
+        for (name, x) in [("A", &self.a), ("B", &self.b)] {
+            check_format(self.accumulation.model(), name, x.format())?;
+        }
         if let Model::TensorCore(core) = self.accumulation.model() {
-            for (name, x) in [("A", &self.a), ("B", &self.b)] {
-                check_format(core, name, x.format())?;
-            }
             check_block_scales(core, &self.a, &self.b)?;
+            if core.result() == StepResult::F16 && !self.accumulation.split_k().is_whole() {
+                return Err(Error::Unsupported(format!(
+                    "{core} accumulates in f16, and parts of K are added in f32: no library splits K so"
+                )));
+            }
         }
         for (name, x) in [("A", &self.a), ("B", &self.b)] {
             self.check_interval(name, x)?;
@@ -326,7 +342,17 @@ pub(super) fn fitting_interval(operands: &[ScaledRef<'_>], k: usize) -> NonZeroU
     NonZeroUsize::new(interval).unwrap_or(DEEPSEEK_INTERVAL)
 }
 
-fn check_format(core: TensorCore, name: &str, format: Format) -> Result<()> {
+fn check_format(model: Model, name: &str, format: Format) -> Result<()> {
+    let core = match model {
+        Model::TensorCore(core) => core,
+        // Products of F32 have no place in the exact sum's fixed point.
+        Model::Exact if format == Format::F32 => {
+            return Err(Error::Unsupported(format!(
+                "{model} multiplies formats of at most 16 bits; {name} is {format}"
+            )));
+        }
+        Model::F32 | Model::Exact => return Ok(()),
+    };
     if core.operands().contains(&format) {
         return Ok(());
     }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 
-use half::bf16;
+use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::accumulation::Model;
@@ -12,7 +12,7 @@ use super::backend::{GemmBackend, GemmPlan, Output};
 use super::exact::ExactChain;
 use super::problem::GemmProblem;
 use super::promotion::{Promotion, SumScaling};
-use super::tensor_core::{FusedChain, TensorCore};
+use super::tensor_core::{FusedChain, PairwiseChain, StepSum, TensorCore};
 use crate::error::Result;
 use crate::formats::Format;
 use crate::matrix::Matrix;
@@ -66,6 +66,9 @@ impl GemmPlan for ByDefinition<'_> {
         match problem.accumulation().model() {
             Model::F32 => run(problem, &F32Chain::new(a.format(), b.format()), out, watch),
             Model::Exact => run(problem, &ExactChain::new(a, b), out, watch),
+            Model::TensorCore(core) if core.sum() == StepSum::Pairwise => {
+                run(problem, &PairwiseChain { step: core.step() }, out, watch)
+            }
             Model::TensorCore(core) => run(problem, &FusedChain::new(core, a, b), out, watch),
         }
     }
@@ -166,6 +169,8 @@ fn run<C: Chain>(problem: &GemmProblem<'_>, chain: &C, out: Output<'_>, watch: &
     match out {
         Output::F32(m) => fill(problem, m.into_rows(), watch, &|i, j| elements.at(i, j)),
         Output::Bf16(m) => fill(problem, m.into_rows(), watch, &|i, j| to_bf16(elements.at(i, j))),
+        // NaN keeps the upper bits of its pattern: 7E00, or 7FFF where D is a tensor core's chain itself.
+        Output::F16(m) => fill(problem, m.into_rows(), watch, &|i, j| f16::from_f32(elements.at(i, j))),
     }
 }
 

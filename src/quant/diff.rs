@@ -186,7 +186,7 @@ fn differences(a: &Quantized, b: &Quantized) -> Differences {
         (Codes::Words(x), Codes::Words(y)) => {
             count(x.as_slice().iter().zip(y.as_slice()).filter(|(x, y)| differ(**x, **y)).count())
         }
-        _ => unreachable!("one element format is stored in one width"),
+        _ => unreachable!("one element format is stored in one width, of at most 16 bits"),
     };
     let grids = [a, b].map(|q| &q.matrix.scales().expect("quantisers give scales").grid);
     let scales = match grids {

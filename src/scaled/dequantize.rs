@@ -5,6 +5,7 @@ use super::trial;
 use super::{ScaledMatrix, ScaledRef};
 use crate::element::{ElementsMut, Output};
 use crate::error::{Error, Result};
+use crate::formats::Format;
 use crate::matrix::{MatMut, Matrix};
 use crate::parallel::{self, Watch};
 use crate::simd::{Cpu, Isa, OpClass};
@@ -27,8 +28,11 @@ impl ScaledMatrix {
 impl ScaledRef<'_> {
     /// The value of a code under a scale: fl(code · scale), then times the tensor scale where there is one. NaN is the
     /// canonical one.
-    pub(super) fn value(&self, code: u16, scale: f32) -> f32 {
-        let mut value = self.format.decode_f32(code);
+    pub(super) fn value(&self, code: u32, scale: f32) -> f32 {
+        let mut value = match self.format {
+            Format::F32 => f32::from_bits(code),
+            _ => self.format.decode_f32(code as u16),
+        };
         if self.scales.is_some() {
             value *= scale;
         }
@@ -92,7 +96,12 @@ impl ScaledRef<'_> {
             return Err(Error::Shape(format!("{r}×{c} values are to hold codes of {rows}×{cols}")));
         }
         self.fetch()?;
-        let Some(isa) = cpu.isa(OpClass::Dequantize, &trial::dequantize)? else {
+        // F32 has no kernel: it is what the others are made into.
+        let isa = match self.format {
+            Format::F32 => None,
+            _ => cpu.isa(OpClass::Dequantize, &trial::dequantize)?,
+        };
+        let Some(isa) = isa else {
             cpu.watch.check()?;
             let values = self.dequantize_reference::<T>();
             (0..rows).for_each(|i| out.row_mut(i).copy_from_slice(values.row(i)));

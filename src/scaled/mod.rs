@@ -8,6 +8,7 @@
 //! [`layout`] converts scale grids to and from the layouts that GPU kernels read.
 #![forbid(unsafe_code)]
 
+mod codes;
 mod dequantize;
 mod granule;
 mod groups;
@@ -18,6 +19,8 @@ mod resident;
 mod slices;
 pub(crate) mod trial;
 
+use codes::each;
+pub use codes::{Codes, CodesRef};
 pub use granule::Granule;
 pub(crate) use lie::Elsewhere;
 pub(crate) use parts::Scratch as DequantizeScratch;
@@ -32,33 +35,6 @@ use self::lie::Lie;
 use crate::error::{Error, Result};
 use crate::formats::{Format, e8m0};
 use crate::matrix::{MatRef, Matrix};
-
-/// The matrix in an enum, whichever it is, made into that of another enum of the same kinds.
-macro_rules! each {
-    ($of:expr, $from:ident => $to:ident { $($kind:ident),+ }, $m:ident => $made:expr) => {
-        match $of {
-            $($from::$kind($m) => $to::$kind($made),)+
-        }
-    };
-}
-
-/// The codes of a matrix: one a byte up to 8 bits, one a 16-bit word above (E5M6, BF16, F16).
-#[derive(Clone, Debug, PartialEq)]
-pub enum Codes {
-    /// Formats of at most 8 bits, in the low bits.
-    Bytes(Matrix<u8>),
-    /// Formats of 9 to 16 bits.
-    Words(Matrix<u16>),
-}
-
-/// A borrowed view of [`Codes`].
-#[derive(Clone, Copy, Debug)]
-pub enum CodesRef<'a> {
-    /// Formats of at most 8 bits, in the low bits.
-    Bytes(MatRef<'a, u8>),
-    /// Formats of 9 to 16 bits.
-    Words(MatRef<'a, u16>),
-}
 
 /// The grid of scales as stored.
 #[derive(Clone, Debug, PartialEq)]
@@ -129,53 +105,6 @@ pub struct ScaledRef<'a> {
     scales: Option<ScalesRef<'a>>,
     /// Rows of the first granule that lie above this view: row ranges need not start at a granule.
     row_offset: usize,
-}
-
-impl Codes {
-    /// A view of the whole.
-    #[inline]
-    pub fn view(&self) -> CodesRef<'_> {
-        each!(self, Codes => CodesRef { Bytes, Words }, m => m.view())
-    }
-
-    #[inline]
-    fn transposed(&self) -> Codes {
-        each!(self, Codes => Codes { Bytes, Words }, m => m.view().transposed())
-    }
-}
-
-impl<'a> CodesRef<'a> {
-    /// (rows, columns).
-    pub fn shape(&self) -> (usize, usize) {
-        match self {
-            CodesRef::Bytes(m) => m.shape(),
-            CodesRef::Words(m) => m.shape(),
-        }
-    }
-
-    /// The code of element (i, j).
-    #[inline]
-    pub fn at(&self, i: usize, j: usize) -> u16 {
-        match self {
-            CodesRef::Bytes(m) => u16::from(m.at(i, j)),
-            CodesRef::Words(m) => m.at(i, j),
-        }
-    }
-
-    #[inline]
-    fn row_range(&self, start: usize, end: usize) -> Self {
-        each!(self, CodesRef => CodesRef { Bytes, Words }, m => m.row_range(start, end))
-    }
-
-    #[inline]
-    fn col_range(&self, start: usize, end: usize) -> Self {
-        each!(self, CodesRef => CodesRef { Bytes, Words }, m => m.col_range(start, end))
-    }
-
-    #[inline]
-    fn to_codes(self) -> Codes {
-        each!(self, CodesRef => Codes { Bytes, Words }, m => m.to_matrix())
-    }
 }
 
 impl ScaleGrid {
@@ -268,7 +197,8 @@ impl ScaledMatrix {
     pub(crate) fn zeros(format: Format, rows: usize, cols: usize, granule: Granule, scales: Format) -> Self {
         let codes = match format.spec().bits() {
             ..=8 => Codes::Bytes(Matrix::filled(rows, cols, 0)),
-            _ => Codes::Words(Matrix::filled(rows, cols, 0)),
+            ..=16 => Codes::Words(Matrix::filled(rows, cols, 0)),
+            _ => Codes::Dwords(Matrix::filled(rows, cols, 0)),
         };
         let (grid_rows, grid_cols) = granule.grid(rows, cols);
         let grid = match scales {
@@ -287,6 +217,11 @@ impl ScaledMatrix {
     /// BF16 elements without scales: the unquantised operand.
     pub fn from_bf16(m: MatRef<'_, half::bf16>) -> Self {
         ScaledMatrix { format: Format::Bf16, codes: Codes::Words(m.map(|x| x.to_bits())), scales: None }
+    }
+
+    /// F32 elements without scales: what tensor cores for TF32 multiply.
+    pub fn from_f32(m: MatRef<'_, f32>) -> Self {
+        ScaledMatrix { format: Format::F32, codes: Codes::Dwords(m.map(|x| x.to_bits())), scales: None }
     }
 
     /// A view of the whole.
@@ -346,12 +281,11 @@ impl<'a> ScaledRef<'a> {
     pub fn new(format: Format, codes: CodesRef<'a>, scales: Option<ScalesRef<'a>>) -> Result<Self> {
         let spec = format.spec();
         let bits = spec.bits();
-        if format == Format::E8M0 || bits > 16 {
+        if format == Format::E8M0 || bits > 16 && format != Format::F32 {
             return Err(Error::Invalid(format!("{format} is not an element format")));
         }
-        let wide = matches!(codes, CodesRef::Words(_));
-        if wide != (bits > 8) {
-            let stored = if wide { 16 } else { 8 };
+        let stored = codes.width();
+        if stored != bits.next_power_of_two().max(u8::BITS) {
             return Err(Error::Invalid(format!(
                 "{format} has {bits} bits, its codes are stored in {stored}"
             )));
@@ -364,7 +298,7 @@ impl<'a> ScaledRef<'a> {
                 m.iter_rows().flatten().copied().map(u16::from).find(|c| c & !mask != 0)
             }
             CodesRef::Words(m) if bits < 16 => m.iter_rows().flatten().copied().find(|c| c & !mask != 0),
-            _ => None,
+            CodesRef::Bytes(_) | CodesRef::Words(_) | CodesRef::Dwords(_) => None,
         };
         if let Some(code) = stray {
             return Err(Error::Invalid(format!("code {code:#x} is wider than the {bits} bits of {format}")));
@@ -537,6 +471,11 @@ impl<'a> ScaledRef<'a> {
                 let row = m.row(i);
                 assert_eq!(out.len(), row.len());
                 out.iter_mut().zip(row).for_each(|(o, &c)| *o = self.format.decode_f32(c));
+            }
+            CodesRef::Dwords(m) => {
+                let row = m.row(i);
+                assert_eq!(out.len(), row.len());
+                out.iter_mut().zip(row).for_each(|(o, &c)| *o = f32::from_bits(c));
             }
         }
     }

@@ -111,6 +111,7 @@ impl ScaledRef<'_> {
                 let m = m.row_range(rows.start, rows.end).col_range(cols.start, cols.end);
                 (Codes::Words(m.strided()), m.stride())
             }
+            CodesRef::Dwords(_) => unreachable!("F32 is dequantised by its definition"),
         }
     }
 }
@@ -276,7 +277,7 @@ impl Block<'_> {
                 ScalesOf::Rows(scales) => scales[i],
                 ScalesOf::Columns(scales) => scales[j],
             };
-            out.set(to, self.x.value(self.codes.at(i * self.codes_stride + j), scale));
+            out.set(to, self.x.value(u32::from(self.codes.at(i * self.codes_stride + j)), scale));
         }
     }
 }

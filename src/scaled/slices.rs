@@ -46,6 +46,7 @@ code_elements! {
     F8E5M2: Some(Format::E5M2), Bytes;
     bf16: Some(Format::Bf16), Words;
     f16: Some(Format::F16), Words;
+    f32: Some(Format::F32), Dwords;
 }
 
 /// A slice of scales, row-major. f32 scales need no word: a slice or a vector of them is one.
@@ -163,6 +164,7 @@ mod tests {
             let start = match x.codes() {
                 CodesRef::Bytes(m) => m.row(0).as_ptr().cast::<C>(),
                 CodesRef::Words(m) => m.row(0).as_ptr().cast::<C>(),
+                CodesRef::Dwords(m) => m.row(0).as_ptr().cast::<C>(),
             };
             assert_eq!(start, codes.as_ptr(), "{format} is copied");
             assert_eq!(ScaledRef::from_codes(format, &codes, 3, 2).unwrap().to_f64().as_slice(), [1.0; 6]);
@@ -174,6 +176,7 @@ mod tests {
         check(Format::E5M2, F8E5M2::from_f32(1.0));
         check(Format::Bf16, bf16::ONE);
         check(Format::F16, f16::ONE);
+        check(Format::F32, 1.0f32);
     }
 
     #[test]

@@ -1,18 +1,25 @@
 //! GEMMs in every accumulation: dense and grouped, with every promotion order, parts of K, addends and both outputs.
 
+use half::f16;
+
 use super::{Vectors, random, random_matrix, tensor};
 use crate::checkpoint::{Dtype, Tensor};
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::formats::{Format, Unpacked};
 use crate::gemm::{
-    Accumulation, BlockScales, GemmProblem, GroupedProblem, Model, Promotion, SplitK, TensorCore,
+    Accumulation, BlockScales, GemmProblem, GroupedProblem, Model, Promotion, SplitK, StepResult, TensorCore,
 };
 use crate::matrix::Matrix;
 use crate::scaled::{Codes, Granule, ScaleGrid, ScaledMatrix, ScaledRef, Scales};
 
-/// Tensor cores that were never built: every parameter of one differs from those of the built ones in some of them.
-const CUSTOM: [&str; 3] = [
+/// Accumulators in f16, and tensor cores that were never built: every parameter of one differs from those of the built
+/// ones in some of them.
+const CUSTOM: [&str; 7] = [
+    "hopper:result=f16",
+    "hopper-f16:result=f16",
+    "hopper-mma:result=f16",
+    "volta:result=f16",
     "hopper:f=10,result=e8m10,terms=nearest,round=nearest",
     "ada:l=7,f=30,result=f32",
     "ampere:l=16,terms=nearest,addend=late",
@@ -31,6 +38,9 @@ pub(super) fn vectors() -> Result<Vectors> {
         Vectors::new("accumulations", "D = A·Bᵀ (+ C) in every accumulation model, dense and grouped");
     let addend = random_matrix(M, N, 50, |r| f32::from_bits((r as u32 & 0x80FF_FFFF) | 0x4200_0000));
     out.input("c", None, Tensor::from_f32(&addend));
+    let halves = addend.map(|&c| f16::from_f32(c));
+    out.input("c_f16", None, Tensor::from_f16(&halves));
+    let halves = halves.map(|c| c.to_f32());
     let custom = CUSTOM.iter().map(|name| name.parse::<Model>()).collect::<Result<Vec<_>>>()?;
     let cores = TensorCore::ALL.iter().map(|&c| Model::TensorCore(c));
     for model in [Model::F32, Model::Exact].into_iter().chain(cores).chain(custom) {
@@ -41,7 +51,8 @@ pub(super) fn vectors() -> Result<Vectors> {
         for (at, &fa) in formats.iter().enumerate() {
             let fb = formats[(at + 1) % formats.len()];
             for (kind, a, b) in operands(model, fa, fb)? {
-                dense(&mut out, model, &format!("{model}.{fa}-{fb}.{kind}"), (&a, &b), &addend)?;
+                let c = if accumulates_in_f16(model) { ("c_f16", &halves) } else { ("c", &addend) };
+                dense(&mut out, model, &format!("{model}.{fa}-{fb}.{kind}"), (&a, &b), c)?;
             }
         }
     }
@@ -51,6 +62,10 @@ pub(super) fn vectors() -> Result<Vectors> {
         grouped(&mut out, model)?;
     }
     Ok(out)
+}
+
+fn accumulates_in_f16(model: Model) -> bool {
+    matches!(model, Model::TensorCore(core) if core.result() == StepResult::F16)
 }
 
 /// The kinds of scales that a model takes.
@@ -88,7 +103,7 @@ fn dense(
     model: Model,
     base: &str,
     (a, b): (&ScaledMatrix, &ScaledMatrix),
-    c: &Matrix<f32>,
+    (c_name, c): (&str, &Matrix<f32>),
 ) -> Result<()> {
     let mut inputs = stored(out, &format!("{base}.a"), &[a])?;
     inputs.extend(stored(out, &format!("{base}.b"), &[b])?);
@@ -126,8 +141,12 @@ fn dense(
         out.output(&name, None, Tensor::from_f32(&REFERENCE.gemm(&problem)?), ("gemm", &names, &parameters));
         let bf16 = Tensor::from_bf16(&REFERENCE.gemm_bf16(&problem)?);
         out.output(format!("{name}.bf16"), None, bf16, ("gemm", &names, &parameters));
+        if accumulates_in_f16(model) {
+            let f16 = Tensor::from_f16(&REFERENCE.gemm_f16(&problem)?);
+            out.output(format!("{name}.f16"), None, f16, ("gemm", &names, &parameters));
+        }
         if let Ok(with_addend) = problem.with_addend(c.view()) {
-            let names = [names.as_slice(), &["c"]].concat();
+            let names = [names.as_slice(), &[c_name]].concat();
             let d = Tensor::from_f32(&REFERENCE.gemm(&with_addend)?);
             out.output(format!("{name}.c"), None, d, ("gemm", &names, &parameters));
         }
@@ -197,6 +216,7 @@ fn stored(out: &mut Vectors, name: &str, stack: &[&ScaledMatrix]) -> Result<Vec<
     let codes = stack.iter().flat_map(|m| match m.codes() {
         Codes::Bytes(m) => m.as_slice().to_vec(),
         Codes::Words(m) => m.as_slice().iter().flat_map(|c| c.to_le_bytes()).collect(),
+        Codes::Dwords(m) => m.as_slice().iter().flat_map(|c| c.to_le_bytes()).collect(),
     });
     let codes = Tensor::new(Tensor::code_dtype(format), shape(rows, cols), codes.collect())?;
     out.input(name, Some(format), codes);
@@ -239,10 +259,9 @@ fn codes(format: Format, rows: usize, cols: usize, seed: u64) -> Codes {
             6 if j == cols / 3 => infinity,
             _ => finite,
         };
-        code as u16
+        code as u32
     };
-    let codes = Matrix::from_fn(rows, cols, code);
-    if spec.bits() > 8 { Codes::Words(codes) } else { Codes::Bytes(codes.map(|&c| c as u8)) }
+    Codes::new(format, &Matrix::from_fn(rows, cols, code))
 }
 
 /// Scales in [2^−4, 2^4) with all fraction bits.

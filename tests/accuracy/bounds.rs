@@ -26,6 +26,11 @@ fn models() -> Vec<Model> {
         "blackwell-mma:terms=nearest",
         "blackwell-fp4:f=9,terms=nearest",
         "blackwell-mx:l=7,f=12,result=e8m13",
+        "hopper:result=f16",
+        "hopper-f16:result=f16",
+        "hopper-mma:result=f16",
+        "ada:result=f16,round=zero",
+        "hopper-mma:addend=early,terms=nearest",
     ];
     let cores = TensorCore::ALL.iter().map(|&core| Model::TensorCore(core));
     let custom = custom.iter().map(|name| name.parse::<Model>().unwrap());
@@ -60,7 +65,7 @@ fn block(model: Model) -> BlockScales {
 }
 
 /// Rows of codes of one kind each.
-fn row(format: Format, k: usize, kind: u64, random: &mut Random) -> Vec<u16> {
+fn row(format: Format, k: usize, kind: u64, random: &mut Random) -> Vec<u32> {
     let spec = format.spec();
     let (top, sign) = (spec.max_code(), spec.sign_mask());
     let one = spec.encode(Unpacked::power_of_two(0)).unwrap();
@@ -83,13 +88,13 @@ fn row(format: Format, k: usize, kind: u64, random: &mut Random) -> Vec<u16> {
         6 if random.below(8) != 0 => 0,
         _ => finite(random),
     };
-    (0..k).map(|j| code(j, random) as u16).collect()
+    (0..k).map(|j| code(j, random) as u32).collect()
 }
 
-fn codes(format: Format, rows: Vec<Vec<u16>>) -> Codes {
+fn codes(format: Format, rows: Vec<Vec<u32>>) -> Codes {
     let (m, k) = (rows.len(), rows[0].len());
     let codes = Matrix::from_vec(m, k, rows.concat()).unwrap();
-    if format.spec().bits() > 8 { Codes::Words(codes) } else { Codes::Bytes(codes.map(|&c| c as u8)) }
+    Codes::new(format, &codes)
 }
 
 /// Rows of every kind, with the scales that the model takes; `wild` spreads them over the whole range.
@@ -150,6 +155,9 @@ fn worst(problem: &GemmProblem<'_>, what: &str) -> (f64, usize) {
     let d = REFERENCE.gemm_bf16(problem).unwrap();
     let check = bound(problem, OutputFormat::Bf16).check(d.view()).unwrap();
     assert_eq!(check.violations, 0, "{what}, {}, bf16: {check:?}", problem.accumulation());
+    let d = REFERENCE.gemm_f16(problem).unwrap();
+    let check = bound(problem, OutputFormat::F16).check(d.view()).unwrap();
+    assert_eq!(check.violations, 0, "{what}, {}, f16: {check:?}", problem.accumulation());
     in_f32(problem, what)
 }
 
@@ -203,7 +211,7 @@ fn no_result_lies_beyond_its_bound() {
 /// One dot product of K elements: codes, and a scale for every 32 of them where there is a use for it.
 #[derive(Clone)]
 struct Dot {
-    codes: [Vec<u16>; 2],
+    codes: [Vec<u32>; 2],
     scales: [Vec<u8>; 2],
 }
 
@@ -223,7 +231,7 @@ impl Dot {
             let (at, from) = (place(random), place(random));
             codes[at] = match random.below(3) {
                 0 => codes[from],
-                _ => (random.below(spec.max_code() + 1) | (random.below(2) * spec.sign_mask())) as u16,
+                _ => (random.below(spec.max_code() + 1) | (random.below(2) * spec.sign_mask())) as u32,
             };
             if random.below(4) == 0 {
                 let scales = &mut self.scales[side];

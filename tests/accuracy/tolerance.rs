@@ -63,6 +63,7 @@ fn used(
     let d = match output {
         OutputFormat::F32 => problem.run().unwrap(),
         OutputFormat::Bf16 => problem.run_bf16().unwrap().map(|v| v.to_f32()),
+        OutputFormat::F16 => problem.run_f16().unwrap().map(|v| v.to_f32()),
     };
     let tolerances = tolerance(shape, &scheme, Pass::Fprop, problem.accumulation(), output);
     let check = |t: Tolerance, a: Matrix<f64>, b: Matrix<f64>| {

@@ -16,6 +16,7 @@ fn stored(name: &str, dtype: Dtype, stack: &[&ScaledMatrix]) -> Vec<(String, Ten
     let codes = stack.iter().flat_map(|m| match m.codes() {
         Codes::Bytes(m) => m.as_slice().to_vec(),
         Codes::Words(m) => m.as_slice().iter().flat_map(|c| c.to_le_bytes()).collect(),
+        Codes::Dwords(m) => m.as_slice().iter().flat_map(|c| c.to_le_bytes()).collect(),
     });
     let mut tensors =
         vec![(name.to_owned(), Tensor::new(dtype, shape(rows, cols), codes.collect()).unwrap())];
@@ -151,7 +152,7 @@ fn grouped_products_are_the_librarys() {
     let joined = |name: &str, parts: &[ScaledMatrix; 3]| {
         let bytes = |m: &ScaledMatrix, i: usize| match m.codes() {
             Codes::Bytes(m) => m.row(i).to_vec(),
-            Codes::Words(_) => unreachable!(),
+            Codes::Words(_) | Codes::Dwords(_) => unreachable!(),
         };
         let scales = |m: &ScaledMatrix, i: usize| match &m.scales().unwrap().grid {
             ScaleGrid::F32(m) => m.row(i).to_vec(),

@@ -140,6 +140,7 @@ fn every_accumulation_is_there() {
     }
     assert!(named("hopper:f=10,result=e8m10,terms=nearest,round=nearest.", ".d.128.scales-first") >= 3);
     assert!(named("ampere:l=16,", ".c") >= 4, "a late addend");
+    assert!(named("hopper-mma:result=f16.", ".f16") >= 4, "results in f16");
     assert_eq!(named("grouped.", ".d"), 4 * 3);
 }
 

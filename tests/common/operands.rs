@@ -24,17 +24,21 @@ impl Random {
     }
 }
 
+/// The value of a code.
+pub fn value(format: Format, code: u32) -> f32 {
+    format.spec().decode(u64::from(code)).to_f32()
+}
+
 /// Random codes that `keep` accepts.
 pub fn codes(format: Format, rows: usize, cols: usize, seed: u64, keep: impl Fn(f32) -> bool) -> Codes {
     let mut random = Random(seed | 1);
     let code = |_, _| loop {
-        let code = (random.next() & format.spec().code_mask()) as u16;
-        if keep(format.decode_f32(code)) {
+        let code = (random.next() & format.spec().code_mask()) as u32;
+        if keep(value(format, code)) {
             return code;
         }
     };
-    let codes = Matrix::from_fn(rows, cols, code);
-    if format.spec().bits() > 8 { Codes::Words(codes) } else { Codes::Bytes(codes.map(|&c| c as u8)) }
+    Codes::new(format, &Matrix::from_fn(rows, cols, code))
 }
 
 /// Random finite codes without scales.
@@ -72,11 +76,9 @@ pub fn nvfp4(rows: usize, cols: usize, seed: u64, tensor: f32) -> ScaledMatrix {
 
 /// Codes of values that the format has.
 pub fn of_values(format: Format, rows: usize, cols: usize, values: &[f32]) -> ScaledMatrix {
-    let code = |&x: &f32| format.spec().encode(Unpacked::from_f32(x)).unwrap() as u16;
+    let code = |&x: &f32| format.spec().encode(Unpacked::from_f32(x)).unwrap() as u32;
     let codes = Matrix::from_vec(rows, cols, values.iter().map(code).collect()).unwrap();
-    let wide = format.spec().bits() > 8;
-    let codes = if wide { Codes::Words(codes) } else { Codes::Bytes(codes.map(|&c| c as u8)) };
-    ScaledMatrix::new(format, codes, None).unwrap()
+    ScaledMatrix::new(format, Codes::new(format, &codes), None).unwrap()
 }
 
 /// Values of both signs over many binades, some tiles of them zero.

@@ -138,6 +138,7 @@ fn parts(q: &Quantized) -> Parts {
     let codes = match q.matrix.codes() {
         Codes::Bytes(m) => m.as_slice().iter().map(|&c| code(u16::from(c))).collect(),
         Codes::Words(m) => m.as_slice().iter().map(|&c| code(c)).collect(),
+        Codes::Dwords(_) => unreachable!("recipes' codes have at most 16 bits"),
     };
     let scales = q.matrix.scales().unwrap();
     let canonical = |s: &f32| if s.is_nan() { f32::NAN.to_bits() } else { s.to_bits() };

@@ -5,7 +5,7 @@ use finegrain::formats::Format;
 use finegrain::matrix::Matrix;
 use finegrain::scaled::{Codes, ScaledMatrix};
 
-use crate::common::operands::Random;
+use crate::common::operands::{Random, value};
 use crate::common::runner::{self, on_cpu};
 
 /// Compares the backend of this name on every instruction set, on one thread and on three, with the reference; returns how
@@ -22,11 +22,9 @@ pub(crate) fn chosen(
     seed: u64,
     keep: &dyn Fn(f32) -> bool,
 ) -> ScaledMatrix {
-    let all = 0..=format.spec().code_mask() as u16;
-    let accepted: Vec<u16> = all.filter(|&code| keep(format.decode_f32(code))).collect();
+    let all = 0..=format.spec().code_mask() as u32;
+    let accepted: Vec<u32> = all.filter(|&code| keep(value(format, code))).collect();
     let mut random = Random(seed);
     let codes = Matrix::from_fn(rows, cols, |_, _| accepted[random.below(accepted.len() as u64) as usize]);
-    let wide = format.spec().bits() > 8;
-    let codes = if wide { Codes::Words(codes) } else { Codes::Bytes(codes.map(|&c| c as u8)) };
-    ScaledMatrix::new(format, codes, None).unwrap()
+    ScaledMatrix::new(format, Codes::new(format, &codes), None).unwrap()
 }

@@ -135,7 +135,7 @@ fn exact_intervals_equal_integer_arithmetic() {
 fn plain(a: &ScaledMatrix, b: &ScaledMatrix, interval: usize, addend: Option<&Matrix<f32>>) -> Matrix<f32> {
     let (a, b) = (a.view(), b.view());
     let ((m, k), n) = (a.shape(), b.shape().0);
-    let value = |x: &finegrain::scaled::ScaledRef<'_>, i, k| x.format().decode_f32(x.codes().at(i, k));
+    let value = |x: &finegrain::scaled::ScaledRef<'_>, i, k| x.format().decode_f32(x.codes().at(i, k) as u16);
     Matrix::from_fn(m, n, |i, j| {
         let (mut acc, mut partial) = (0.0f32, 0.0f32);
         for t in 0..k {

@@ -11,5 +11,6 @@ mod gemm_refusals;
 mod grouped;
 mod parts;
 mod sanitize;
+mod silicon;
 mod silicon_products;
 mod tensor_core;

@@ -19,11 +19,8 @@ fn models() -> [Model; 4] {
 /// Columns of codes, without scales.
 fn columns(x: &ScaledMatrix, k: std::ops::Range<usize>) -> ScaledMatrix {
     let (rows, cols) = (x.shape().0, k.len());
-    let codes = match x.codes() {
-        Codes::Bytes(m) => Codes::Bytes(Matrix::from_fn(rows, cols, |i, j| m[(i, k.start + j)])),
-        Codes::Words(m) => Codes::Words(Matrix::from_fn(rows, cols, |i, j| m[(i, k.start + j)])),
-    };
-    ScaledMatrix::new(x.format(), codes, None).unwrap()
+    let codes = Matrix::from_fn(rows, cols, |i, j| x.codes().view().at(i, k.start + j));
+    ScaledMatrix::new(x.format(), Codes::new(x.format(), &codes), None).unwrap()
 }
 
 /// Clause 9 in f32 operations, from the chains of the intervals.

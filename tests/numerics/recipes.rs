@@ -13,6 +13,7 @@ fn codes(q: &Quantized) -> Matrix<u64> {
     match q.matrix.codes() {
         Codes::Bytes(m) => m.map(|&c| u64::from(c)),
         Codes::Words(m) => m.map(|&c| u64::from(c)),
+        Codes::Dwords(m) => m.map(|&c| u64::from(c)),
     }
 }
 

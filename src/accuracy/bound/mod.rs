@@ -32,9 +32,18 @@
 //!   takes its place. The same holds for p with a lower bound of its last bit from |P| − e;
 //! - the sum of the terms, N with what they lost, is a multiple of U. Where its last place ρ = 2^−m·max(⌊N⌋₂, 2⁻¹²⁶)
 //!   is above U₋ it loses, toward zero, at most ρ − U₋ (a multiple of U below ρ), to nearest at most ρ/2; else nothing;
-//! - a late addend is left out of all this and then added with one rounding to f32, h.
+//! - a late addend is left out of all this and then added with one rounding to the accumulator's format, h;
+//! - products in two sets are two such sums, the first of which is the accumulator of the second;
+//! - an f16 result has m = 10 and 2⁻¹⁴ for 2⁻¹²⁶, and the addend loses what its rounding to f16 takes;
+//! - F32 operands lose what TF32 drops: every product |x − x'|, both known.
 //!
 //! With [`BlockScales::Fp4`](crate::gemm::BlockScales::Fp4) the terms are groups of 16 with their two scales.
+//!
+//! **CDNA3** ([`StepSum::Floored`](crate::gemm::StepSum)): products lose as above for the unit of their own set. Rounding
+//! down to multiples of V loses less than V: the dot product 2^(e_max − 32) where the accumulator's exponent may be the
+//! larger, one of two sets 2^(e_dot − F), the accumulator 2^(e_max − F) less its last bit, the sum 2⁻³¹·max(⌊N⌋₂, 2⁻¹²⁶);
+//! then h(N). **CDNA2**: every addition h(N), and 2⁻¹²⁶ where its result may be subnormal; products and operands lose
+//! what is set to zero, which is known. **CDNA1**: h(N) a step.
 //!
 //! **Promotion** of p with bound e into acc with bound E, for S = Σ sa·sb·P so far:
 //! - scales first: ŝ = fl(sa·sb) is known, E' = E + |ŝ|·e + |ŝ − sa·sb|·|P| + h(N);
@@ -74,6 +83,7 @@
 
 mod chain;
 mod operand;
+mod steps;
 
 use std::ops::Range;
 
@@ -302,8 +312,11 @@ impl<'a> Walk<'a> {
     }
 
     fn stored(&self, mut sum: Sum) -> Option<Sum> {
-        if self.output == OutputFormat::Bf16 {
-            sum.error = up(sum.error + half_ulp(sum.at_most(self.omega), Format::Bf16)?);
+        match self.output {
+            OutputFormat::F32 => {}
+            OutputFormat::Bf16 | OutputFormat::F16 => {
+                sum.error = up(sum.error + half_ulp(sum.at_most(self.omega), self.output.format())?);
+            }
         }
         Some(sum)
     }
@@ -313,7 +326,7 @@ impl<'a> Walk<'a> {
         let k = self.problem.k();
         let interval = |t: usize| {
             let range = Granule::span(k, self.problem.interval(), t);
-            let sum: f64 = a.terms(b, range).map(|(x, _)| x).sum();
+            let sum: f64 = a.terms(b, range).map(|term| term.value).sum();
             f64::from(a.scales[t]) * f64::from(b.scales[t]) * sum
         };
         let tensor = f64::from(self.problem.a().tensor_scale()) * f64::from(self.problem.b().tensor_scale());

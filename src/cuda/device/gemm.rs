@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::formats::Format;
 use crate::gemm::{
     Accumulation, GemmBackend, GemmPlan, GemmProblem, GroupedForm, GroupedProblem, Model, Output, TensorCore,
+    rounded_to_f16,
 };
 use crate::matrix::{MatRef, Matrix};
 use crate::parallel::Watch;
@@ -429,6 +430,7 @@ impl<D: Driver> GemmPlan for Planned<'_, D> {
     fn run(&self, out: Output<'_>, watch: &Watch<'_>) -> Result<()> {
         watch.check()?;
         match out {
+            Output::F16(d) => return rounded_to_f16(d, |wide| self.run(wide, watch)),
             Output::F32(mut d) => {
                 let values = self.gpu.multiply::<f32>(&self.product)?;
                 (0..values.rows()).for_each(|i| d.row_mut(i).copy_from_slice(values.row(i)));

@@ -29,7 +29,7 @@ use self::block::{Block, Rows, Scratch};
 use self::packed::PackedB;
 use self::plan::{Plan, codes};
 use super::accumulation::Model;
-use super::backend::{GemmBackend, GemmPlan, Output};
+use super::backend::{GemmBackend, GemmPlan, Output, rounded_to_f16};
 use super::parts;
 use super::problem::GemmProblem;
 use super::reference::products_are_exact;
@@ -183,6 +183,7 @@ impl GemmPlan for Plan<'_> {
         let blocks = match out {
             Output::F32(m) => blocks(self, m, Rows::F32),
             Output::Bf16(m) => blocks(self, m, Rows::Bf16),
+            Output::F16(m) => return rounded_to_f16(m, |wide| self.run(wide, watch)),
         };
         let packed = if self.few_rows { Some(few_rows::PackedA::new(self, watch)?) } else { None };
         let packed_b = if self.few_rows { None } else { PackedB::of(self, watch)? };

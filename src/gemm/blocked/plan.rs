@@ -54,6 +54,7 @@ pub(super) fn codes<'a>(x: &ScaledRef<'a>) -> Option<Codes<'a>> {
     let (data, stride) = match x.codes() {
         CodesRef::Bytes(m) => (m.strided(), m.stride()),
         CodesRef::Words(m) => (bytemuck::cast_slice(m.strided()), 2 * m.stride()),
+        CodesRef::Dwords(_) => return None,
     };
     Some(Codes { data, stride, rows, k, decoder })
 }

@@ -20,11 +20,11 @@ use finegrain_cpu::tensor_core::{self as kernels, Kernel, Micropanels, ScaleRows
 use self::pack::{Operand, Packed};
 use self::plan::{Block, Plan};
 use super::accumulation::Model;
-use super::backend::{GemmBackend, GemmPlan, Output};
+use super::backend::{GemmBackend, GemmPlan, Output, rounded_to_f16};
 use super::parts;
 use super::problem::GemmProblem;
 use super::reference::{self, Reference};
-use super::tensor_core::{self, BlockScales, TensorCore};
+use super::tensor_core::{self, BlockScales, StepSum, TensorCore};
 use super::trial;
 use crate::error::{Error, Result};
 use crate::formats::Specials;
@@ -86,6 +86,9 @@ impl Emulated {
                 "backend emulated sums as tensor cores do, not as {accumulation}"
             )));
         };
+        if core.sum() != StepSum::Fused {
+            return Err(Error::Unsupported(format!("backend emulated does not sum the steps of {core}")));
+        }
         let kernel = plan::kernel(core, problem.a().scales().is_some()).ok_or_else(|| {
             Error::Unsupported(format!(
                 "steps of {} products with {} fraction bits do not fit the sums of backend emulated",
@@ -158,6 +161,7 @@ impl GemmPlan for Plan<'_> {
                 run(self, d.reborrow(), watch, |rows| RowsMut::Bf16(rows))?;
                 recompute(self.problem, d, |block| Output::Bf16(block))
             }
+            Output::F16(d) => rounded_to_f16(d, |wide| self.run(wide, watch)),
         }
     }
 }

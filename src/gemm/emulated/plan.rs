@@ -7,7 +7,7 @@ use finegrain_cpu::tensor_core::{Core, Geometry, Kernel, Side, groups, words};
 
 use super::super::intervals::{IntervalPart, cut};
 use super::super::problem::GemmProblem;
-use super::super::tensor_core::{Addend, BlockScales, TensorCore};
+use super::super::tensor_core::{Addend, BlockScales, StepSum, TensorCore};
 use super::pack::Operand;
 use crate::scaled::Granule;
 use crate::simd::Isa;
@@ -53,7 +53,7 @@ pub(super) fn kernel(core: TensorCore, scaled: bool) -> Option<Kernel> {
     let fits = |bits: u32, terms: u64, largest: u64| {
         (terms * largest + 2).checked_shl(f).is_some_and(|sum| sum + terms < 1 << bits)
     };
-    if result_bits(core) == 0 || !core.truncates() {
+    if core.sum() != StepSum::Fused || result_bits(core) == 0 || !core.truncates() {
         return None; // no room for NaN
     }
     match core.scales() {

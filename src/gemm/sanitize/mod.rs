@@ -293,6 +293,7 @@ fn repadded(m: &ScaledMatrix, valid: impl Fn(usize) -> bool, padding: Option<Poi
         match &mut codes {
             Codes::Bytes(m) => m.row_mut(i).fill(code as u8),
             Codes::Words(m) => m.row_mut(i).fill(code),
+            Codes::Dwords(m) => m.row_mut(i).fill(u32::from(code)),
         }
     }
     let scales = scales.map(|Scales { granule, mut grid, tensor }| {

@@ -6,17 +6,26 @@ use super::{Addend, TensorCore};
 use crate::error::{Error, Result};
 use crate::formats::Format;
 
-/// What a tensor core's sum is rounded to after every step: 8 exponent bits, those of f32, and some fraction bits.
+/// What a tensor core's sum is rounded to after every step: 8 exponent bits, those of f32, and some fraction bits; or f16.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StepResult {
     mantissa_bits: u32,
+    emin: i32,
+    emax: i32,
 }
 
 impl StepResult {
     /// 8 exponent and 13 fraction bits ("FP22"): the FP8 tensor cores of Ada and Hopper.
-    pub const E8M13: StepResult = StepResult { mantissa_bits: Format::E8M13.spec().mantissa_bits };
+    pub const E8M13: StepResult = StepResult::of(Format::E8M13);
     /// IEEE binary32.
-    pub const F32: StepResult = StepResult { mantissa_bits: Format::F32.spec().mantissa_bits };
+    pub const F32: StepResult = StepResult::of(Format::F32);
+    /// IEEE binary16: the accumulator is one too.
+    pub const F16: StepResult = StepResult::of(Format::F16);
+
+    const fn of(format: Format) -> StepResult {
+        let spec = format.spec();
+        StepResult { mantissa_bits: spec.mantissa_bits, emin: spec.emin(), emax: spec.emax() }
+    }
 
     /// 8 exponent bits and this many fraction bits.
     ///
@@ -29,7 +38,7 @@ impl StepResult {
                 "a result of {mantissa_bits} fraction bits: expected at most {most}"
             )));
         }
-        Ok(StepResult { mantissa_bits })
+        Ok(StepResult { mantissa_bits, ..StepResult::F32 })
     }
 
     /// Fraction bits.
@@ -37,13 +46,32 @@ impl StepResult {
     pub const fn mantissa_bits(self) -> u32 {
         self.mantissa_bits
     }
+
+    /// Exponent of the smallest normal number.
+    pub const fn emin(self) -> i32 {
+        self.emin
+    }
+
+    /// Exponent of the largest finite number.
+    pub const fn emax(self) -> i32 {
+        self.emax
+    }
+
+    /// The format of the accumulator, and of sums with a late one.
+    pub const fn accumulator(self) -> Format {
+        match self {
+            StepResult::F16 => Format::F16,
+            _ => Format::F32,
+        }
+    }
 }
 
 impl std::fmt::Display for StepResult {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match *self {
             StepResult::F32 => f.pad("f32"),
-            StepResult { mantissa_bits } => f.pad(&format!("e8m{mantissa_bits}")),
+            StepResult::F16 => f.pad("f16"),
+            StepResult { mantissa_bits, .. } => f.pad(&format!("e8m{mantissa_bits}")),
         }
     }
 }
@@ -51,13 +79,14 @@ impl std::fmt::Display for StepResult {
 impl std::str::FromStr for StepResult {
     type Err = Error;
 
-    /// Reads `f32` or `e8mN`.
+    /// Reads `f32`, `f16` or `e8mN`.
     fn from_str(text: &str) -> Result<Self> {
         let bits = match text {
             "f32" => Some(StepResult::F32.mantissa_bits),
+            "f16" => return Ok(StepResult::F16),
             _ => text.strip_prefix("e8m").and_then(|n| n.parse().ok()),
         };
-        bits.ok_or_else(|| Error::Invalid(format!("result format '{text}': expected f32 or e8mN")))
+        bits.ok_or_else(|| Error::Invalid(format!("result format '{text}': expected f32, f16 or e8mN")))
             .and_then(StepResult::e8)
     }
 }
@@ -93,8 +122,9 @@ impl TensorCore {
     /// This one with the changes that `l=16,f=10,result=e8m10,terms=nearest,round=nearest,addend=late` names; any of
     /// them, in any order.
     pub(super) fn changed(self, changes: &str) -> Result<Self> {
-        let (mut core, mut step, mut fraction_bits, mut result) =
-            (self, self.step(), self.fraction_bits(), self.result());
+        self.check_parameters()?;
+        let (mut step, mut fraction_bits, mut result) = (self.step(), self.fraction_bits(), self.result());
+        let (mut terms, mut rounding, mut addend) = (None, None, None);
         for change in changes.split(',') {
             let (key, value) = change.split_once('=').unwrap_or((change, ""));
             let number = || {
@@ -105,13 +135,16 @@ impl TensorCore {
                 "l" => step = number()? as usize,
                 "f" => fraction_bits = number()?,
                 "result" => result = value.parse()?,
-                "terms" => core = core.with_term_rounding(StepRounding::of(value)?),
-                "round" => core = core.with_result_rounding(StepRounding::of(value)?),
-                "addend" => core = core.with_addend(addend(value)?),
+                "terms" => terms = Some(StepRounding::of(value)?),
+                "round" => rounding = Some(StepRounding::of(value)?),
+                "addend" => addend = Some(addend_of(value)?),
                 _ => return Err(Error::unknown("tensor core parameter", key, PARAMETERS)),
             }
         }
-        core.customized(step, fraction_bits, result)
+        let core = self.customized(step, fraction_bits, result)?;
+        let core = terms.map_or(core, |terms| core.with_term_rounding(terms));
+        let core = rounding.map_or(core, |rounding| core.with_result_rounding(rounding));
+        Ok(addend.map_or(core, |addend| core.with_addend(addend)))
     }
 }
 
@@ -130,7 +163,7 @@ impl std::str::FromStr for TensorCore {
     }
 }
 
-fn addend(word: &str) -> Result<Addend> {
+fn addend_of(word: &str) -> Result<Addend> {
     match word {
         "early" => Ok(Addend::Early),
         "late" => Ok(Addend::Late),
@@ -153,6 +186,8 @@ impl std::fmt::Display for TensorCore {
             change(self.fraction_bits() != base.fraction_bits(), "f", &self.fraction_bits());
             change(self.result() != base.result(), "result", &self.result());
             change(self.term_rounding() != base.term_rounding(), "terms", &self.term_rounding().word());
+            // What the result alone makes of it.
+            let base = base.customized(self.step(), self.fraction_bits(), self.result()).unwrap_or(base);
             change(self.result_rounding() != base.result_rounding(), "round", &self.result_rounding().word());
             let late = self.addend() == Addend::Late;
             change(self.addend() != base.addend(), "addend", if late { &"late" } else { &"early" });
@@ -171,10 +206,18 @@ mod tests {
     fn what_is_displayed_is_read_again() {
         for base in TensorCore::ALL {
             assert_eq!(base.to_string(), base.name());
-            for changes in ["l=16,f=7", "terms=nearest,round=nearest", "result=e8m10", "addend=early"] {
+            if base.check_parameters().is_err() {
+                let message = format!("{base}:l=8").parse::<TensorCore>().unwrap_err().to_string();
+                assert!(message.contains("no parameters"), "{message}");
+                continue;
+            }
+            let halves = base.customized(base.step(), base.fraction_bits(), StepResult::F16).is_ok();
+            let halves = halves.then_some(["result=f16", "result=f16,round=zero,l=32"]);
+            let changes = ["l=16,f=7", "terms=nearest,round=nearest", "result=e8m10", "addend=early"];
+            for changes in changes.into_iter().chain(halves.into_iter().flatten()) {
                 let core = format!("{base}:{changes}").parse::<TensorCore>().unwrap();
                 assert_eq!(core.to_string().parse::<TensorCore>().unwrap(), core, "{base}:{changes}");
-                assert_eq!(core.operands(), base.operands());
+                assert!(core.operands().iter().all(|format| base.operands().contains(format)));
             }
         }
         let same: TensorCore = "hopper:l=32,f=13,result=e8m13,terms=zero,round=zero".parse().unwrap();

@@ -196,6 +196,7 @@ fn parts(out: &mut ScaledMatrix, tensor: TensorScale) -> (CodesMut<'_>, ScalesMu
     let codes = match codes {
         Codes::Bytes(codes) => CodesMut::Bytes(codes.as_mut_slice()),
         Codes::Words(codes) => CodesMut::Words(codes.as_mut_slice()),
+        Codes::Dwords(_) => unreachable!("codes of recipes have at most 16 bits"),
     };
     (codes, grid)
 }
