@@ -14,7 +14,7 @@ pub struct PeakScratch(Vec<u32>);
 /// Finds the bits of the largest magnitude in each granule of `width` columns over all rows of `x`, into `peaks`.
 ///
 /// NaN and infinities are larger than [`ElementType::largest`](crate::elements::ElementType::largest).
-pub fn peaks(isa: Isa, x: Panel<'_>, width: usize, scratch: &mut PeakScratch, peaks: &mut Vec<u32>) {
+pub fn peaks(isa: Isa, x: &Panel<'_>, width: usize, scratch: &mut PeakScratch, peaks: &mut Vec<u32>) {
     let count = x.cols.div_ceil(width);
     peaks.resize(count, 0);
     if width < MAX_LANES || x.rows > 1 {
@@ -23,7 +23,7 @@ pub fn peaks(isa: Isa, x: Panel<'_>, width: usize, scratch: &mut PeakScratch, pe
             .0
             .resize(if width < MAX_LANES { x.cols.max(count * MAX_LANES) } else { count * MAX_LANES }, 0);
     }
-    let (lanes, Panel { data, rows, cols, stride }) = (&mut scratch.0, x);
+    let (lanes, &Panel { data, rows, cols, stride }) = (&mut scratch.0, x);
     match data {
         Elements::F32(data) => {
             isa.run_without_vbmi(&mut Peaks::<f32> { data, rows, cols, stride, width, lanes, peaks })

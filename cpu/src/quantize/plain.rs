@@ -35,8 +35,8 @@ pub enum Factors<'a> {
 
 impl Factors<'_> {
     /// Those of the elements from `at` on.
-    fn after(self, at: usize) -> Self {
-        match self {
+    fn after(&self, at: usize) -> Self {
+        match *self {
             Factors::Granules { values, inverses, first, width } => {
                 let (granule, first) = ((first + at) / width, (first + at) % width);
                 Factors::Granules { values: &values[granule..], inverses: &inverses[granule..], first, width }
@@ -56,9 +56,9 @@ pub struct PlainRows<'a> {
     /// Whether payloads are quotients; factors then lie within [`DIVISORS`](crate::simd::DIVISORS).
     pub divides: bool,
     /// The elements.
-    pub x: Panel<'a>,
+    pub x: &'a Panel<'a>,
     /// The factors of every row.
-    pub factors: Factors<'a>,
+    pub factors: &'a Factors<'a>,
     /// How many columns ahead elements are asked for.
     pub ahead: usize,
 }
@@ -98,7 +98,8 @@ fn coded<T: Lane, C: CodeWord>(
     stride: usize,
 ) -> u64 {
     let (isa, past_cache) = (stores.isa(), stores.past_cache());
-    let &PlainRows { encoder, divides, x: Panel { rows, cols, stride: x_stride, .. }, factors, ahead } = rows;
+    let &PlainRows { encoder, divides, x: &Panel { rows, cols, stride: x_stride, .. }, factors, ahead } =
+        rows;
     let whole = cols / GROUP * GROUP;
     let one = Groups::<T, C> {
         encoder,
@@ -125,7 +126,8 @@ fn coded<T: Lane, C: CodeWord>(
     }
     let rest = cols - whole;
     if rest > 0 {
-        let one = Groups { factors: factors.after(whole), cols: GROUP, ..one };
+        let factors = factors.after(whole);
+        let one = Groups { factors: &factors, cols: GROUP, ..one };
         for (i, codes) in codes.chunks_mut(stride).take(rows).enumerate() {
             let (mut padded, mut last) = ([T::default(); GROUP], [C::zeroed(); GROUP]);
             padded[..rest].copy_from_slice(&x[i * x_stride + whole..][..rest]);
@@ -139,7 +141,7 @@ fn coded<T: Lane, C: CodeWord>(
 /// Whole groups of rows.
 struct Groups<'a, T, C> {
     encoder: &'a Encoder,
-    factors: Factors<'a>,
+    factors: &'a Factors<'a>,
     ahead: usize,
     rows: usize,
     cols: usize,
@@ -189,7 +191,7 @@ impl<T: Lane, C: CodeWord, const DIVIDES: bool> Work for Cast<'_, '_, T, C, DIVI
         let mut flushed = 0;
         for i in 0..rows {
             let (x, codes) = (&x[i * x_stride..][..cols], &mut codes[i * stride..][..cols]);
-            match factors {
+            match *factors {
                 Factors::Granules { values, inverses, first, width } => {
                     let (mut at, mut end) = (0, width - first);
                     for (&value, &inverse) in values.iter().zip(inverses) {

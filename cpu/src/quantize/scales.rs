@@ -112,17 +112,17 @@ pub struct ScalesOut<'a> {
 
 /// Scales and factors of granules by the bits of their `amax`, and how many they are: the first is followed by one of at
 /// most [`MAX_LANES`] that the definition must decide, or where a payload is saturated.
-pub fn ordinary_scales(isa: Isa, rule: &ScaleRule, amax: &[u32], out: ScalesOut<'_>) -> usize {
-    isa.run_without_vbmi(&mut Ordinary { rule, amax, out })
+pub fn ordinary_scales(isa: Isa, rule: &ScaleRule, amax: &[u32], out: &mut ScalesOut<'_>) -> usize {
+    isa.run_without_vbmi(Ordinary { rule, amax, out })
 }
 
-struct Ordinary<'a> {
+struct Ordinary<'a, 'b> {
     rule: &'a ScaleRule,
     amax: &'a [u32],
-    out: ScalesOut<'a>,
+    out: &'a mut ScalesOut<'b>,
 }
 
-impl Work for &mut Ordinary<'_> {
+impl Work for Ordinary<'_, '_> {
     type Output = usize;
 
     #[inline(always)]
@@ -131,11 +131,17 @@ impl Work for &mut Ordinary<'_> {
         let count = amax.len();
         for at in (0..count).step_by(S::LANES) {
             let end = (at + S::LANES).min(count);
-            let mut padded = [amax[at]; MAX_LANES];
-            padded[..end - at].copy_from_slice(&amax[at..end]);
-            let Some((scale, factor)) = ordinary(s, rule, s.load_u32(&padded)) else { return at };
+            let whole = end - at == S::LANES;
+            let register = if whole {
+                s.load_u32(&amax[at..])
+            } else {
+                let mut padded = [amax[at]; MAX_LANES];
+                padded[..end - at].copy_from_slice(&amax[at..end]);
+                s.load_u32(&padded)
+            };
+            let Some((scale, factor)) = ordinary(s, rule, register) else { return at };
             let inverse = s.div(s.splat(1.0), factor);
-            if end - at == S::LANES {
+            if whole {
                 s.store(scale, &mut scales[at..end]);
                 s.store(factor, &mut factors[at..end]);
                 s.store(inverse, &mut inverses[at..end]);

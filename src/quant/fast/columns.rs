@@ -156,8 +156,13 @@ impl ColumnTask<'_> {
                 let (width, count) = (granule.1, shape.1.div_ceil(granule.1));
                 for (row, first) in (0..shape.0).step_by(granule.0).enumerate() {
                     let x = x.part(first..(first + granule.0).min(shape.0), 0..shape.1);
-                    peaks(self.plan.isa, x, width, lanes, found_peaks);
-                    GranuleRow { x, width, peaks: found_peaks }.decide(self.plan, found, row * count, stats);
+                    peaks(self.plan.isa, &x, width, lanes, found_peaks);
+                    GranuleRow { x: &x, width, peaks: found_peaks }.decide(
+                        self.plan,
+                        found,
+                        row * count,
+                        stats,
+                    );
                     let row = row * count..(row + 1) * count;
                     scales.store((rows.start + first) / granule.0, grid_rows, found, row);
                 }

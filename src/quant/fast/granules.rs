@@ -74,7 +74,7 @@ impl Decisions {
 /// A row of granules of `width` columns, and the bits of their largest magnitudes.
 #[derive(Clone, Copy)]
 pub(super) struct GranuleRow<'a> {
-    pub(super) x: Panel<'a>,
+    pub(super) x: &'a Panel<'a>,
     pub(super) width: usize,
     pub(super) peaks: &'a [u32],
 }
@@ -96,12 +96,12 @@ impl GranuleRow<'_> {
             let mut end = count;
             if let Some(rule) = &plan.scale_rule {
                 let rest = first + at..first + count;
-                let out = ScalesOut {
+                let mut out = ScalesOut {
                     scales: &mut decided.scales[rest.clone()],
                     factors: &mut decided.factors[rest.clone()],
                     inverses: &mut decided.inverses[rest],
                 };
-                let ordinary = ordinary_scales(plan.isa, rule, &self.peaks[at..], out);
+                let ordinary = ordinary_scales(plan.isa, rule, &self.peaks[at..], &mut out);
                 decided.care[first + at..first + at + ordinary].fill(care);
                 stats.granules += ordinary as u64;
                 at += ordinary;

@@ -207,7 +207,7 @@ fn tall_peaks(x: Panel<'_>, width: usize, isa: Isa, watch: &Watch<'_>) -> Result
     let parts = parallel::map(watch, x.rows.div_ceil(height), &|i| {
         let (mut scratch, mut found) = (PeakScratch::default(), Vec::new());
         let part = x.part(Granule::span(x.rows, height, i), 0..x.cols);
-        peaks(isa, part, width, &mut scratch, &mut found);
+        peaks(isa, &part, width, &mut scratch, &mut found);
         found
     })?;
     let larger = |mut a: Vec<u32>, b: Vec<u32>| {
@@ -238,7 +238,7 @@ fn decide_all(
     for row in 0..grid_rows {
         let stripe = x.part(Granule::span(x.rows, plan.granule.rows(), row), 0..x.cols);
         let peaks = tall_peaks(stripe, width, plan.isa, watch)?;
-        GranuleRow { x: stripe, width, peaks: &peaks }.decide(plan, &mut all, row * grid_cols, &mut stats);
+        GranuleRow { x: &stripe, width, peaks: &peaks }.decide(plan, &mut all, row * grid_cols, &mut stats);
         let (at, step) = match order {
             Order::Same => (row * grid_cols, 1),
             Order::Transposed => (row, grid_rows),

@@ -96,8 +96,8 @@ impl RowTask<'_> {
             Granules::Found(scales) => {
                 let at = block.rows.start / self.plan.granule.rows() * self.x.cols.div_ceil(width) + first;
                 let x = self.x.part(block.rows.clone(), block.cols.clone());
-                peaks(self.plan.isa, x, width, lanes, found_peaks);
-                let care = GranuleRow { x, width, peaks: found_peaks }.decide(self.plan, found, 0, stats);
+                peaks(self.plan.isa, &x, width, lanes, found_peaks);
+                let care = GranuleRow { x: &x, width, peaks: found_peaks }.decide(self.plan, found, 0, stats);
                 scales.store(at, 1, found, 0..count);
                 (&*found, 0, care)
             }
@@ -118,8 +118,13 @@ impl RowTask<'_> {
             let place_of = |i: usize| (block.rows.start + i) * all_cols + left;
             if plain {
                 let factors = if splats { place.factors() } else { spread.factors() };
-                let rows =
-                    PlainRows { encoder, divides: self.plan.rule.divides, x, factors, ahead: block.ahead };
+                let rows = PlainRows {
+                    encoder,
+                    divides: self.plan.rule.divides,
+                    x: &x,
+                    factors: &factors,
+                    ahead: block.ahead,
+                };
                 let codes = self.codes.slice(place_of(0)..place_of(x.rows - 1) + x.cols);
                 stats.flushed += cast_plain(stores, &rows, codes, all_cols);
                 continue;
