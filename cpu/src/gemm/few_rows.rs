@@ -57,9 +57,9 @@ pub fn row_tiles(rows: usize) -> impl ExactSizeIterator<Item = Range<usize>> {
 pub fn few_rows(
     isa: Isa,
     x: &SideBySide<'_>,
-    next: Option<Columns<'_>>,
+    next: Option<&Columns<'_>>,
     panels: &mut DecodedPanels,
-    acc: Accumulators<'_>,
+    acc: &mut Accumulators<'_>,
 ) {
     assert!(isa.geometry().few_rows && x.intervals == INTERVALS, "{isa}, {} intervals", x.intervals);
     match x.decoder {
@@ -68,15 +68,15 @@ pub fn few_rows(
     }
 }
 
-struct FewRows<'x, D> {
+struct FewRows<'x, 'acc, D> {
     decoder: &'x D,
     x: &'x SideBySide<'x>,
-    next: Option<Columns<'x>>,
+    next: Option<&'x Columns<'x>>,
     panels: &'x mut DecodedPanels,
-    acc: Accumulators<'x>,
+    acc: &'x mut Accumulators<'acc>,
 }
 
-impl<D: Decode> Work for FewRows<'_, D> {
+impl<D: Decode> Work for FewRows<'_, '_, D> {
     type Output = ();
 
     #[inline(always)]
@@ -87,7 +87,7 @@ impl<D: Decode> Work for FewRows<'_, D> {
     }
 }
 
-impl<D: Decode> FewRows<'_, D> {
+impl<D: Decode> FewRows<'_, '_, D> {
     #[inline(always)]
     fn multiply<S: Simd>(self, s: S) {
         let FewRows { decoder, x, next, panels, acc } = self;
@@ -97,7 +97,7 @@ impl<D: Decode> FewRows<'_, D> {
         now.reserve(len);
         after.reserve(len);
         if !*ready {
-            s.vectorize(DecodePanel { decoder, b: x.b, panel: &mut now.as_mut_slice()[..len] });
+            s.vectorize(DecodePanel { decoder, b: &x.b, panel: &mut now.as_mut_slice()[..len] });
         }
         let mut operands = Operands {
             decoder,
@@ -106,7 +106,7 @@ impl<D: Decode> FewRows<'_, D> {
             panel: &now.as_slice()[..len],
             acc,
             each: D::CODES / S::PAIR,
-            b: next.unwrap_or(x.b),
+            b: next.unwrap_or(&x.b),
             next: &mut after.as_mut_slice()[..len],
             tile: 0,
             tiles: row_tiles(x.rows).len(),
@@ -137,7 +137,7 @@ impl<D: Decode> FewRows<'_, D> {
 /// Decodes a panel by itself.
 struct DecodePanel<'x, D> {
     decoder: &'x D,
-    b: Columns<'x>,
+    b: &'x Columns<'x>,
     panel: &'x mut [u32],
 }
 
@@ -149,7 +149,7 @@ impl<D: Decode> Work for DecodePanel<'_, D> {
         let (tables, chunks) = (self.decoder.tables(s), self.b.interval / Gather::CHUNK);
         let len = self.panel.len();
         for r in 0..REGISTERS {
-            let gather = lanes::<S>(&self.b, r);
+            let gather = lanes::<S>(self.b, r);
             for (i, panel) in self.panel.chunks_exact_mut(len / chunks).enumerate() {
                 let registers = load(s, &gather, self.b.next, i);
                 for (&codes, panel) in registers.iter().zip(panel.chunks_exact_mut(len / chunks / 4)) {
@@ -199,18 +199,18 @@ fn lanes<'a, S: Simd>(b: &Columns<'a>, r: usize) -> Gather<'a> {
 }
 
 /// A microtile of A, the decoded panel, and what becomes the next.
-struct Operands<'x, D> {
+struct Operands<'x, 'acc, D> {
     decoder: &'x D,
     x: &'x SideBySide<'x>,
     /// The first row.
     first: usize,
     panel: &'x [u32],
-    acc: Accumulators<'x>,
+    acc: &'x mut Accumulators<'acc>,
     /// Steps of a register of codes, as a number that the compiler does not know: it would unroll the loop and do all loads
     /// of several steps first, for which there are no registers.
     each: usize,
     /// What is decoded to `next`.
-    b: Columns<'x>,
+    b: &'x Columns<'x>,
     next: &'x mut [u32],
     /// Which of how many microtiles this is.
     tile: usize,
@@ -222,9 +222,9 @@ type Sums<S, const MR: usize> = [[<S as Simd>::F32; REGISTERS]; MR];
 
 /// Multiplies a microtile of `MR` rows and promotes its sums. Meanwhile registers `tile` and `tile + tiles` of the next panel
 /// are decoded, `NB` of them.
-struct Tile<'o, 'x, D, const MR: usize, const NB: usize>(&'o mut Operands<'x, D>);
+struct Tile<'o, 'x, 'acc, D, const MR: usize, const NB: usize>(&'o mut Operands<'x, 'acc, D>);
 
-impl<D: Decode, const MR: usize, const NB: usize> Work for Tile<'_, '_, D, MR, NB> {
+impl<D: Decode, const MR: usize, const NB: usize> Work for Tile<'_, '_, '_, D, MR, NB> {
     type Output = ();
 
     #[inline(always)]
@@ -235,16 +235,16 @@ impl<D: Decode, const MR: usize, const NB: usize> Work for Tile<'_, '_, D, MR, N
     }
 }
 
-impl<D: Decode, const MR: usize, const NB: usize> Tile<'_, '_, D, MR, NB> {
+impl<D: Decode, const MR: usize, const NB: usize> Tile<'_, '_, '_, D, MR, NB> {
     #[inline(always)]
     fn sum<S: Simd>(self, s: S) {
         let Operands { decoder, x, first, panel, each: each_unknown, b, tile, tiles, .. } = *self.0;
-        let (next, acc) = (&mut *self.0.next, &mut self.0.acc);
+        let (next, acc) = (&mut *self.0.next, &mut *self.0.acc);
         let (lanes, row_len) = (REGISTERS * S::LANES, panel.len() / (REGISTERS * S::LANES) * INTERVALS);
         let a = &x.a[first * row_len..][..MR * row_len];
-        let mut gathers = [(tile, self::lanes::<S>(&b, tile)); NB];
+        let mut gathers = [(tile, self::lanes::<S>(b, tile)); NB];
         if NB == 2 {
-            gathers[NB - 1] = (tile + tiles, self::lanes::<S>(&b, tile + tiles));
+            gathers[NB - 1] = (tile + tiles, self::lanes::<S>(b, tile + tiles));
         }
         let tables = decoder.tables(s);
         let (each, steps) = (D::CODES / S::PAIR, 4 * D::CODES / S::PAIR);

@@ -21,7 +21,7 @@ use crate::simd::{Convert, Decode, Decoder, Gather, Isa, Simd, Work};
 ///
 /// # Panics
 /// If there are more rows, or an operand is too short.
-pub fn gemv(isa: Isa, x: &SideBySide<'_>, acc: Accumulators<'_>) {
+pub fn gemv(isa: Isa, x: &SideBySide<'_>, acc: &mut Accumulators<'_>) {
     match (x.decoder, x.rows) {
         (Decoder::Bytes(decoder), 1) => isa.run(Gemv::<_, 1> { x, decoder, acc }),
         (Decoder::Bytes(decoder), 2) => isa.run(Gemv::<_, 2> { x, decoder, acc }),
@@ -35,22 +35,22 @@ pub fn gemv(isa: Isa, x: &SideBySide<'_>, acc: Accumulators<'_>) {
     }
 }
 
-struct Gemv<'x, D, const MR: usize> {
+struct Gemv<'x, 'acc, D, const MR: usize> {
     x: &'x SideBySide<'x>,
     decoder: &'x D,
-    acc: Accumulators<'x>,
+    acc: &'x mut Accumulators<'acc>,
 }
 
 /// Registers of B at once, whose sums are independent: four cover the latency of a dot product.
 const REGISTERS: usize = 4;
 
-impl<D: Decode, const MR: usize> Work for Gemv<'_, D, MR> {
+impl<D: Decode, const MR: usize> Work for Gemv<'_, '_, D, MR> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Convert>(self, s: S) {
         let Gemv { x, decoder, acc } = self;
-        let SideBySide { intervals, b, scales, .. } = *x;
+        let &SideBySide { intervals, ref b, ref scales, .. } = x;
         // Partial sums, those of a row of B side by side.
         let mut partial = [[0.0f32; LINE * LINE]; MR];
         let rows = REGISTERS * S::LANES / intervals;
@@ -59,10 +59,9 @@ impl<D: Decode, const MR: usize> Work for Gemv<'_, D, MR> {
             let next = if last { b.next.wrapping_sub(first * b.stride) } else { rows * b.stride };
             let sums = if b.interval == 128 && intervals == S::LANES {
                 // The usual numbers, known to the compiler.
-                let (intervals, b) = (S::LANES, Columns { interval: 128, ..b });
-                sum::<S, D, MR>(s, decoder, intervals, x.a, b, first, next)
+                sum::<S, D, MR>(s, decoder, [S::LANES, 128], x.a, b, first, next)
             } else {
-                sum::<S, D, MR>(s, decoder, intervals, x.a, b, first, next)
+                sum::<S, D, MR>(s, decoder, [intervals, b.interval], x.a, b, first, next)
             };
             for (r, sums) in sums.iter().enumerate() {
                 for (m, &x) in sums.iter().enumerate() {
@@ -85,26 +84,26 @@ impl<D: Decode, const MR: usize> Work for Gemv<'_, D, MR> {
     }
 }
 
-/// The partial sums of the registers from row `first` on; meanwhile the codes `next` bytes away are asked for.
+/// The partial sums of the registers from row `first` on, of intervals given by their number and bytes; meanwhile the codes `next` bytes away are asked for.
 #[inline(always)]
 fn sum<S: Simd, D: Decode, const MR: usize>(
     s: S,
     decoder: &D,
-    intervals: usize,
+    [intervals, interval]: [usize; 2],
     a: &[u32],
-    b: Columns<'_>,
+    b: &Columns<'_>,
     first: usize,
     next: usize,
 ) -> [[S::F32; MR]; REGISTERS] {
     let (rows, tables) = (S::LANES / intervals, decoder.tables(s));
     // No closure: one that is not inlined knows none of the usual numbers.
     let gathers = [
-        lanes(&b, intervals, rows, first),
-        lanes(&b, intervals, rows, first + rows),
-        lanes(&b, intervals, rows, first + 2 * rows),
-        lanes(&b, intervals, rows, first + 3 * rows),
+        lanes(b, [intervals, interval], rows, first),
+        lanes(b, [intervals, interval], rows, first + rows),
+        lanes(b, [intervals, interval], rows, first + 2 * rows),
+        lanes(b, [intervals, interval], rows, first + 3 * rows),
     ];
-    let chunks = b.interval / Gather::CHUNK;
+    let chunks = interval / Gather::CHUNK;
     let size = 4 * D::CODES / S::PAIR * S::LANES;
     let mut sums = [[s.splat(0.0); MR]; REGISTERS];
     for i in 0..chunks {
@@ -173,11 +172,11 @@ fn add<S: Simd, D: Decode, const MR: usize, const NR: usize>(
 /// The intervals of the `rows` rows that fill a register, from row `first` on. Rows beyond the last are the last again: what
 /// becomes of them is not stored.
 #[inline(always)]
-fn lanes<'a>(b: &Columns<'a>, intervals: usize, rows: usize, first: usize) -> Gather<'a> {
+fn lanes<'a>(b: &Columns<'a>, [intervals, interval]: [usize; 2], rows: usize, first: usize) -> Gather<'a> {
     let mut offsets = [0; LINE / 4];
     for (g, offset) in offsets.iter_mut().take(rows * intervals / 4).enumerate() {
-        let (rows, interval) = (4 * g / intervals, 4 * g % intervals);
-        *offset = interval * b.interval + if rows == 0 { 0 } else { b.row(first + rows) - b.row(first) };
+        let (rows, i) = (4 * g / intervals, 4 * g % intervals);
+        *offset = i * interval + if rows == 0 { 0 } else { b.row(first + rows) - b.row(first) };
     }
-    Gather::new(b.data, b.row(first), offsets, b.interval, b.interval / Gather::CHUNK)
+    Gather::new(b.data, b.row(first), offsets, interval, interval / Gather::CHUNK)
 }

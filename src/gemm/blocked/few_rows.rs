@@ -96,12 +96,12 @@ fn side_by_side(plan: &Plan<'_>, a: &PackedA, block: &Block<'_>, jr: usize, scra
                 scales: Scales { promotion: plan.promotion, a: scales_a, b: scales_b },
             };
             let acc = &mut acc.as_mut_slice()[first - cols.start..];
-            let acc = Accumulators { data: acc, stride: plan.geometry.nr };
+            let mut acc = Accumulators { data: acc, stride: plan.geometry.nr };
             if m <= GEMV_ROWS {
-                gemv(plan.isa, &x, acc);
+                gemv(plan.isa, &x, &mut acc);
             } else {
                 let next = (after.0 < block.cols.end).then(|| columns(plan, block, after));
-                few_rows(plan.isa, &x, next, decoded, acc);
+                few_rows(plan.isa, &x, next.as_ref(), decoded, &mut acc);
             }
             (scales_a, scales_b) = (&scales_a[group.count * m..], &scales_b[group.count * lanes..]);
         }
