@@ -6,38 +6,50 @@
 
 use serde::Serialize;
 
-use super::recipe::{PowerOfTwo, Recipe, Scaling};
+use super::recipe::{MxRule, Recipe, ScaleFormat, Scaling};
 use super::{Quantized, Quantizer, Role};
 use crate::error::{Error, Result};
 use crate::matrix::MatRef;
 use crate::quant::Element;
 use crate::scaled::{Codes, ScaleGrid};
 
-/// A fact in which recipes differ.
+/// A rule in which two ways to quantise differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Cause {
-    /// The least amax.
-    Floor,
+    /// The format of the codes.
+    Format,
+    /// Which elements share a scale.
+    Granule,
+    /// The least amax, and with it the scale of zeros.
+    AmaxFloor,
     /// What NaN does to amax.
     NanAmax,
+    /// Whether scales are powers of two.
+    PowerOfTwo,
+    /// Whether powers of two lie below amax over the largest element or above.
+    FloorOrCeiling,
     /// How scale and payload are computed: division, multiplication by a rounded reciprocal, in which order.
     Arithmetic,
-    /// Whether and how scales become powers of two.
-    PowerOfTwo,
-    /// Overflow and signed zero of the cast.
+    /// Rounding, overflow and signed zero of the cast.
     Cast,
+    /// None: what was quantised differs.
+    Data,
 }
 
 impl Cause {
-    /// The fact in a few words.
+    /// The rule in a few words.
     pub const fn describe(self) -> &'static str {
         match self {
-            Cause::Floor => "amax floor",
+            Cause::Format => "format of the codes",
+            Cause::Granule => "granule",
+            Cause::AmaxFloor => "amax floor",
             Cause::NanAmax => "NaN in amax",
+            Cause::PowerOfTwo => "power-of-two scales or not",
+            Cause::FloorOrCeiling => "power of two below or above",
             Cause::Arithmetic => "division or reciprocal, of scale or payload",
-            Cause::PowerOfTwo => "power-of-two scales",
-            Cause::Cast => "overflow or zero in the cast",
+            Cause::Cast => "rounding, overflow or zero in the cast",
+            Cause::Data => "other data",
         }
     }
 }
@@ -81,7 +93,7 @@ pub struct RecipeDiff {
 /// use finegrain::quant::{diff_recipes, Cause, Role};
 /// let x = Matrix::from_fn(8, 256, |i, j| ((i * 37 + j * 11) % 101) as f32 * 1e-7);
 /// let diff = diff_recipes(x.view(), &"deepseek-v3".parse()?, &"vllm".parse()?, Role::Activation)?;
-/// assert_eq!(diff.causes[0].cause, Cause::Floor);
+/// assert_eq!(diff.causes[0].cause, Cause::AmaxFloor);
 /// assert_eq!(diff.total.scales, 16); // every tile lies under 1e-4
 /// # Ok::<(), finegrain::Error>(())
 /// ```
@@ -138,11 +150,19 @@ fn steps(a: &Recipe, b: &Recipe) -> Vec<(Cause, Recipe)> {
     let mut amax = now.amax;
     amax.floor = b.amax.floor;
     let next = Recipe { amax, ..now };
-    step(&mut now, Cause::Floor, next);
+    step(&mut now, Cause::AmaxFloor, next);
     let next = Recipe { amax: b.amax, ..now };
     step(&mut now, Cause::NanAmax, next);
-    // The arithmetic of B with the power-of-two rule of A, if B's kind of scaling has such a rule; then B's rule.
-    let next = Recipe { scaling: with_power_of_two_of(b.scaling, now.scaling), ..now };
+    // Scales of full precision first where one of the two has them: what is computed otherwise is compared in those.
+    if is_plain(b)
+        && let Some(exact) = now.with_exact_scales()
+    {
+        step(&mut now, Cause::PowerOfTwo, exact);
+    }
+    let next = Recipe { scaling: in_direction_of(now.scaling, b.scaling), ..now };
+    step(&mut now, Cause::FloorOrCeiling, next);
+    let exact = if is_plain(&now) { b.with_exact_scales() } else { None };
+    let next = Recipe { scaling: exact.unwrap_or(*b).scaling, ..now };
     step(&mut now, Cause::Arithmetic, next);
     let next = Recipe { scaling: b.scaling, ..now };
     step(&mut now, Cause::PowerOfTwo, next);
@@ -151,26 +171,28 @@ fn steps(a: &Recipe, b: &Recipe) -> Vec<(Cause, Recipe)> {
     steps
 }
 
-/// `scaling` with the power-of-two rule of `rule`, where the two are of one kind; where they are not, without one if
-/// `rule` has none.
-fn with_power_of_two_of(scaling: Scaling, rule: Scaling) -> Scaling {
-    match (scaling, rule) {
-        (Scaling::Scale { form, payload, zero, .. }, Scaling::Scale { power_of_two, .. }) => {
-            Scaling::Scale { form, power_of_two, payload, zero }
-        }
-        (
-            Scaling::Multiplier { form, overflow, zero, infinite, nan, .. },
-            Scaling::Multiplier { power_of_two, .. },
-        ) => Scaling::Multiplier { form, overflow, power_of_two, zero, infinite, nan },
-        (
-            Scaling::Multiplier { form, overflow, zero, infinite, nan, .. },
-            Scaling::Scale { power_of_two: PowerOfTwo::No, .. },
-        ) => Scaling::Multiplier { form, overflow, power_of_two: false, zero, infinite, nan },
-        (Scaling::Scale { form, payload, zero, .. }, Scaling::Multiplier { power_of_two: false, .. }) => {
-            Scaling::Scale { form, power_of_two: PowerOfTwo::No, payload, zero }
-        }
-        _ => scaling,
+/// Whether scales are f32 of full precision.
+fn is_plain(recipe: &Recipe) -> bool {
+    recipe.scale_format() == ScaleFormat::F32
+}
+
+/// `scaling` with powers of two on the side on which `other` has them, where both are of OCP MX; all other powers of two
+/// lie above.
+fn in_direction_of(scaling: Scaling, other: Scaling) -> Scaling {
+    let (Scaling::Mx(rule), Scaling::Mx(other)) = (scaling, other) else { return scaling };
+    let above = |rule| match rule {
+        MxRule::Floor | MxRule::FloorTorchao => false,
+        MxRule::Rceil | MxRule::RceilTe => true,
+    };
+    if above(rule) == above(other) {
+        return scaling;
     }
+    // The other's own rule, but for what its source computes otherwise than the first one's.
+    Scaling::Mx(match rule {
+        MxRule::Floor | MxRule::FloorTorchao => MxRule::Rceil,
+        MxRule::Rceil => MxRule::FloorTorchao,
+        MxRule::RceilTe => MxRule::Floor,
+    })
 }
 
 fn differences(a: &Quantized, b: &Quantized) -> Differences {
@@ -244,11 +266,80 @@ mod tests {
     fn causes_are_told_apart() {
         let d = diff("vllm", "tilekernels-pow2");
         let causes: Vec<Cause> = d.causes.iter().map(|c| c.cause).collect();
-        assert_eq!(causes, [Cause::Floor, Cause::Arithmetic, Cause::PowerOfTwo]);
+        assert_eq!(causes, [Cause::AmaxFloor, Cause::Arithmetic, Cause::PowerOfTwo]);
         assert_eq!(d.causes[0].differences, Differences::default(), "no tile lies under the floor");
         assert!(d.causes[2].differences.scales > 200, "{d:?}");
         let nan = diff("te", "te-kernel");
         assert_eq!(nan.total, Differences::default(), "they differ on infinities and NaN only");
+    }
+
+    /// All scales of TransformerEngine are powers of two: that is what differs, whichever comes first, and the arithmetic
+    /// moves a last bit.
+    #[test]
+    fn powers_of_two_are_no_arithmetic() {
+        for (a, b) in [("te", "deepseek-v3"), ("deepseek-v3", "te")] {
+            let d = diff(a, b);
+            let of = |cause| d.causes.iter().find(|c| c.cause == cause).unwrap().differences;
+            let (power, arithmetic) = (of(Cause::PowerOfTwo), of(Cause::Arithmetic));
+            assert_eq!(power.scales, d.granules, "{a} {b}: {d:?}");
+            assert!(
+                power.codes > 4 * arithmetic.codes && arithmetic.codes < d.elements / 200,
+                "{a} {b}: {d:?}"
+            );
+        }
+    }
+
+    /// The OCP rule and that of NVIDIA differ where amax lies between the largest element and the next power of two.
+    #[test]
+    fn floor_and_ceiling_are_no_arithmetic() {
+        for (a, b, extra) in [
+            ("mxfp8-e4m3-floor-torchao", "mxfp8-e4m3-rceil", 0),
+            ("mxfp8-e4m3-rceil", "mxfp8-e4m3-floor", 1),
+            ("mxfp8-e5m2-floor", "mxfp8-e5m2-rceil-te", 1),
+            ("mxfp8-e4m3-rceil-te", "mxfp8-e4m3-floor", 0),
+        ] {
+            let d = diff(a, b);
+            assert_eq!(d.causes.len(), 1 + extra, "{a} {b}: {d:?}");
+            assert_eq!(
+                (d.causes[0].cause, d.causes[0].differences),
+                (Cause::FloorOrCeiling, d.total),
+                "{a} {b}"
+            );
+            assert!(d.total.scales > d.granules / 20, "{a} {b}: {d:?}");
+            for rest in &d.causes[1..] {
+                assert_eq!(
+                    (rest.cause, rest.differences),
+                    (Cause::Arithmetic, Differences::default()),
+                    "{a} {b}"
+                );
+            }
+        }
+        assert_eq!(diff("mxfp8-e4m3-floor", "mxfp8-e4m3-floor-torchao").total, Differences::default());
+    }
+
+    #[test]
+    fn every_step_ends_at_the_second_recipe() {
+        for a in Recipe::ALL {
+            for b in Recipe::ALL {
+                if let Some((_, last)) = steps(a, b).last() {
+                    assert_eq!(
+                        (last.amax, last.scaling, last.cast),
+                        (b.amax, b.scaling, b.cast),
+                        "{} {}",
+                        a.name,
+                        b.name
+                    );
+                } else {
+                    assert_eq!(
+                        (a.amax, a.scaling, a.cast),
+                        (b.amax, b.scaling, b.cast),
+                        "{} {}",
+                        a.name,
+                        b.name
+                    );
+                }
+            }
+        }
     }
 
     #[test]

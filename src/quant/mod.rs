@@ -24,6 +24,7 @@ mod delayed;
 mod derive;
 mod diff;
 mod fast;
+mod infer;
 mod on_cpu;
 mod recipe;
 mod reference;
@@ -37,6 +38,7 @@ pub use cast::{CastStats, Caster};
 pub use delayed::DelayedScaling;
 pub use derive::{GranuleScale, Payload, StoredScale, TensorScale};
 pub use diff::{Cause, CauseDifferences, Differences, RecipeDiff, diff_recipes};
+pub use infer::{GranuleDiff, QuantizedDiff, diff_quantized};
 pub use recipe::{
     Amax, ElementCast, MultiplierForm, MxRule, NanAmax, Nvfp4Rule, PayloadForm, PowerOfTwo, Recipe,
     ScaleForm, ScaleFormat, Scaling,

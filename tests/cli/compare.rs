@@ -113,7 +113,7 @@ fn recipes_are_compared_on_a_file() {
     assert_eq!(tensors[0]["total"]["scales"], 1);
     let causes: Vec<&str> =
         tensors[0]["causes"].as_array().unwrap().iter().map(|c| c["cause"].as_str().unwrap()).collect();
-    assert_eq!(causes, ["floor", "nan-amax", "arithmetic", "power-of-two"]);
+    assert_eq!(causes, ["amax-floor", "nan-amax", "arithmetic", "power-of-two"]);
     assert!(stdout(&finegrain(["recipe", "diff", "deepgemm", "vllm", &file])).contains("l0.x"));
     fails(["recipe", "diff", "te", "mxfp8", &file], &["layers", "1x128", "1x32"]);
     fails(["recipe", "diff", "te", "vllm", &file, "--tensor", "nothing"], &["layers", "nothing"]);
