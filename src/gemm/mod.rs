@@ -35,7 +35,8 @@
 //!    whole steps of the model), each of which starts at +0; their f32 results, the accumulator after the last interval or
 //!    without promotion the chain, are added in ascending order. Without promotion, scales outside the model are applied to
 //!    the sum of the parts, promoted once into +0; with it the orders but scales-last have applied them. With either, D is
-//!    no chain itself: the second level of scales follows, then C, added once in f32, and NaN is 7FC00000.
+//!    no chain itself: the second level of scales follows, then C, added once in f32, and NaN is 7FC00000. Accumulators in
+//!    f16 are not split.
 //!
 //! # Parts
 //!

@@ -70,14 +70,21 @@ pub struct QuantizedDiff {
 /// ```
 ///
 /// # Errors
-/// [`Error::Shape`] if the shapes differ.
+/// [`Error::Shape`] if the shapes differ; [`Error::Unsupported`] for elements of more than 16 bits.
 pub fn diff_quantized(a: ScaledRef<'_>, b: ScaledRef<'_>) -> Result<QuantizedDiff> {
     let ((m, n), (r, c)) = (a.shape(), b.shape());
     if (m, n) != (r, c) {
         return Err(Error::Shape(format!("the first matrix is {m}×{n}, the second {r}×{c}")));
     }
-    a.fetch()?;
-    b.fetch()?;
+    for x in [a, b] {
+        if x.format().spec().bits() > u16::BITS {
+            return Err(Error::Unsupported(format!(
+                "elements in {} are no codes of a quantiser",
+                x.format()
+            )));
+        }
+        x.fetch()?;
+    }
     let granule = granule(&a);
     let (rows, cols) = granule.grid(m, n);
     let whole = if a.format() != b.format() {
@@ -139,8 +146,8 @@ struct Side<'a> {
 
 impl<'a> Side<'a> {
     fn new(x: ScaledRef<'a>) -> Self {
-        let mask = x.format().spec().code_mask() as u16;
-        let values = (0..=mask).map(|code| f64::from(x.format().decode_f32(code))).collect();
+        let codes = 0..=x.format().spec().code_mask();
+        let values = codes.map(|code| x.format().spec().decode(code).to_f64()).collect();
         let is_power = |s: f32| !s.is_finite() || s == 0.0 || s.to_bits() & 0x007F_FFFF == 0;
         let powers_of_two = x.scales().is_none_or(|s| match s.grid {
             ScaleGridRef::E8M0(_) => true,
@@ -199,7 +206,7 @@ impl Found {
         for i in rows {
             for j in cols.clone() {
                 let code = [codes[0].at(i, j), codes[1].at(i, j)];
-                let value = [0, 1].map(|s| sides[s].values[usize::from(code[s])]);
+                let value = [0, 1].map(|s| sides[s].values[code[s] as usize]);
                 let scale = [scales[0], sides[1].scale(i, j)];
                 found.scale_differs |= !same(scale[0], scale[1]);
                 for s in 0..2 {
@@ -227,9 +234,9 @@ impl Found {
     }
 
     /// Counts a pair of codes that differ by what they are.
-    fn count(&mut self, format: Format, code: [u16; 2], value: [f64; 2]) {
-        let sign = format.spec().sign_mask() as u16;
-        let magnitude = |code: u16| code & !sign;
+    fn count(&mut self, format: Format, code: [u32; 2], value: [f64; 2]) {
+        let sign = format.spec().sign_mask() as u32;
+        let magnitude = |code: u32| code & !sign;
         // Two zeros, or an overflow.
         if value[0] == value[1] || !value.iter().all(|v| v.is_finite()) {
             self.at_the_edge += 1;

@@ -208,6 +208,10 @@ fn what_no_kernel_computes_is_refused_with_the_reason() {
     };
     refused(&a, Some(Accumulation::HOPPER.promote_every(128).unwrap()), &["hopper", "sm_89", "f32, ada"]);
     refused(&a, Some(Accumulation::ADA.promote_every(64).unwrap()), &["128", "ada/64"]);
+    for text in ["f32/128/scales-last", "f32/128/split-k=2", "ada/128/scales-last"] {
+        let rows = scaled(E4M3, 200, 300, Granule::ROW, 1);
+        refused(&rows, Some(text.parse().unwrap()), &["K in one", text]);
+    }
     refused(&unscaled(Bf16, 4, 64, 2), None, &["e4m3 and e5m2", "bf16"]);
     refused(&nvfp4(4, 64, 2, 1.0), None, &["e4m3 and e5m2", "e2m1"]);
 
