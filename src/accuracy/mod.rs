@@ -21,6 +21,7 @@
 pub mod bound;
 mod budget;
 mod comparison;
+pub mod identify;
 mod metrics;
 mod pass;
 mod product;

@@ -5,17 +5,17 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use crate::checkpoint::{Checkpoint, Dtype, ScaledTensor, Tensor, TensorWriter, refuse_same_file};
-use crate::engine::{Engine, Product};
+use crate::engine::Engine;
 use crate::formats::Format;
-use crate::gemm::{Arithmetic, GemmProblem, GroupedProblem, Model, StepResult, TensorCore};
+use crate::gemm::{Model, StepResult, TensorCore};
 use crate::matrix::Matrix;
-use crate::scaled::{Granule, ScaledRef};
 use clap::ValueEnum;
 
 use crate::cli::Outcome;
 use crate::cli::arithmetic::{ArithmeticArgs, options};
-use crate::cli::operand::{OperandArgs, require_room};
+use crate::cli::operand::OperandArgs;
 use crate::cli::output;
+use crate::cli::product::{Grouped, Problem, read_groups};
 use crate::cli::progress::Progress;
 use crate::cli::{interrupt, notes};
 
@@ -78,23 +78,6 @@ enum Out {
     F16,
 }
 
-/// How `groups` is to be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Grouped {
-    /// 'groups' names the group of each row of a
-    Contiguous,
-    /// 'groups' counts the valid rows of each group
-    Masked,
-    /// 'groups' holds K of each group
-    K,
-}
-
-/// Either kind of problem; a grouped one with the shape of d as it is stored.
-enum Problem<'a> {
-    Dense(Box<GemmProblem<'a>>),
-    Grouped(Box<GroupedProblem<'a>>, Vec<usize>),
-}
-
 pub(crate) fn run(args: Args, json: bool) -> Outcome {
     let arithmetic = args.arithmetic.arithmetic()?;
     refuse_same_file(&args.r#in, &args.out_file)?;
@@ -104,14 +87,14 @@ pub(crate) fn run(args: Args, json: bool) -> Outcome {
     refuse_f32(&file, arithmetic.model(), [("a", &a), ("b", &b)])?;
     let c = read_addend(&file, arithmetic.model())?;
     let groups = read_groups(&file, args.grouped)?;
-    let blame_file = |e: crate::Error| crate::Error::file(&args.r#in, e);
-    let problem = problem(&args, &arithmetic, (&a, &b), c.as_ref(), groups.as_deref()).map_err(blame_file)?;
-    let (accumulation, product) = match &problem {
-        Problem::Dense(p) => (p.accumulation(), Product::from(&**p)),
-        Problem::Grouped(p, _) => (p.accumulation(), Product::from(&**p)),
-    };
-
-    let (granule_a, granule_b) = granules(&problem);
+    let problem = (|| {
+        let problem = Problem::new((&a, &b), groups.as_deref(), args.grouped)?;
+        let accumulation = args.arithmetic.complete(problem.fitted(&arithmetic)?);
+        problem.with_accumulation(accumulation)?.with_addend(c.as_ref())
+    })();
+    let problem = problem.map_err(|e| crate::Error::file(&args.r#in, e))?;
+    let (accumulation, product) = (problem.accumulation(), problem.product());
+    let (granule_a, granule_b) = problem.granules();
     let (a, b) = (a.describe(granule_a), b.describe(granule_b));
     let work = product.multiply_adds();
     let progress = Progress::multiply_adds(work);
@@ -127,10 +110,7 @@ pub(crate) fn run(args: Args, json: bool) -> Outcome {
         Out::Bf16 => Tensor::from_bf16(&engine.gemm_bf16(product)?),
         Out::F16 => Tensor::from_f16(&engine.gemm_f16(product)?),
     };
-    let d = match &problem {
-        Problem::Dense(_) => d,
-        Problem::Grouped(_, shape) => d.reshaped(shape.clone())?,
-    };
+    let d = d.reshaped(problem.shape())?;
     let seconds = start.elapsed().as_secs_f64();
     drop(progress);
     let (shape, dtype) = (d.shape().to_vec(), d.dtype());
@@ -162,18 +142,6 @@ pub(crate) fn run(args: Args, json: bool) -> Outcome {
         )
     };
     output::finish(out, &report, json, text, &[])
-}
-
-/// The granules of the operands as they are multiplied: groups along K have their own.
-fn granules(problem: &Problem<'_>) -> (Option<Granule>, Option<Granule>) {
-    let of = |p: &GemmProblem<'_>| {
-        let granule = |operand: &ScaledRef<'_>| operand.scales().map(|s| s.granule);
-        (granule(p.a()), granule(p.b()))
-    };
-    match problem {
-        Problem::Dense(p) => of(p),
-        Problem::Grouped(p, _) => p.parts().first().map_or((None, None), |part| of(part.problem())),
-    }
 }
 
 /// F32 is for the models that read TF32 alone: elsewhere it is an operand that somebody forgot to quantise.
@@ -210,61 +178,4 @@ pub(crate) fn read_addend(file: &Checkpoint, model: Model) -> crate::Result<Opti
         return Err(file.blame("c", format!("dtype {}, expected {expected} for {model}", c.dtype())));
     }
     c.to_matrix().map(Some).map_err(|e| file.blame("c", e))
-}
-
-/// The tensor `groups`, which a grouped problem must have.
-pub(crate) fn read_groups(file: &Checkpoint, grouped: Option<Grouped>) -> crate::Result<Option<Vec<i32>>> {
-    if grouped.is_none() && !file.contains("groups") {
-        return Ok(None);
-    }
-    file.read("groups")?.to_i32().map(Some).map_err(|e| file.blame("groups", e))
-}
-
-fn problem<'a>(
-    args: &Args,
-    arithmetic: &Arithmetic,
-    (a, b): (&'a ScaledTensor, &'a ScaledTensor),
-    c: Option<&'a Matrix<f32>>,
-    groups: Option<&[i32]>,
-) -> crate::Result<Problem<'a>> {
-    let Some(groups) = groups else {
-        let dense = GemmProblem::nt(a.whole()?, b.whole()?)?;
-        let fitted = dense.fitted(arithmetic)?;
-        let dense = dense.with_accumulation(args.arithmetic.complete(fitted))?;
-        require_room(dense.m(), dense.n())?;
-        return Ok(Problem::Dense(Box::new(match c {
-            Some(c) => dense.with_addend(c.view())?,
-            None => dense,
-        })));
-    };
-    let (grouped, count) = match args.grouped.unwrap_or(Grouped::Contiguous) {
-        Grouped::Contiguous => (GroupedProblem::contiguous(a.whole()?, groups, &b.groups()?)?, None),
-        Grouped::Masked => {
-            (GroupedProblem::masked(&a.groups()?, &sizes(groups)?, &b.groups()?)?, Some(groups.len()))
-        }
-        Grouped::K => {
-            let sizes = sizes(groups)?;
-            (GroupedProblem::k_grouped(&a.k_groups(&sizes)?, &b.k_groups(&sizes)?)?, Some(groups.len()))
-        }
-    };
-    let (rows, n) = grouped.output_shape();
-    require_room(rows, n)?;
-    let shape = count.map_or(vec![rows, n], |g| vec![g, rows / g, n]);
-    let accumulation = args.arithmetic.complete(grouped.fitted(arithmetic)?);
-    let grouped = grouped.with_accumulation(accumulation)?;
-    Ok(Problem::Grouped(
-        Box::new(match c {
-            Some(c) => grouped.with_addend(c.view())?,
-            None => grouped,
-        }),
-        shape,
-    ))
-}
-
-/// Sizes of groups: I32 in the file, none negative.
-pub(crate) fn sizes(groups: &[i32]) -> crate::Result<Vec<usize>> {
-    let size = |(i, &g): (usize, &i32)| {
-        usize::try_from(g).map_err(|_| crate::Error::Invalid(format!("groups[{i}] is {g}, expected a size")))
-    };
-    groups.iter().enumerate().map(size).collect()
 }

@@ -12,6 +12,7 @@ mod completions;
 mod dequantize;
 mod formats;
 mod gemm;
+mod identify;
 mod inspect;
 mod interrupt;
 mod man;
@@ -19,6 +20,7 @@ mod notes;
 mod operand;
 mod output;
 mod plot;
+mod product;
 mod progress;
 mod quantize;
 mod reading;
@@ -53,6 +55,7 @@ enum Command {
     Dequantize(dequantize::Args),
     Gemm(gemm::Args),
     Compare(compare::Args),
+    Identify(identify::Args),
     Inspect(inspect::Args),
     Recipe(recipe::Args),
     Sanitize(sanitize::Args),
@@ -110,6 +113,7 @@ pub fn run<A: Into<OsString> + Clone>(args: impl IntoIterator<Item = A>) -> Exit
         Command::Dequantize(args) => dequantize::run(args, json),
         Command::Gemm(args) => gemm::run(args, json),
         Command::Compare(args) => compare::run(args, json),
+        Command::Identify(args) => identify::run(&args, json),
         Command::Inspect(args) => inspect::run(args, json),
         Command::Recipe(args) => recipe::run(args, json),
         Command::Sanitize(args) => sanitize::run(&args, json),

@@ -12,9 +12,9 @@ use crate::scaled::{Codes, ScaleGrid, ScaledMatrix, ScaledRef};
 use serde::Serialize;
 
 use crate::cli::arithmetic::arithmetic;
-use crate::cli::gemm::{Grouped, read_groups, sizes};
 use crate::cli::operand::OperandArgs;
 use crate::cli::output::{Table, print, print_json};
+use crate::cli::product::{Grouped, read_groups, sizes};
 use crate::cli::{Failure, Outcome, notes};
 
 const EXAMPLE: &str = "\

@@ -221,6 +221,11 @@ impl<'w> Engine<'w> {
         }
     }
 
+    /// Who is told of its work and may stop it.
+    pub(crate) fn watch(&self) -> Watch<'w> {
+        self.watch
+    }
+
     /// What multiplies.
     fn backend(&self) -> &dyn GemmBackend {
         match &self.place {

@@ -1,6 +1,5 @@
 //! Tensor cores as data: what a step sums, how it aligns and rounds, and which formats it multiplies.
 #![forbid(unsafe_code)]
-#![forbid(unsafe_code)]
 
 mod cdna;
 mod chain;

@@ -1,0 +1,316 @@
+//! The search: few elements sift many arithmetics, many elements few.
+
+use super::candidates;
+use super::computed::Computed;
+use super::hints;
+use super::tiles::{Parts, Tile};
+use super::{Differences, EXACT, Element, Extent, Identification, Match, NEAREST};
+use crate::engine::{Engine, Product};
+use crate::error::{Error, Result};
+use crate::gemm::{Accumulation, Arithmetic, GemmProblem, Model};
+use crate::parallel;
+
+/// Elements of the samples, one after the other.
+const SAMPLES: [usize; 3] = [16, 1 << 10, 1 << 16];
+/// Of how many the distance is measured on the second sample where the first leaves none.
+const CLOSER: usize = 32;
+/// Multiply-adds up to which all of D is compared unless asked for.
+const WORK: u64 = 100_000_000_000;
+/// How much longer the reference takes for one.
+const REFERENCE: u64 = 50;
+/// How many elements that differ are listed.
+const LISTED: usize = 8;
+/// Rows and columns of the tiles that are counted.
+const TILE: usize = 128;
+
+pub(super) struct Search<'s, 'p> {
+    product: Product<'p>,
+    pub(super) parts: Parts<'p>,
+    pub(super) d: Computed<'s>,
+    extent: Extent,
+    engine: &'s Engine<'s>,
+}
+
+/// What a sieve leaves: the exact ones, else the nearest, nearest first.
+#[derive(Default)]
+struct Sifted {
+    exact: Vec<Match>,
+    nearest: Vec<Match>,
+}
+
+impl<'s, 'p> Search<'s, 'p> {
+    pub(super) fn new(
+        product: Product<'p>,
+        d: Computed<'s>,
+        extent: Extent,
+        engine: &'s Engine<'s>,
+    ) -> Result<Self> {
+        let ((rows, cols), (m, n)) = (d.shape(), product.output_shape());
+        if (rows, cols) != (m, n) {
+            return Err(Error::Shape(format!("d is {rows}×{cols}, the product {m}×{n}")));
+        }
+        let search = Search { product, parts: Parts::of(product), d, extent, engine };
+        if search.parts.elements() == 0 {
+            return Err(Error::Invalid(format!(
+                "d is {rows}×{cols}, and no group computes an element of it"
+            )));
+        }
+        let is_number = |i: usize| (0..cols).any(|j| !d.at(i, j).value.is_nan());
+        if !search.parts.rows().flatten().any(is_number) {
+            return Err(Error::Invalid(format!(
+                "all {} elements of d are NaN: any arithmetic may have given that",
+                search.parts.elements()
+            )));
+        }
+        Ok(search)
+    }
+
+    pub(super) fn run(&self) -> Result<Identification> {
+        let whole = candidates::whole(&self.parts, &self.d);
+        if whole.is_empty() {
+            return Err(self.refusal());
+        }
+        let mut tried = whole.len();
+        let mut found = self.sift(&whole)?;
+        if found.exact.is_empty() {
+            let split = candidates::split(&self.parts, &whole);
+            tried += split.len();
+            let Sifted { exact, nearest } = self.sift(&split)?;
+            found.exact = exact;
+            found.nearest.extend(nearest);
+        }
+        let Sifted { mut exact, mut nearest } = found;
+        let padding = self.padding();
+        if !exact.is_empty() {
+            let count = exact.len();
+            exact.truncate(EXACT);
+            let undecided = (count > 1).then(|| hints::undecided(&self.parts, &self.d, count, tried));
+            let (differences, hints) = (None, Vec::new());
+            return Ok(Identification {
+                matches: exact,
+                tried,
+                exact: count,
+                undecided,
+                differences,
+                hints,
+                padding,
+            });
+        }
+        nearest.sort_by_key(|m| {
+            (m.differ * SAMPLES[1] / m.of.max(1), m.max_ulps, !m.accumulation.split_k().is_whole())
+        });
+        let mut matches: Vec<Match> = nearest.into_iter().take(NEAREST).collect();
+        let mut differences = None;
+        if let Some(first) = matches.first_mut() {
+            let (closest, where_it_differs) = self.differences(first.accumulation)?;
+            *first = closest;
+            differences = Some(where_it_differs);
+        }
+        let hints = hints::of(self, &matches, differences.as_ref())?;
+        Ok(Identification { matches, tried, exact: 0, undecided: None, differences, hints, padding })
+    }
+
+    /// Why nothing takes the operands: what the simplest model says.
+    fn refusal(&self) -> Error {
+        let why = |p: &GemmProblem<'_>| p.with_arithmetic(&Arithmetic::Fitting(Model::F32)).err();
+        self.parts
+            .problems()
+            .find_map(why)
+            .unwrap_or_else(|| Error::Unsupported("no arithmetic takes these operands".to_owned()))
+    }
+
+    /// An arithmetic that gives the bits of a sample if each product is changed; `None` if there is none.
+    pub(super) fn exact_if(
+        &self,
+        change: &dyn Fn(&GemmProblem<'p>) -> Option<GemmProblem<'p>>,
+    ) -> Result<Option<Accumulation>> {
+        let Some(parts) = self.parts.changed(change) else { return Ok(None) };
+        let mut left = candidates::whole(&parts, &self.d);
+        for elements in &SAMPLES[..2] {
+            let scores = self.scores(&parts, &left, &parts.sample(*elements))?;
+            left = scores.iter().filter(|m| m.differ == 0).map(|m| m.accumulation).collect();
+        }
+        Ok(left.first().copied())
+    }
+
+    /// Sifts by larger and larger samples, and at last by all of D.
+    fn sift(&self, candidates: &[Accumulation]) -> Result<Sifted> {
+        let mut left = candidates.to_vec();
+        let mut scores: Vec<Match> = Vec::new();
+        for (stage, &elements) in SAMPLES.iter().enumerate() {
+            if left.is_empty() {
+                break;
+            }
+            let tiles = self.parts.sample(elements);
+            scores = self.scores(&self.parts, &left, &tiles)?;
+            left = scores.iter().filter(|m| m.differ == 0).map(|m| m.accumulation).collect();
+            if left.is_empty() && stage == 0 {
+                scores.sort_by_key(|m| (m.differ, m.max_ulps));
+                let closer: Vec<Accumulation> = scores.iter().take(CLOSER).map(|m| m.accumulation).collect();
+                scores = self.scores(&self.parts, &closer, &self.parts.sample(SAMPLES[1]))?;
+                break;
+            }
+            if self.parts.elements() <= elements {
+                break;
+            }
+        }
+        let (mut exact, nearest): (Vec<Match>, Vec<Match>) = scores.into_iter().partition(|m| m.differ == 0);
+        if exact.is_empty() {
+            return Ok(Sifted { exact, nearest });
+        }
+        self.compare_all(&mut exact)?;
+        let (exact, nearest) = exact.into_iter().partition(|m| m.differ == 0);
+        Ok(Sifted { exact, nearest })
+    }
+
+    /// Compares all of D, as many of the arithmetics as there is work for, the simplest first.
+    fn compare_all(&self, exact: &mut [Match]) -> Result<()> {
+        let mut work = 0u64;
+        for found in exact {
+            if found.of == self.parts.elements() {
+                continue;
+            }
+            let accumulation = found.accumulation;
+            let (d, cost) = match self.product {
+                Product::Dense(p) => {
+                    let p = p.with_accumulation(accumulation)?;
+                    let Some(cost) = self.cost((&p).into(), work)? else { continue };
+                    (self.engine.gemm(&p)?, cost)
+                }
+                Product::Grouped(p) => {
+                    let p = p.clone().with_accumulation(accumulation)?;
+                    let Some(cost) = self.cost((&p).into(), work)? else { continue };
+                    (self.engine.gemm(&p)?, cost)
+                }
+            };
+            work = work.saturating_add(cost);
+            let mut all = Match { differ: 0, of: 0, max_ulps: 0, accumulation };
+            for row in self.parts.rows().flatten() {
+                for (j, &x) in d.row(row).iter().enumerate() {
+                    all.add(self.d.at(row, j).distance(self.d.rounded(x), self.d.sign()));
+                }
+            }
+            *found = all;
+        }
+        Ok(())
+    }
+
+    /// What a product adds to the work so far, in multiply-adds of fast kernels; `None` if that is more than is done unasked.
+    fn cost(&self, product: Product<'_>, work: u64) -> Result<Option<u64>> {
+        let each = match self.engine.plan_gemm(product)?.backend() {
+            "reference" => REFERENCE,
+            _ => 1,
+        };
+        let cost = product.multiply_adds().saturating_mul(each);
+        let fits = self.extent == Extent::All || work.saturating_add(cost) <= WORK;
+        Ok(fits.then_some(cost))
+    }
+
+    /// How far each arithmetic is from D on some tiles.
+    fn scores(&self, parts: &Parts<'_>, candidates: &[Accumulation], tiles: &[Tile]) -> Result<Vec<Match>> {
+        let one = |i: usize| -> Result<Match> {
+            let (accumulation, tile) = (candidates[i / tiles.len()], &tiles[i % tiles.len()]);
+            let mut score = Match { accumulation, differ: 0, of: 0, max_ulps: 0 };
+            self.visit(parts, accumulation, tile, &mut |_, _, x: Compared| score.add(x.ulps))?;
+            Ok(score)
+        };
+        let watch = self.engine.watch();
+        let count = candidates.len() * tiles.len();
+        let all = self.engine.install(|| parallel::map(&watch, count, &one))?;
+        let all = all.into_iter().collect::<Result<Vec<Match>>>()?;
+        Ok(all
+            .chunks(tiles.len().max(1))
+            .map(|tiles| tiles.iter().copied().reduce(Match::and).expect("tiles are chunks"))
+            .collect())
+    }
+
+    /// Shows every element of a tile to `see`: its row and column in D, and how it compares.
+    fn visit(
+        &self,
+        parts: &Parts<'_>,
+        accumulation: Accumulation,
+        tile: &Tile,
+        see: &mut dyn FnMut(usize, usize, Compared),
+    ) -> Result<()> {
+        let computed = parts.multiply(tile, accumulation)?;
+        for (i, row) in tile.rows.clone().enumerate() {
+            let row = parts.row(tile.part, row);
+            for (col, &x) in tile.cols.clone().zip(computed.row(i)) {
+                let (given, expected) = (self.d.at(row, col), self.d.rounded(x));
+                let ulps = given.distance(expected, self.d.sign());
+                see(row, col, Compared { given: given.value, expected: expected.value, ulps });
+            }
+        }
+        Ok(())
+    }
+
+    /// How far an arithmetic is from D, and where, on the largest sample.
+    fn differences(&self, accumulation: Accumulation) -> Result<(Match, Differences)> {
+        use std::collections::BTreeMap;
+        let mut found = Match { accumulation, differ: 0, of: 0, max_ulps: 0 };
+        let (mut rows, mut cols, mut tiles) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let mut first = Vec::new();
+        for tile in self.parts.sample(SAMPLES[2]) {
+            self.visit(
+                &self.parts,
+                accumulation,
+                &tile,
+                &mut |row, col, Compared { given, expected, ulps }| {
+                    found.add(ulps);
+                    let differs = ulps > 0;
+                    *rows.entry(row).or_insert(false) |= differs;
+                    *cols.entry(col).or_insert(false) |= differs;
+                    *tiles.entry((row / TILE, col / TILE)).or_insert(false) |= differs;
+                    if differs && first.len() < LISTED {
+                        first.push(Element { row, col, given, expected, ulps });
+                    }
+                },
+            )?;
+        }
+        let count = |seen: Vec<&bool>| [seen.iter().filter(|differs| ***differs).count(), seen.len()];
+        let differences = Differences {
+            rows: count(rows.values().collect()),
+            cols: count(cols.values().collect()),
+            tiles: count(tiles.values().collect()),
+            first,
+        };
+        Ok((found, differences))
+    }
+
+    /// Elements of rows without a group that are not +0.
+    fn padding(&self) -> usize {
+        let (rows, cols) = self.d.shape();
+        let mut computed = vec![false; rows];
+        self.parts.rows().flatten().for_each(|row| computed[row] = true);
+        let zero = self.d.rounded(0.0);
+        let is_set =
+            |row: usize| (0..cols).filter(|&j| self.d.at(row, j).distance(zero, self.d.sign()) > 0).count();
+        (0..rows).filter(|&row| !computed[row]).map(is_set).sum()
+    }
+}
+
+/// How an element compares.
+#[derive(Clone, Copy)]
+struct Compared {
+    given: f32,
+    expected: f32,
+    ulps: u32,
+}
+
+impl Match {
+    fn add(&mut self, ulps: u32) {
+        self.of += 1;
+        self.differ += usize::from(ulps > 0);
+        self.max_ulps = self.max_ulps.max(ulps);
+    }
+
+    /// The same arithmetic on more elements.
+    fn and(self, other: Match) -> Match {
+        Match {
+            accumulation: self.accumulation,
+            differ: self.differ + other.differ,
+            of: self.of + other.of,
+            max_ulps: self.max_ulps.max(other.max_ulps),
+        }
+    }
+}
