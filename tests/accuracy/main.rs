@@ -4,4 +4,5 @@ mod accuracy;
 mod bounds;
 #[path = "../common/mod.rs"]
 mod common;
+mod identify;
 mod tolerance;

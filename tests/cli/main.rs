@@ -7,6 +7,7 @@ mod common;
 mod compare;
 mod files;
 mod gemm;
+mod identify;
 mod inspect;
 mod page;
 mod quantize;

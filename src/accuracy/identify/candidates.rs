@@ -64,9 +64,17 @@ fn models(parts: &Parts<'_>, d: &Computed<'_>) -> Vec<Model> {
         Computed::F16(_) if parts.addend_is_half() => TensorCore::ALL.iter().filter_map(in_f16).collect(),
         Computed::F16(_) | Computed::F32(_) | Computed::Bf16(_) => Vec::new(),
     };
+    let formats: Vec<Format> = parts.problems().flat_map(|p| [p.a().format(), p.b().format()]).collect();
+    let reads = |core: &TensorCore| formats.iter().all(|format| core.operands().contains(format));
     let is_single = |core: &TensorCore| core.result() != StepResult::F16;
-    let cores = TensorCore::ALL.iter().copied().filter(is_single).chain(halves);
-    simple.chain(cores.map(Model::TensorCore)).collect()
+    let mut cores: Vec<TensorCore> = Vec::new();
+    for core in TensorCore::ALL.iter().copied().filter(is_single).chain(halves) {
+        // Several generations have one arithmetic: the first has its name.
+        if !cores.iter().any(|known| known.computes_as(core) && reads(known)) && reads(&core) {
+            cores.push(core);
+        }
+    }
+    simple.chain(cores.into_iter().map(Model::TensorCore)).collect()
 }
 
 /// Whether an order gives something of its own: without scales outside the model all are sums of partial sums, and without

@@ -51,7 +51,7 @@ pub enum Extent {
 }
 
 /// An arithmetic and how many bits of D it does not give.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Match {
     /// The arithmetic.
     pub accumulation: Accumulation,
@@ -62,6 +62,8 @@ pub struct Match {
     /// The largest distance of an element, in units of the last place of D's format; infinite counts as one beyond the
     /// largest, and NaN against a number as [`u32::MAX`].
     pub max_ulps: u32,
+    /// The mean over all elements of log2(1 + their distance), by which the nearest are ordered.
+    pub lost_bits: f64,
 }
 
 /// One element that differs.

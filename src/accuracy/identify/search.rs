@@ -96,9 +96,7 @@ impl<'s, 'p> Search<'s, 'p> {
                 padding,
             });
         }
-        nearest.sort_by_key(|m| {
-            (m.differ * SAMPLES[1] / m.of.max(1), m.max_ulps, !m.accumulation.split_k().is_whole())
-        });
+        nearest.sort_by(|x, y| x.lost_bits.total_cmp(&y.lost_bits));
         let mut matches: Vec<Match> = nearest.into_iter().take(NEAREST).collect();
         let mut differences = None;
         if let Some(first) = matches.first_mut() {
@@ -145,7 +143,7 @@ impl<'s, 'p> Search<'s, 'p> {
             scores = self.scores(&self.parts, &left, &tiles)?;
             left = scores.iter().filter(|m| m.differ == 0).map(|m| m.accumulation).collect();
             if left.is_empty() && stage == 0 {
-                scores.sort_by_key(|m| (m.differ, m.max_ulps));
+                scores.sort_by(|x, y| x.lost_bits.total_cmp(&y.lost_bits));
                 let closer: Vec<Accumulation> = scores.iter().take(CLOSER).map(|m| m.accumulation).collect();
                 scores = self.scores(&self.parts, &closer, &self.parts.sample(SAMPLES[1]))?;
                 break;
@@ -184,7 +182,7 @@ impl<'s, 'p> Search<'s, 'p> {
                 }
             };
             work = work.saturating_add(cost);
-            let mut all = Match { differ: 0, of: 0, max_ulps: 0, accumulation };
+            let mut all = Match::none(accumulation);
             for row in self.parts.rows().flatten() {
                 for (j, &x) in d.row(row).iter().enumerate() {
                     all.add(self.d.at(row, j).distance(self.d.rounded(x), self.d.sign()));
@@ -210,7 +208,7 @@ impl<'s, 'p> Search<'s, 'p> {
     fn scores(&self, parts: &Parts<'_>, candidates: &[Accumulation], tiles: &[Tile]) -> Result<Vec<Match>> {
         let one = |i: usize| -> Result<Match> {
             let (accumulation, tile) = (candidates[i / tiles.len()], &tiles[i % tiles.len()]);
-            let mut score = Match { accumulation, differ: 0, of: 0, max_ulps: 0 };
+            let mut score = Match::none(accumulation);
             self.visit(parts, accumulation, tile, &mut |_, _, x: Compared| score.add(x.ulps))?;
             Ok(score)
         };
@@ -247,7 +245,7 @@ impl<'s, 'p> Search<'s, 'p> {
     /// How far an arithmetic is from D, and where, on the largest sample.
     fn differences(&self, accumulation: Accumulation) -> Result<(Match, Differences)> {
         use std::collections::BTreeMap;
-        let mut found = Match { accumulation, differ: 0, of: 0, max_ulps: 0 };
+        let mut found = Match::none(accumulation);
         let (mut rows, mut cols, mut tiles) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         let mut first = Vec::new();
         for tile in self.parts.sample(SAMPLES[2]) {
@@ -298,7 +296,14 @@ struct Compared {
 }
 
 impl Match {
+    /// Nothing compared.
+    fn none(accumulation: Accumulation) -> Match {
+        Match { accumulation, differ: 0, of: 0, max_ulps: 0, lost_bits: 0.0 }
+    }
+
     fn add(&mut self, ulps: u32) {
+        let lost = f64::from(ulps).ln_1p() / std::f64::consts::LN_2;
+        self.lost_bits += (lost - self.lost_bits) / (self.of + 1) as f64;
         self.of += 1;
         self.differ += usize::from(ulps > 0);
         self.max_ulps = self.max_ulps.max(ulps);
@@ -306,7 +311,9 @@ impl Match {
 
     /// The same arithmetic on more elements.
     fn and(self, other: Match) -> Match {
+        let of = (self.of + other.of) as f64;
         Match {
+            lost_bits: self.lost_bits * (self.of as f64 / of) + other.lost_bits * (other.of as f64 / of),
             accumulation: self.accumulation,
             differ: self.differ + other.differ,
             of: self.of + other.of,

@@ -11,7 +11,8 @@ use crate::cli::product::{Problem, read_groups};
 use crate::cli::progress::Progress;
 use crate::cli::{Failure, Outcome, interrupt, notes};
 use crate::engine::Engine;
-use crate::gemm::{Accumulation, Arithmetic, LibraryCall};
+use crate::formats::Format;
+use crate::gemm::{Accumulation, Arithmetic, LibraryCall, Model, TensorCore};
 use crate::matrix::Matrix;
 use crate::scaled::Granule;
 
@@ -51,6 +52,7 @@ pub(super) fn run(args: &Args, json: bool) -> Outcome {
     drop(progress);
 
     let (granule_a, granule_b) = problem.granules();
+    let formats = [a.format(), b.format()];
     if json {
         print_json(&serde_json::json!({
             "op": "identify",
@@ -59,7 +61,7 @@ pub(super) fn run(args: &Args, json: bool) -> Outcome {
             "dtype": tensor.dtype().to_string(),
             "a": a.describe(granule_a),
             "b": b.describe(granule_b),
-            "matches": found.matches.iter().map(|m| as_json(m, &problem)).collect::<Vec<_>>(),
+            "matches": found.matches.iter().map(|m| as_json(m, &problem, &formats)).collect::<Vec<_>>(),
             "exact": found.exact,
             "tried": found.tried,
             "undecided": found.undecided,
@@ -74,7 +76,7 @@ pub(super) fn run(args: &Args, json: bool) -> Outcome {
             "padding": found.padding,
         }))?;
     } else {
-        print(&text(&found, &problem))?;
+        print(&text(&found, &problem, &formats))?;
     }
     if found.is_exact() { Ok(()) } else { Err(Failure::Findings) }
 }
@@ -110,6 +112,16 @@ impl Given {
     }
 }
 
+/// Other tensor cores with the same arithmetic that multiply the operands' formats.
+fn also(accumulation: Accumulation, formats: &[Format]) -> Vec<&'static str> {
+    let Model::TensorCore(core) = accumulation.model() else { return Vec::new() };
+    let takes = |other: &&TensorCore| {
+        let reads = formats.iter().all(|format| other.operands().contains(format));
+        reads && other.name() != core.name() && core.computes_as(**other)
+    };
+    TensorCore::ALL.iter().filter(takes).map(TensorCore::name).collect()
+}
+
 /// The calls of libraries that compute an arithmetic of operands with these granules.
 fn calls(accumulation: Accumulation, problem: &Problem<'_>) -> Vec<&'static str> {
     let granules: (Option<Granule>, Option<Granule>) = problem.granules();
@@ -122,18 +134,19 @@ fn calls(accumulation: Accumulation, problem: &Problem<'_>) -> Vec<&'static str>
     LibraryCall::ALL.iter().filter(is_it).map(LibraryCall::name).collect()
 }
 
-fn as_json(m: &Match, problem: &Problem<'_>) -> serde_json::Value {
+fn as_json(m: &Match, problem: &Problem<'_>, formats: &[Format]) -> serde_json::Value {
     serde_json::json!({
         "options": options(m.accumulation),
         "accumulation": m.accumulation.to_string(),
         "calls": calls(m.accumulation, problem),
+        "also": also(m.accumulation, formats),
         "differ": m.differ,
         "of": m.of,
         "max_ulps": m.max_ulps,
     })
 }
 
-fn text(found: &Identification, problem: &Problem<'_>) -> String {
+fn text(found: &Identification, problem: &Problem<'_>, formats: &[Format]) -> String {
     let (some, all) = (found.matches.len(), found.exact);
     let mut text = match (all, found.tried) {
         (0, tried) => format!("none of {tried} arithmetics gives every bit of d; the nearest:\n"),
@@ -145,15 +158,15 @@ fn text(found: &Identification, problem: &Problem<'_>) -> String {
             format!("every bit of d is that of {all} arithmetics ({tried} tried), the simplest:\n")
         }
     };
-    let mut table = Table::new(&["<options", "differ", "of", "ulps", "<as"]);
+    let mut table = Table::new(&["<options", "differ", "of", "ulps", "<also"]);
     for m in &found.matches {
-        let calls = calls(m.accumulation, problem).join(", ");
+        let names = [calls(m.accumulation, problem), also(m.accumulation, formats)].concat().join(", ");
         table.row([
             options(m.accumulation).join(" "),
             m.differ.to_string(),
             m.of.to_string(),
             m.max_ulps.to_string(),
-            calls,
+            names,
         ]);
     }
     text += &table.render();

@@ -250,6 +250,11 @@ impl TensorCore {
         }
     }
 
+    /// Whether two sum and round alike, whatever their names and the formats that they multiply.
+    pub fn computes_as(self, other: TensorCore) -> bool {
+        TensorCore { name: other.name, operands: other.operands, ..self } == other
+    }
+
     /// The tensor core of [`TensorCore::ALL`] with this name.
     pub(super) fn named(name: &str) -> Option<Self> {
         TensorCore::ALL.iter().find(|core| core.name == name).copied()
