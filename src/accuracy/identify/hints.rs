@@ -99,6 +99,13 @@ fn by_place(nearest: &Match, differences: &Differences) -> String {
             cols[0], cols[1]
         );
     }
+    if nearest.differ * 100 < nearest.of {
+        return format!(
+            "all but {} of {} elements are those of {accumulation}: a race, memory that was overwritten, or a path of the \
+             kernel that few elements take",
+            nearest.differ, nearest.of
+        );
+    }
     if few(*tiles) {
         return format!(
             "only {} of {} tiles of 128x128 differ from {accumulation}: a scale of those blocks, or a kernel that cuts K for \
