@@ -21,7 +21,7 @@ import tempfile
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
 SHARED = pathlib.Path(os.environ.get("FINEGRAIN_SHARED", ROOT.parent / "shared")).resolve()
-MARK = r"<!-- output (?:with (?P<needs>shared|cuda) )?of: (?P<command>.*?) -->\n"
+MARK = r"<!-- output (?:with (?P<needs>shared|cuda) )?of: (?P<command>[^\n]*?) -->\n"
 FENCED = re.compile(rf"(?P<head>{MARK}```\w*\n)(?P<body>.*?)(?P<tail>^```$)", re.S | re.M)
 TABLE = re.compile(rf"(?P<head>{MARK}\n)(?P<body>(?:\|.*\n?)+)(?P<tail>)")
 

@@ -10,7 +10,7 @@ use crate::common::operands::{e8m0, nvfp4, scaled, unscaled};
 use crate::{Folder, f32s, fails, finegrain, json, stdout, tensor};
 
 /// The tensors `name`, `name_scale_inv` and `name_scale_tensor` of stacked matrices.
-pub fn stored(name: &str, dtype: Dtype, stack: &[&ScaledMatrix]) -> Vec<(String, Tensor)> {
+pub(crate) fn stored(name: &str, dtype: Dtype, stack: &[&ScaledMatrix]) -> Vec<(String, Tensor)> {
     let (rows, cols) = stack[0].shape();
     let shape = |r: usize, c: usize| if stack.len() == 1 { vec![r, c] } else { vec![stack.len(), r, c] };
     let codes = stack.iter().flat_map(|m| match m.codes() {
@@ -42,7 +42,7 @@ fn write(folder: &Folder, name: &str, parts: Vec<Vec<(String, Tensor)>>) -> Stri
     folder.write(name, &tensors)
 }
 
-pub fn groups(values: &[i32]) -> Vec<(String, Tensor)> {
+pub(crate) fn groups(values: &[i32]) -> Vec<(String, Tensor)> {
     vec![("groups".to_owned(), tensor(Dtype::I32, &[values.len()], values, |v| v.to_le_bytes()))]
 }
 
