@@ -2,7 +2,7 @@
 
 use std::sync::Once;
 
-use crate::gemm::{Accumulation, Arithmetic, LibraryCall, Model, Promotion, SplitK};
+use crate::gemm::{Accumulation, Arithmetic, Fold, LibraryCall, Model, Promotion, SplitK};
 
 use crate::cli::{Failure, output};
 
@@ -11,9 +11,9 @@ use crate::cli::{Failure, output};
 pub(crate) struct ArithmeticArgs {
     /// Accumulation model: f32, exact, ada, hopper, hopper-f16, hopper-tf32, hopper-mma, blackwell, blackwell-f16,
     /// blackwell-mma, blackwell-mx, blackwell-fp4, rtx-blackwell, volta, turing, ampere, cdna3, cdna3-f16, cdna3-xf32, cdna2,
-    /// cdna2-bf16, cdna1, cdna1-bf16; with accumulators in f16 hopper:result=f16; or a custom tensor core such as hopper:f=10,terms=nearest (compare --help lists the parameters); or a library's
-    /// call, which sets model, promotion and order: cublaslt-fast, cublaslt, cublaslt-block, deepgemm, triton-deepseek,
-    /// te-blockwise
+    /// cdna2-bf16, cdna1, cdna1-bf16; with accumulators in f16 hopper:result=f16; or a custom tensor core such as
+    /// hopper:f=10,terms=nearest (compare --help lists the parameters); or a library's call, which sets model, promotion and
+    /// order: cublaslt-fast, cublaslt, cublaslt-block, deepgemm, triton-deepseek, te-blockwise
     #[arg(long, value_name = "MODEL|CALL", default_value = "f32", value_parser = summed_by)]
     accumulate: SummedBy,
 
@@ -29,6 +29,11 @@ pub(crate) struct ArithmeticArgs {
     /// Cut K into N parts whose results are added, or at these elements: 0,3584
     #[arg(long, value_name = "N|CUTS", default_value = "1")]
     split_k: SplitK,
+
+    /// Multiply the scales into the operands, in BF16 and where that is exact, before anything is summed [promoted every 128
+    /// then, unless --promote says otherwise]
+    #[arg(long)]
+    fold_scales: bool,
 }
 
 /// What `--accumulate` names.
@@ -115,7 +120,16 @@ impl ArithmeticArgs {
     /// What the operands made of it, in the order and the parts that were asked for.
     pub(crate) fn complete(&self, accumulation: Accumulation) -> Accumulation {
         let order = self.promotion.unwrap_or(accumulation.promotion());
-        accumulation.with_promotion(order).with_split_k(self.split_k)
+        let accumulation = accumulation.with_promotion(order).with_split_k(self.split_k);
+        if !self.fold_scales {
+            return accumulation;
+        }
+        // What is left of the scales does not change along K.
+        let interval = match self.promote {
+            None => Accumulation::F32.interval(),
+            Some(_) => accumulation.interval(),
+        };
+        accumulation.with_interval(interval).with_fold(Fold::Scales)
     }
 }
 
@@ -129,7 +143,12 @@ pub(crate) fn options(accumulation: Accumulation) -> Vec<String> {
     if !accumulation.split_k().is_whole() {
         options.push(("--split-k", accumulation.split_k().to_string()));
     }
-    options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect()
+    let mut words: Vec<String> =
+        options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect();
+    if accumulation.fold() == Fold::Scales {
+        words.push("--fold-scales".to_owned());
+    }
+    words
 }
 
 #[cfg(test)]
@@ -178,6 +197,7 @@ mod tests {
             "hopper/128/scales-last",
             "hopper:f=10/64/unfused/split-k=3",
             "exact/none/partial-first/split-k=0,128,640",
+            "f32/none/split-k=2/fold-scales",
         ] {
             let options = options(text.parse().unwrap());
             let args = parsed(&options.iter().map(String::as_str).collect::<Vec<_>>());

@@ -4,6 +4,7 @@
 use std::num::NonZeroUsize;
 use std::str::FromStr;
 
+use super::fold::Fold;
 pub(super) use super::promotion::Promotion;
 use super::split::SplitK;
 use super::tensor_core::{BlockScales, TensorCore};
@@ -73,17 +74,18 @@ impl std::fmt::Display for Model {
     }
 }
 
-/// The arithmetic of a GEMM: model, promotion interval, promotion order, split-K. Two GEMMs of the same operands in the
+/// The arithmetic of a GEMM: model, promotion interval, promotion order, split-K, folded scales. Two GEMMs of the same operands in the
 /// same arithmetic have the same bits.
 ///
 /// ```
-/// use finegrain::gemm::{Accumulation, Promotion, SplitK};
+/// use finegrain::gemm::{Accumulation, Fold, Promotion, SplitK};
 /// let deepseek = Accumulation::HOPPER.promoted::<128>();
 /// assert_eq!(deepseek.to_string(), "hopper/128");
 /// assert_eq!(deepseek, "hopper/128".parse()?);
 /// assert_eq!(Accumulation::HOPPER.to_string(), "hopper/none");
 /// assert_eq!(Accumulation::F32.with_promotion(Promotion::PartialFirst).to_string(), "f32/128/partial-first");
 /// assert_eq!(deepseek.with_split_k(SplitK::equal(2)?).to_string(), "hopper/128/split-k=2");
+/// assert_eq!(Accumulation::F32.with_fold(Fold::Scales).to_string(), "f32/128/fold-scales");
 /// # Ok::<(), finegrain::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -92,6 +94,7 @@ pub struct Accumulation {
     interval: Option<NonZeroUsize>,
     promotion: Promotion,
     split: SplitK,
+    fold: Fold,
 }
 
 /// DeepSeek-V3's N_C (report 3.3.2): 4 WGMMA instructions of K = 32.
@@ -127,7 +130,13 @@ impl Accumulation {
 
     /// A model without promotion.
     pub const fn new(model: Model) -> Self {
-        Accumulation { model, interval: None, promotion: Promotion::ScalesFirst, split: SplitK::Whole }
+        Accumulation {
+            model,
+            interval: None,
+            promotion: Promotion::ScalesFirst,
+            split: SplitK::Whole,
+            fold: Fold::Nothing,
+        }
     }
 
     /// The same with partial sums promoted every `N` elements of K; 0 does not compile.
@@ -169,6 +178,11 @@ impl Accumulation {
         Accumulation { split, ..self }
     }
 
+    /// The same with scales folded into the operands, or not.
+    pub const fn with_fold(self, fold: Fold) -> Self {
+        Accumulation { fold, ..self }
+    }
+
     /// How an interval is summed.
     #[inline]
     pub const fn model(self) -> Model {
@@ -191,6 +205,12 @@ impl Accumulation {
     #[inline]
     pub const fn split_k(self) -> SplitK {
         self.split
+    }
+
+    /// Whether scales are folded into the operands.
+    #[inline]
+    pub const fn fold(self) -> Fold {
+        self.fold
     }
 
     /// What a part of K has whole ones of: promotion intervals, or without promotion steps of the instruction.
@@ -219,9 +239,13 @@ impl FromStr for Accumulation {
     type Err = Error;
 
     /// Reads `MODEL/N` or `MODEL/none`, with another promotion order than scales first `MODEL/N/ORDER`, and with parts
-    /// of K `/split-k=PARTS` or `/split-k=0,CUT,…` after that.
+    /// of K `/split-k=PARTS` or `/split-k=0,CUT,…` after that, and at the end `/fold-scales`.
     fn from_str(text: &str) -> Result<Self> {
-        let mut parts = text.splitn(3, '/');
+        let (named, fold) = match text.strip_suffix(FOLD_WORD) {
+            Some(rest) => (rest, Fold::Scales),
+            None => (text, Fold::Nothing),
+        };
+        let mut parts = named.splitn(3, '/');
         let (model, interval, rest) = (parts.next().unwrap_or_default(), parts.next(), parts.next());
         let accumulation = Accumulation::new(model.parse()?);
         let accumulation = match interval {
@@ -243,9 +267,13 @@ impl FromStr for Accumulation {
         };
         Ok(accumulation
             .with_promotion(order.map_or(Ok(Promotion::ScalesFirst), str::parse)?)
-            .with_split_k(split.map_or(Ok(SplitK::Whole), str::parse)?))
+            .with_split_k(split.map_or(Ok(SplitK::Whole), str::parse)?)
+            .with_fold(fold))
     }
 }
+
+/// What stands at the end where scales are folded.
+const FOLD_WORD: &str = "/fold-scales";
 
 /// What stands before the parts of K.
 pub(super) const SPLIT_WORD: &str = "split-k=";
@@ -261,7 +289,11 @@ impl std::fmt::Display for Accumulation {
             SplitK::Whole => String::new(),
             parts => format!("/{SPLIT_WORD}{parts}"),
         };
-        f.pad(&format!("{}/{interval}{order}{split}", self.model))
+        let fold = match self.fold {
+            Fold::Nothing => "",
+            Fold::Scales => FOLD_WORD,
+        };
+        f.pad(&format!("{}/{interval}{order}{split}{fold}", self.model))
     }
 }
 
@@ -296,8 +328,14 @@ mod tests {
             for accumulation in [Accumulation::new(model), Accumulation::new(model).promoted::<64>()] {
                 for &promotion in Promotion::ALL {
                     for split in [SplitK::Whole, SplitK::equal(3).unwrap(), SplitK::at(&[0, 64]).unwrap()] {
-                        let accumulation = accumulation.with_promotion(promotion).with_split_k(split);
-                        assert_eq!(accumulation.to_string().parse::<Accumulation>().unwrap(), accumulation);
+                        for fold in [Fold::Nothing, Fold::Scales] {
+                            let accumulation = accumulation.with_promotion(promotion).with_split_k(split);
+                            let accumulation = accumulation.with_fold(fold);
+                            assert_eq!(
+                                accumulation.to_string().parse::<Accumulation>().unwrap(),
+                                accumulation
+                            );
+                        }
                     }
                 }
             }

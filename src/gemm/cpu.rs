@@ -4,6 +4,7 @@ use super::accumulation::Model;
 use super::backend::{GemmBackend, GemmPlan, group_by_group};
 use super::blocked::Blocked;
 use super::emulated::Emulated;
+use super::fold;
 use super::grouped::GroupedProblem;
 use super::problem::GemmProblem;
 use super::reference::Reference;
@@ -87,6 +88,9 @@ impl GemmBackend for OnCpu {
         // What lies on a device is needed here.
         problem.a().fetch()?;
         problem.b().fetch()?;
+        if problem.folds() {
+            return fold::plan(self, problem);
+        }
         let mut refusal = Error::Unsupported("no backend".to_owned());
         for backend in self.backends() {
             match backend.plan(problem) {

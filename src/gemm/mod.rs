@@ -37,6 +37,9 @@
 //!    the sum of the parts, promoted once into +0; with it the orders but scales-last have applied them. With either, D is
 //!    no chain itself: the second level of scales follows, then C, added once in f32, and NaN is 7FC00000. Accumulators in
 //!    f16 are not split.
+//! 10. **Folded scales** ([`Fold::Scales`]). Before everything else each operand becomes the BF16 matrix of code × scale of
+//!    the first level, where all of that is exact; otherwise the problem is refused. What is computed is the product of
+//!    those, which have no first level of scales; the second follows as ever.
 //!
 //! # Parts
 //!
@@ -69,6 +72,7 @@ mod blocked;
 mod cpu;
 mod emulated;
 mod exact;
+mod fold;
 mod grouped;
 mod intervals;
 mod library;
@@ -90,6 +94,8 @@ pub use backend::{GemmBackend, GemmPlan, Output};
 pub use blocked::Blocked;
 pub(crate) use cpu::{OnCpu, Only};
 pub use emulated::Emulated;
+pub use fold::Fold;
+pub(crate) use fold::Folded;
 pub use grouped::{GroupedForm, GroupedPart, GroupedProblem};
 pub use library::LibraryCall;
 pub use problem::GemmProblem;

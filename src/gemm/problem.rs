@@ -9,6 +9,7 @@ use super::accumulation::{Accumulation, DEEPSEEK_INTERVAL, Model};
 use super::arithmetic::Arithmetic;
 use super::backend::{GemmBackend, Output};
 use super::cpu::OnCpu;
+use super::fold::{self, Fold};
 use super::promotion::{Promotion, SumScaling};
 use super::split::SplitK;
 use super::tensor_core::{BlockScales, StepResult, TensorCore};
@@ -66,7 +67,8 @@ impl<'a> GemmProblem<'a> {
     /// # Errors
     /// [`Error::Unsupported`] if the model does not multiply these formats or does not take these scales, if scales
     /// change inside a promotion interval, or along K where they come last, if there is an addend, no promotion, and
-    /// scales outside the model (contract, clause 6), or if K has no such parts (clause 9).
+    /// scales outside the model (contract, clause 6), if K has no such parts (clause 9), or if scales cannot be folded
+    /// exactly (clause 10).
     pub fn with_accumulation(self, accumulation: Accumulation) -> Result<Self> {
         GemmProblem { accumulation, ..self }.checked()
     }
@@ -213,7 +215,13 @@ impl<'a> GemmProblem<'a> {
     #[inline]
     fn is_scaled_outside(&self) -> bool {
         let scaled = self.a.scales().is_some() || self.b.scales().is_some();
-        scaled && !self.scales_in_model() || self.tensor_scale().is_some()
+        scaled && !self.scales_in_model() && !self.folds() || self.tensor_scale().is_some()
+    }
+
+    /// Whether the operands become BF16 before anything else (contract, clause 10).
+    #[inline]
+    pub(crate) fn folds(&self) -> bool {
+        self.accumulation.fold() == Fold::Scales
     }
 
     /// How scales meet the sum of all of K; `None` if there are none or promotion has applied them (contract, clauses 5
@@ -257,7 +265,8 @@ impl<'a> GemmProblem<'a> {
 
     fn checked(self) -> Result<Self> {
         for (name, x) in [("A", &self.a), ("B", &self.b)] {
-            check_format(self.accumulation.model(), name, x.format())?;
+            let format = if self.folds() { Format::Bf16 } else { x.format() };
+            check_format(self.accumulation.model(), name, format)?;
         }
         if let Model::TensorCore(core) = self.accumulation.model() {
             check_block_scales(core, &self.a, &self.b)?;
@@ -268,8 +277,12 @@ impl<'a> GemmProblem<'a> {
             }
         }
         for (name, x) in [("A", &self.a), ("B", &self.b)] {
-            self.check_interval(name, x)?;
             self.check_split(name, x)?;
+            if self.folds() {
+                fold::check(name, x)?;
+            } else {
+                self.check_interval(name, x)?;
+            }
         }
         self.check_addend()?;
         Ok(self)

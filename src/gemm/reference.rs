@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use super::accumulation::Model;
 use super::backend::{GemmBackend, GemmPlan, Output};
 use super::exact::ExactChain;
+use super::fold;
 use super::problem::GemmProblem;
 use super::promotion::{Promotion, SumScaling};
 use super::tensor_core::{FusedChain, PairwiseChain, StepSum, TensorCore};
@@ -41,6 +42,9 @@ impl GemmBackend for Reference {
     }
 
     fn plan<'p>(&'p self, problem: &'p GemmProblem<'p>) -> Result<Box<dyn GemmPlan + 'p>> {
+        if problem.folds() {
+            return fold::plan(self, problem);
+        }
         Ok(Box::new(ByDefinition(problem)))
     }
 }

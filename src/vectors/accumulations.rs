@@ -8,7 +8,8 @@ use crate::engine::Engine;
 use crate::error::Result;
 use crate::formats::{Format, Unpacked};
 use crate::gemm::{
-    Accumulation, BlockScales, GemmProblem, GroupedProblem, Model, Promotion, SplitK, StepResult, TensorCore,
+    Accumulation, BlockScales, Fold, GemmProblem, GroupedProblem, Model, Promotion, SplitK, StepResult,
+    TensorCore,
 };
 use crate::matrix::Matrix;
 use crate::scaled::{Codes, Granule, ScaleGrid, ScaledMatrix, ScaledRef, Scales};
@@ -92,6 +93,7 @@ fn operands(model: Model, fa: Format, fb: Format) -> Result<Vec<(&'static str, S
                 let granule = if is_a { Granule::TILE_1X128 } else { Granule::BLOCK_128X128 };
                 Some(f32_scales(rows, K, granule, seed))
             })?,
+            mx?,
         ]),
         BlockScales::Mx => Ok(vec![mx?]),
         BlockScales::Fp4 => Ok(vec![mx?, pair("nvfp4", 24, &|rows, seed, _| Some(nvfp4(rows, seed)))?]),
@@ -121,6 +123,9 @@ fn dense(
         ]);
     }
     accumulations.push(plain.with_promotion(Promotion::ScalesLast));
+    for folding in [plain, every(128, Promotion::ScalesFirst)?, plain.with_split_k(SplitK::equal(2)?)] {
+        accumulations.push(folding.with_fold(Fold::Scales));
+    }
     let problem = GemmProblem::nt(a.view(), b.view())?;
     for accumulation in accumulations {
         // Scales that change inside an interval or before they are applied, an addend before scales, and parts inside an
@@ -136,6 +141,10 @@ fn dense(
         if !accumulation.split_k().is_whole() {
             parameters.push(("split_k", &split));
             name += &format!(".split-{}", split.replace(',', "-"));
+        }
+        if accumulation.fold() == Fold::Scales {
+            parameters.push(("fold_scales", "true"));
+            name += ".folded";
         }
         let names: Vec<&str> = inputs.iter().map(String::as_str).collect();
         out.output(&name, None, Tensor::from_f32(&REFERENCE.gemm(&problem)?), ("gemm", &names, &parameters));

@@ -303,3 +303,30 @@ fn orders_parts_and_calls() {
     );
     assert_eq!(d(&out), of((&a, &b), "f32/128/unfused"));
 }
+
+/// MX operands in BF16, whose interval follows from nothing but the default.
+#[test]
+fn folded_scales() {
+    let folder = Folder::new();
+    let (out, f8) = (folder.text("d"), Dtype::F8_E4M3);
+    let (a, b) = (e8m0(Format::E4M3, 4, 320, 3), e8m0(Format::E4M3, 6, 320, 4));
+    let file = write(&folder, "mx", vec![stored("a", f8, &[&a]), stored("b", f8, &[&b])]);
+    for (args, accumulation) in [
+        ("--fold-scales", "f32/128/fold-scales"),
+        ("--fold-scales --promote none --split-k 2", "f32/none/split-k=2/fold-scales"),
+        ("--fold-scales --accumulate hopper-f16 --promote 64", "hopper-f16/64/fold-scales"),
+    ] {
+        let words: Vec<&str> = ["gemm", &file, &out].into_iter().chain(args.split(' ')).collect();
+        assert_eq!(json(&words)["accumulation"], accumulation);
+        let problem = GemmProblem::nt(a.view(), b.view()).unwrap();
+        let problem = problem.with_accumulation(accumulation.parse().unwrap()).unwrap();
+        assert_eq!(d(&out), Tensor::from_f32(&problem.run().unwrap()));
+    }
+    fails(["gemm", &file, &out, "--fold-scales", "--accumulate", "hopper"], &["mx", "bf16"]);
+    let (a, b) = (
+        scaled(Format::E4M3, 5, 256, Granule::TILE_1X128, 1),
+        scaled(Format::E4M3, 7, 256, Granule::TILE_1X128, 2),
+    );
+    let file = write(&folder, "f32", vec![stored("a", f8, &[&a]), stored("b", f8, &[&b])]);
+    fails(["gemm", &file, &out, "--fold-scales"], &["f32", "scales of A", "BF16"]);
+}

@@ -6,6 +6,7 @@ mod conformance;
 mod conforming;
 mod emulated;
 mod engine;
+mod fold;
 mod gemm;
 mod gemm_refusals;
 mod grouped;

@@ -94,7 +94,7 @@ use self::operand::Row;
 use super::pass::OutputFormat;
 use crate::error::{Error, Result};
 use crate::formats::Format;
-use crate::gemm::{GemmProblem, Promotion, SumScaling};
+use crate::gemm::{Folded, GemmProblem, Promotion, SumScaling};
 use crate::matrix::{MatRef, Matrix};
 use crate::parallel::{Watch, map};
 use crate::scaled::{Granule, ScaledRef};
@@ -154,6 +154,11 @@ impl ErrorBound {
 /// The bound for a problem whose result is stored so. It costs two to four times what the reference costs, in the f32
 /// model sixteen times.
 pub fn bound(problem: &GemmProblem<'_>, output: OutputFormat) -> ErrorBound {
+    if problem.folds() {
+        // Folding is exact.
+        let folded = Folded::of(problem);
+        return bound(&folded.problem(problem), output);
+    }
     let (m, n) = problem.output_shape();
     let rows = |x: &ScaledRef<'_>| each(x.shape().0, &|i| Row::new(problem, x, i));
     let (a, b) = (rows(problem.a()), rows(problem.b()));

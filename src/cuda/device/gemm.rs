@@ -13,8 +13,8 @@ use crate::cuda::{Arch, Launch};
 use crate::error::{Error, Result};
 use crate::formats::Format;
 use crate::gemm::{
-    Accumulation, GemmBackend, GemmPlan, GemmProblem, GroupedForm, GroupedProblem, Model, Output, TensorCore,
-    rounded_to_f16,
+    Accumulation, Fold, GemmBackend, GemmPlan, GemmProblem, GroupedForm, GroupedProblem, Model, Output,
+    TensorCore, rounded_to_f16,
 };
 use crate::matrix::{MatRef, Matrix};
 use crate::parallel::Watch;
@@ -121,7 +121,7 @@ impl GemmDesc {
     /// [`Error::Unsupported`] with the reason why there is none.
     pub fn kernel(&self, arch: Arch) -> Result<&'static Kernel> {
         let GemmDesc { form, a, b, accumulation, .. } = *self;
-        if accumulation.ends_in_sum() {
+        if accumulation.ends_in_sum() || accumulation.fold() != Fold::Nothing {
             return refuse(format!("sum K in one and scale at promotion, not as {accumulation}"));
         }
         let name = match unit(accumulation.model(), arch) {

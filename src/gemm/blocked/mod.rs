@@ -30,6 +30,7 @@ use self::packed::PackedB;
 use self::plan::{Plan, codes};
 use super::accumulation::Model;
 use super::backend::{GemmBackend, GemmPlan, Output, rounded_to_f16};
+use super::fold;
 use super::parts;
 use super::problem::GemmProblem;
 use super::reference::products_are_exact;
@@ -148,6 +149,9 @@ impl GemmBackend for Blocked {
     }
 
     fn plan<'p>(&'p self, problem: &'p GemmProblem<'p>) -> Result<Box<dyn GemmPlan + 'p>> {
+        if problem.folds() {
+            return fold::plan(self, problem);
+        }
         if problem.accumulation().ends_in_sum() {
             return parts::plan(self, problem);
         }

@@ -21,6 +21,7 @@ use self::pack::{Operand, Packed};
 use self::plan::{Block, Plan};
 use super::accumulation::Model;
 use super::backend::{GemmBackend, GemmPlan, Output, rounded_to_f16};
+use super::fold;
 use super::parts;
 use super::problem::GemmProblem;
 use super::reference::{self, Reference};
@@ -120,6 +121,9 @@ impl GemmBackend for Emulated {
     }
 
     fn plan<'p>(&'p self, problem: &'p GemmProblem<'p>) -> Result<Box<dyn GemmPlan + 'p>> {
+        if problem.folds() {
+            return fold::plan(self, problem);
+        }
         if problem.accumulation().ends_in_sum() {
             return parts::plan(self, problem);
         }
