@@ -32,21 +32,22 @@ pub struct LibraryCall {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Rule {
     /// Nothing.
-    Always(Accumulation),
+    Always(&'static Accumulation),
     /// The granules of A and B.
     Granules {
         /// 1×128 by 128×128.
-        tile_block: Accumulation,
+        tile_block: &'static Accumulation,
         /// 1×128 by 1×128.
-        tile_tile: Accumulation,
+        tile_tile: &'static Accumulation,
     },
 }
 
 /// Hopper's FP8 `wgmma`, which all of them are built on.
 const HOPPER: Accumulation = Accumulation::HOPPER;
 const HOPPER_128: Accumulation = HOPPER.promoted::<128>();
+const SCALES_LAST: Accumulation = HOPPER_128.with_promotion(Promotion::ScalesLast);
 const PARTIAL_FIRST: Accumulation = HOPPER_128.with_promotion(Promotion::PartialFirst);
-const CUBLASLT_BLOCK: Rule = Rule::Granules { tile_block: HOPPER_128, tile_tile: PARTIAL_FIRST };
+const CUBLASLT_BLOCK: Rule = Rule::Granules { tile_block: &HOPPER_128, tile_tile: &PARTIAL_FIRST };
 
 /// Granules of A and B.
 const TENSORS_AND_ROWS: &[(Granule, Granule)] =
@@ -64,14 +65,14 @@ impl LibraryCall {
             call: "cuBLASLt, scales of tensors or rows, fast accumulation (torch._scaled_mm, use_fast_accum=True)",
             recorded: CUBLASLT_ON,
             granules: TENSORS_AND_ROWS,
-            rule: Rule::Always(HOPPER),
+            rule: Rule::Always(&HOPPER),
         },
         LibraryCall {
             name: "cublaslt",
             call: "cuBLASLt, scales of tensors or rows (torch._scaled_mm, use_fast_accum=False)",
             recorded: CUBLASLT_ON,
             granules: TENSORS_AND_ROWS,
-            rule: Rule::Always(HOPPER_128.with_promotion(Promotion::ScalesLast)),
+            rule: Rule::Always(&SCALES_LAST),
         },
         LibraryCall {
             name: "cublaslt-block",
@@ -85,14 +86,14 @@ impl LibraryCall {
             call: "DeepGEMM, fp8_gemm_nt",
             recorded: "H200: DeepGEMM 2.6.1",
             granules: &[TILE_BLOCK, TILE_TILE],
-            rule: Rule::Always(HOPPER_128),
+            rule: Rule::Always(&HOPPER_128),
         },
         LibraryCall {
             name: "triton-deepseek",
             call: "Triton, acc += dot(a, b) * sa[:, None] * sb[None, :], as in DeepSeek-V3's inference code",
             recorded: "H200: Triton 3.6",
             granules: &[TILE_BLOCK],
-            rule: Rule::Always(PARTIAL_FIRST),
+            rule: Rule::Always(&PARTIAL_FIRST),
         },
         LibraryCall {
             name: "te-blockwise",
@@ -153,7 +154,7 @@ impl LibraryCall {
     /// [`Error::Unsupported`] for granules that the call does not take.
     pub(super) fn accumulation(&self, a: &[ScaledRef<'_>], b: &[ScaledRef<'_>]) -> Result<Accumulation> {
         let (tile_block, tile_tile) = match self.rule {
-            Rule::Always(accumulation) => return Ok(accumulation),
+            Rule::Always(accumulation) => return Ok(*accumulation),
             Rule::Granules { tile_block, tile_tile } => (tile_block, tile_tile),
         };
         let all = |operands: &[ScaledRef<'_>], granule| {
@@ -161,7 +162,7 @@ impl LibraryCall {
         };
         for ((of_a, of_b), accumulation) in [(TILE_BLOCK, tile_block), (TILE_TILE, tile_tile)] {
             if all(a, of_a) && all(b, of_b) {
-                return Ok(accumulation);
+                return Ok(*accumulation);
             }
         }
         let granule = |operands: &[ScaledRef<'_>]| {

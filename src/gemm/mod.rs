@@ -38,8 +38,8 @@
 //!    no chain itself: the second level of scales follows, then C, added once in f32, and NaN is 7FC00000. Accumulators in
 //!    f16 are not split.
 //! 10. **Folded scales** ([`Fold::Scales`]). Before everything else each operand becomes the BF16 matrix of code × scale of
-//!    the first level, where all of that is exact; otherwise the problem is refused. What is computed is the product of
-//!    those, which have no first level of scales; the second follows as ever.
+//!     the first level, where all of that is exact; otherwise the problem is refused. What is computed is the product of
+//!     those, which have no first level of scales; the second follows as ever.
 //!
 //! # Parts
 //!

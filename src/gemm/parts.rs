@@ -168,8 +168,6 @@ impl GemmPlan for InParts<'_> {
         Some(self.how[0].0)
     }
 
-    // The variants themselves are of one lifetime; what `finish` takes is of every.
-    #[expect(clippy::redundant_closure)]
     fn run(&self, out: Output<'_>, watch: &Watch<'_>) -> Result<()> {
         match out {
             Output::F32(d) => {

@@ -209,10 +209,8 @@ impl Found {
                 let value = [0, 1].map(|s| sides[s].values[code[s] as usize]);
                 let scale = [scales[0], sides[1].scale(i, j)];
                 found.scale_differs |= !same(scale[0], scale[1]);
-                for s in 0..2 {
-                    if value[s].is_finite() {
-                        found.largest[s] = found.largest[s].max(value[s].abs());
-                    }
+                for (largest, value) in found.largest.iter_mut().zip(value).filter(|(_, v)| v.is_finite()) {
+                    *largest = largest.max(value.abs());
                 }
                 let differ = match one_format {
                     true => code[0] != code[1] && !(value[0].is_nan() && value[1].is_nan()),

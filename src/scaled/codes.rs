@@ -41,7 +41,7 @@ impl Codes {
     pub fn new(format: Format, codes: &Matrix<u32>) -> Codes {
         match format.spec().bits() {
             ..=8 => Codes::Bytes(codes.map(|&c| c as u8)),
-            ..=16 => Codes::Words(codes.map(|&c| c as u16)),
+            9..=16 => Codes::Words(codes.map(|&c| c as u16)),
             _ => Codes::Dwords(codes.map(|&c| c)),
         }
     }

@@ -197,7 +197,7 @@ impl ScaledMatrix {
     pub(crate) fn zeros(format: Format, rows: usize, cols: usize, granule: Granule, scales: Format) -> Self {
         let codes = match format.spec().bits() {
             ..=8 => Codes::Bytes(Matrix::filled(rows, cols, 0)),
-            ..=16 => Codes::Words(Matrix::filled(rows, cols, 0)),
+            9..=16 => Codes::Words(Matrix::filled(rows, cols, 0)),
             _ => Codes::Dwords(Matrix::filled(rows, cols, 0)),
         };
         let (grid_rows, grid_cols) = granule.grid(rows, cols);
