@@ -118,13 +118,14 @@ impl<D: Decode> FewRows<'_, '_, D> {
             match (rows.len(), registers) {
                 (1 | 2, 0) => s.vectorize(Tile::<D, 2, 0>(&mut operands)),
                 (1 | 2, 1) => s.vectorize(Tile::<D, 2, 1>(&mut operands)),
-                (1 | 2, _) => s.vectorize(Tile::<D, 2, 2>(&mut operands)),
+                (1 | 2, 2) => s.vectorize(Tile::<D, 2, 2>(&mut operands)),
                 (3, 0) => s.vectorize(Tile::<D, 3, 0>(&mut operands)),
                 (3, 1) => s.vectorize(Tile::<D, 3, 1>(&mut operands)),
-                (3, _) => s.vectorize(Tile::<D, 3, 2>(&mut operands)),
-                (_, 0) => s.vectorize(Tile::<D, ROWS, 0>(&mut operands)),
-                (_, 1) => s.vectorize(Tile::<D, ROWS, 1>(&mut operands)),
-                (_, _) => s.vectorize(Tile::<D, ROWS, 2>(&mut operands)),
+                (3, 2) => s.vectorize(Tile::<D, 3, 2>(&mut operands)),
+                (4, 0) => s.vectorize(Tile::<D, 4, 0>(&mut operands)),
+                (4, 1) => s.vectorize(Tile::<D, 4, 1>(&mut operands)),
+                (4, 2) => s.vectorize(Tile::<D, 4, 2>(&mut operands)),
+                (rows, registers) => panic!("{registers} registers beside a microtile of {rows} rows"),
             }
         }
         *ready = next.is_some();
