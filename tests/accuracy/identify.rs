@@ -8,7 +8,7 @@ use finegrain::scaled::{CodesRef, Granule, ScaledMatrix, ScaledRef};
 use finegrain::{Engine, Error};
 use half::{bf16, f16};
 
-use crate::common::operands::{Random, scaled, unscaled};
+use crate::common::operands::{Random, e8m0, scaled, unscaled};
 
 fn found(problem: &GemmProblem<'_>, d: Computed<'_>) -> Identification {
     identify(problem, d, Extent::Sampled, &Engine::cpu()).unwrap()
@@ -61,6 +61,19 @@ fn accumulators_in_f16_and_rounded_results_are_told_apart() {
             name.contains("result=f16"),
             "{name}: {exact:?}"
         );
+    }
+}
+
+#[test]
+fn folded_scales_are_found() {
+    let a = e8m0(Format::E4M3, 64, 512, 7);
+    let b = e8m0(Format::E4M3, 96, 512, 8);
+    let problem = GemmProblem::nt(a.view(), b.view()).unwrap();
+    for name in ["hopper-f16/none/fold-scales", "f32/none/fold-scales", "blackwell-mx/none", "hopper/32"] {
+        let d = problem.with_accumulation(name.parse().unwrap()).unwrap().run().unwrap();
+        let found = found(&problem, Computed::F32(d.view()));
+        let exact: Vec<String> = found.matches.iter().map(|m| m.accumulation.to_string()).collect();
+        assert!(found.is_exact() && exact.contains(&name.to_owned()), "{name}: {exact:?}");
     }
 }
 

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use super::computed::Computed;
 use super::tiles::Parts;
 use crate::formats::Format;
-use crate::gemm::{Accumulation, Arithmetic, Model, Promotion, SplitK, StepResult, TensorCore};
+use crate::gemm::{Accumulation, Arithmetic, Fold, Model, Promotion, SplitK, StepResult, TensorCore};
 
 /// Promotion intervals beside none and the one that fits, the usual first.
 const INTERVALS: [usize; 7] = [128, 32, 64, 256, 512, 1024, 2048];
@@ -22,14 +22,21 @@ pub(super) fn whole(parts: &Parts<'_>, d: &Computed<'_>) -> Vec<Accumulation> {
     let usual = INTERVALS.iter().filter_map(|&n| NonZeroUsize::new(n));
     let shorter = usual.chain(fitting).filter(|n| n.get() < parts.k());
     let intervals: Vec<Option<NonZeroUsize>> = [None].into_iter().chain(shorter.map(Some)).collect();
+    // Whether scales fold depends on the operands alone, and is dear to ask where they do not.
+    let folded = Accumulation::new(Model::F32).with_fold(Fold::Scales);
+    let scaled = parts.problems().any(|p| p.a().scales().is_some() || p.b().scales().is_some());
+    let folds = [Some(Fold::Nothing), (scaled && takes(parts, folded)).then_some(Fold::Scales)];
     let mut all = Vec::new();
-    for model in models(parts, d) {
-        for (i, &interval) in intervals.iter().enumerate() {
-            for (o, &order) in Promotion::ALL.iter().enumerate() {
-                let accumulation = Accumulation::new(model).with_interval(interval).with_promotion(order);
-                if is_new(parts, accumulation) && takes(parts, accumulation) {
-                    // No promotion and the usual interval are as simple as each other.
-                    all.push(((o, i.saturating_sub(1)), accumulation));
+    for (f, fold) in folds.into_iter().flatten().enumerate() {
+        for model in models(parts, d, fold) {
+            for (i, &interval) in intervals.iter().enumerate() {
+                for (o, &order) in Promotion::ALL.iter().enumerate() {
+                    let accumulation = Accumulation::new(model).with_interval(interval).with_promotion(order);
+                    let accumulation = accumulation.with_fold(fold);
+                    if is_new(parts, accumulation) && takes(parts, accumulation) {
+                        // No promotion and the usual interval are as simple as each other.
+                        all.push(((f, o, i.saturating_sub(1)), accumulation));
+                    }
                 }
             }
         }
@@ -55,8 +62,8 @@ pub(super) fn split(parts: &Parts<'_>, whole: &[Accumulation]) -> Vec<Accumulati
     all
 }
 
-/// Models that may have multiplied the operands. F32 is read by TF32 cores alone.
-fn models(parts: &Parts<'_>, d: &Computed<'_>) -> Vec<Model> {
+/// Models that may have multiplied the operands, or what they are with scales folded in. F32 is read by TF32 cores alone.
+fn models(parts: &Parts<'_>, d: &Computed<'_>, fold: Fold) -> Vec<Model> {
     let is_f32 = parts.problems().any(|p| [p.a(), p.b()].iter().any(|x| x.format() == Format::F32));
     let simple = [Model::F32, Model::Exact].into_iter().filter(|_| !is_f32);
     let in_f16 = |core: &TensorCore| format!("{}:result=f16", core.name()).parse::<TensorCore>().ok();
@@ -64,7 +71,10 @@ fn models(parts: &Parts<'_>, d: &Computed<'_>) -> Vec<Model> {
         Computed::F16(_) if parts.addend_is_half() => TensorCore::ALL.iter().filter_map(in_f16).collect(),
         Computed::F16(_) | Computed::F32(_) | Computed::Bf16(_) => Vec::new(),
     };
-    let formats: Vec<Format> = parts.problems().flat_map(|p| [p.a().format(), p.b().format()]).collect();
+    let formats: Vec<Format> = match fold {
+        Fold::Nothing => parts.problems().flat_map(|p| [p.a().format(), p.b().format()]).collect(),
+        Fold::Scales => vec![Format::Bf16],
+    };
     let reads = |core: &TensorCore| formats.iter().all(|format| core.operands().contains(format));
     let is_single = |core: &TensorCore| core.result() != StepResult::F16;
     let mut cores: Vec<TensorCore> = Vec::new();
@@ -80,7 +90,8 @@ fn models(parts: &Parts<'_>, d: &Computed<'_>) -> Vec<Model> {
 /// Whether an order gives something of its own: without scales outside the model all are sums of partial sums, and without
 /// promotion both orders that begin with the partial sum multiply the scales of the sum in turn.
 fn is_new(parts: &Parts<'_>, accumulation: Accumulation) -> bool {
-    let in_model = accumulation.model().takes_block_scales();
+    // Scales that the model applies, or that are part of the operands, are not promoted with.
+    let in_model = accumulation.model().takes_block_scales() || accumulation.fold() == Fold::Scales;
     let scaled = parts.problems().any(|p| {
         let blocks = p.a().scales().is_some() || p.b().scales().is_some();
         blocks && !in_model || p.tensor_scale().is_some()
