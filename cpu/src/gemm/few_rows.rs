@@ -250,6 +250,7 @@ impl<D: Decode, const MR: usize, const NB: usize> Tile<'_, '_, '_, D, MR, NB> {
         let tables = decoder.tables(s);
         let (each, steps) = (D::CODES / S::PAIR, 4 * D::CODES / S::PAIR);
         let mut sums = [[s.splat(0.0); REGISTERS]; MR];
+        let mut codes = [s.splat_u32(0); 4];
         let chunks = panel.chunks_exact(steps * lanes).zip(a.chunks_exact(steps * MR * INTERVALS));
         for (i, (values, rows)) in chunks.enumerate() {
             let next = if NB == 0 { &mut [][..] } else { &mut next[i * steps * lanes..][..steps * lanes] };
@@ -257,13 +258,15 @@ impl<D: Decode, const MR: usize, const NB: usize> Tile<'_, '_, '_, D, MR, NB> {
             macro_rules! quarter {
                 ($j:literal) => {
                     if $j * NB % 4 == 0 && NB > 0 {
-                        // Codes wait where they are decoded to: there are no registers for them beside the sums.
                         let (r, gather) = &gathers[$j * NB / 4];
-                        let registers = load(s, gather, b.next, i);
-                        for j in 0..4 {
-                            s.store_u32(registers[j], &mut next[j * each * lanes + r % REGISTERS * S::LANES..]);
+                        codes = load(s, gather, b.next, i);
+                        // Those that wait longest do so where they are decoded to, not in registers beside the sums.
+                        if NB == 1 {
+                            for j in 0..4 {
+                                s.store_u32(codes[j], &mut next[j * each * lanes + r % REGISTERS * S::LANES..]);
+                            }
+                            compiler_fence(Ordering::SeqCst);
                         }
-                        compiler_fence(Ordering::SeqCst);
                     }
                     let values = &values[$j * each * lanes..][..each * lanes];
                     let rows = &rows[$j * each * MR * INTERVALS..][..each * MR * INTERVALS];
@@ -276,8 +279,10 @@ impl<D: Decode, const MR: usize, const NB: usize> Tile<'_, '_, '_, D, MR, NB> {
                         let (r, j) = (gathers[$j * NB / 4].0, $j * NB % 4);
                         for j in j..j + NB {
                             let next = &mut next[j * each * lanes..];
-                            let codes = s.load_u32(&next[r % REGISTERS * S::LANES..]);
-                            decode(s, decoder, &tables, codes, next, r);
+                            if NB == 1 {
+                                codes[j] = s.load_u32(&next[r % REGISTERS * S::LANES..]);
+                            }
+                            decode(s, decoder, &tables, codes[j], next, r);
                         }
                     }
                 };
