@@ -6,12 +6,13 @@
 
 use serde::Serialize;
 
+use super::count::differences;
 use super::recipe::{MxRule, Recipe, ScaleFormat, Scaling};
-use super::{Quantized, Quantizer, Role};
+use super::{Quantizer, Role};
 use crate::error::{Error, Result};
 use crate::matrix::MatRef;
+use crate::parallel::Watch;
 use crate::quant::Element;
-use crate::scaled::{Codes, ScaleGrid};
 
 /// A rule in which two ways to quantise differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -38,6 +39,21 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// The rule in a word, as JSON has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Cause::Format => "format",
+            Cause::Granule => "granule",
+            Cause::AmaxFloor => "amax-floor",
+            Cause::NanAmax => "nan-amax",
+            Cause::PowerOfTwo => "power-of-two",
+            Cause::FloorOrCeiling => "floor-or-ceiling",
+            Cause::Arithmetic => "arithmetic",
+            Cause::Cast => "cast",
+            Cause::Data => "data",
+        }
+    }
+
     /// The rule in a few words.
     pub const fn describe(self) -> &'static str {
         match self {
@@ -54,13 +70,23 @@ impl Cause {
     }
 }
 
-/// How many codes and scales differ. NaN codes and scales are equal to each other.
+/// How many codes and scales differ. NaN codes and scales are equal to each other, and so are all codes under scales that
+/// are both NaN.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Differences {
     /// Codes that differ.
     pub codes: u64,
     /// Scales that differ.
     pub scales: u64,
+}
+
+impl std::iter::Sum for Differences {
+    fn sum<I: Iterator<Item = Differences>>(all: I) -> Differences {
+        all.fold(Differences::default(), |a, b| Differences {
+            codes: a.codes + b.codes,
+            scales: a.scales + b.scales,
+        })
+    }
 }
 
 /// What one step changed.
@@ -121,10 +147,11 @@ pub fn diff_recipes<T: Element>(x: MatRef<'_, T>, a: &Recipe, b: &Recipe, role: 
     let mut causes = Vec::new();
     for (cause, recipe) in steps(a, b) {
         let after = quantize(&recipe)?;
-        causes.push(CauseDifferences { cause, differences: differences(&before, &after) });
+        let differences = differences(before.view(), after.view(), &Watch::NONE)?;
+        causes.push(CauseDifferences { cause, differences });
         before = after;
     }
-    let total = differences(&first, &before);
+    let total = differences(first.view(), before.view(), &Watch::NONE)?;
     Ok(RecipeDiff { elements: first.stats.elements, granules: first.stats.granules, total, causes })
 }
 
@@ -193,35 +220,6 @@ fn in_direction_of(scaling: Scaling, other: Scaling) -> Scaling {
         MxRule::Rceil => MxRule::FloorTorchao,
         MxRule::RceilTe => MxRule::Floor,
     })
-}
-
-fn differences(a: &Quantized, b: &Quantized) -> Differences {
-    let format = a.matrix.format();
-    let nan = |code: u16| format.decode_f32(code).is_nan();
-    let differ = |x: u16, y: u16| x != y && !(nan(x) && nan(y));
-    let count = |different: usize| different as u64;
-    let codes = match (a.matrix.codes(), b.matrix.codes()) {
-        (Codes::Bytes(x), Codes::Bytes(y)) => {
-            let pairs = x.as_slice().iter().zip(y.as_slice());
-            count(pairs.filter(|(x, y)| differ(u16::from(**x), u16::from(**y))).count())
-        }
-        (Codes::Words(x), Codes::Words(y)) => {
-            count(x.as_slice().iter().zip(y.as_slice()).filter(|(x, y)| differ(**x, **y)).count())
-        }
-        _ => unreachable!("one element format is stored in one width, of at most 16 bits"),
-    };
-    let grids = [a, b].map(|q| &q.matrix.scales().expect("quantisers give scales").grid);
-    let scales = match grids {
-        [ScaleGrid::F32(x), ScaleGrid::F32(y)] => {
-            let same = |x: f32, y: f32| x.to_bits() == y.to_bits() || x.is_nan() && y.is_nan();
-            count(x.as_slice().iter().zip(y.as_slice()).filter(|(x, y)| !same(**x, **y)).count())
-        }
-        [ScaleGrid::E8M0(x) | ScaleGrid::E4M3(x), ScaleGrid::E8M0(y) | ScaleGrid::E4M3(y)] => {
-            count(x.as_slice().iter().zip(y.as_slice()).filter(|(x, y)| x != y).count())
-        }
-        _ => unreachable!("the kinds of scales were compared"),
-    };
-    Differences { codes, scales }
 }
 
 #[cfg(test)]

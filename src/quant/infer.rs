@@ -9,11 +9,12 @@ use std::ops::Range;
 
 use serde::Serialize;
 
+use super::count::{Nan, same, same_codes, scale};
 use super::diff::{Cause, CauseDifferences, Differences};
 use crate::error::{Error, Result};
 use crate::formats::Format;
 use crate::parallel::{Watch, map};
-use crate::scaled::{Granule, ScaleGridRef, ScaledRef};
+use crate::scaled::{CodesRef, Granule, ScaleGridRef, ScaledRef};
 
 /// Scales closer than this are of one amax: a reciprocal that is rounded on the way costs two last bits of an f32 or so.
 const SAME_AMAX: f64 = 1.0 + 1.0 / (1 << 20) as f64;
@@ -56,7 +57,7 @@ pub struct QuantizedDiff {
 }
 
 /// Compares two quantised matrices, and infers from their codes and scales alone which rule makes them differ, granule by
-/// granule. NaN codes and scales are equal to each other.
+/// granule. NaN codes and scales are equal to each other, and so are all codes under scales that are both NaN.
 ///
 /// ```
 /// use finegrain::matrix::Matrix;
@@ -72,6 +73,11 @@ pub struct QuantizedDiff {
 /// # Errors
 /// [`Error::Shape`] if the shapes differ; [`Error::Unsupported`] for elements of more than 16 bits.
 pub fn diff_quantized(a: ScaledRef<'_>, b: ScaledRef<'_>) -> Result<QuantizedDiff> {
+    diff_watched(a, b, &Watch::NONE)
+}
+
+/// [`diff_quantized`], watched.
+pub(crate) fn diff_watched(a: ScaledRef<'_>, b: ScaledRef<'_>, watch: &Watch<'_>) -> Result<QuantizedDiff> {
     let ((m, n), (r, c)) = (a.shape(), b.shape());
     if (m, n) != (r, c) {
         return Err(Error::Shape(format!("the first matrix is {m}×{n}, the second {r}×{c}")));
@@ -90,16 +96,19 @@ pub fn diff_quantized(a: ScaledRef<'_>, b: ScaledRef<'_>) -> Result<QuantizedDif
     let whole = if a.format() != b.format() {
         Some(Cause::Format)
     } else {
-        (granule != self::granule(&b)).then_some(Cause::Granule)
+        (!granule.cuts_as(self::granule(&b), m, n)).then_some(Cause::Granule)
     };
     let sides = [Side::new(a), Side::new(b)];
     let of_rows = |i: usize| -> Vec<Found> {
         let rows = Granule::span(m, granule.rows(), i);
+        if whole.is_none() && is_same(&sides, rows.clone(), granule) {
+            return Vec::new();
+        }
         (0..cols)
             .filter_map(|j| Found::of(&sides, rows.clone(), Granule::span(n, granule.cols(), j)))
             .collect()
     };
-    let found = map(&Watch::NONE, if m * n == 0 { 0 } else { rows }, &of_rows)?.concat();
+    let found = map(watch, if m * n == 0 { 0 } else { rows }, &of_rows)?.concat();
     let votes = Votes::of(&sides, &found, m as u64 * n as u64);
     let differing: Vec<GranuleDiff> = found
         .iter()
@@ -129,6 +138,15 @@ pub fn diff_quantized(a: ScaledRef<'_>, b: ScaledRef<'_>) -> Result<QuantizedDif
     })
 }
 
+/// Whether a row of granules has the same codes and scales, so that no element need be looked at.
+fn is_same(sides: &[Side<'_>; 2], mut rows: Range<usize>, granule: Granule) -> bool {
+    let (first, (_, cols)) = (rows.start, sides[0].x.shape());
+    let at = |j: usize| Granule::span(cols, granule.cols(), j).start;
+    let same_scale = |j: usize| same(scale(&sides[0].x, first, at(j)), scale(&sides[1].x, first, at(j)));
+    (0..granule.grid(rows.len(), cols).1).all(same_scale)
+        && rows.all(|i| same_codes(sides[0].codes, sides[1].codes, i))
+}
+
 /// The granule of the scales; one for all without.
 fn granule(x: &ScaledRef<'_>) -> Granule {
     x.scales().map_or(Granule::TENSOR, |s| s.granule)
@@ -137,9 +155,10 @@ fn granule(x: &ScaledRef<'_>) -> Granule {
 /// A matrix and what is true of all of it.
 struct Side<'a> {
     x: ScaledRef<'a>,
+    codes: CodesRef<'a>,
+    nan: Nan,
     /// What each code stands for.
     values: Vec<f64>,
-    tensor: f64,
     /// Whether all scales that are finite and not zero are powers of two.
     powers_of_two: bool,
 }
@@ -154,12 +173,7 @@ impl<'a> Side<'a> {
             ScaleGridRef::F32(grid) => grid.iter_rows().flatten().all(|&s| is_power(s)),
             ScaleGridRef::E4M3(_) => false,
         });
-        let tensor = f64::from(x.tensor_scale());
-        Side { x, values, tensor, powers_of_two }
-    }
-
-    fn scale(&self, i: usize, j: usize) -> f64 {
-        f64::from(self.x.scale_at(i, j)) * self.tensor
+        Side { x, codes: x.codes(), nan: Nan::of(x.format()), values, powers_of_two }
     }
 
     /// Whether a granule with this largest magnitude of its codes has a scale of its own amax.
@@ -190,7 +204,7 @@ impl Found {
     fn of(sides: &[Side<'_>; 2], rows: Range<usize>, cols: Range<usize>) -> Option<Found> {
         let one_format = sides[0].x.format() == sides[1].x.format();
         let at = (rows.start, cols.start);
-        let scales = [0, 1].map(|s| sides[s].scale(at.0, at.1));
+        let scales = [0, 1].map(|s| scale(&sides[s].x, at.0, at.1));
         let mut found = Found {
             at,
             shape: (rows.len(), cols.len()),
@@ -202,24 +216,25 @@ impl Found {
             largest: [0.0; 2],
             squared: 0.0,
         };
-        let codes = [0, 1].map(|s| sides[s].x.codes());
+        let codes = [sides[0].codes, sides[1].codes];
         for i in rows {
             for j in cols.clone() {
                 let code = [codes[0].at(i, j), codes[1].at(i, j)];
                 let value = [0, 1].map(|s| sides[s].values[code[s] as usize]);
-                let scale = [scales[0], sides[1].scale(i, j)];
+                let scale = [scales[0], scale(&sides[1].x, i, j)];
                 found.scale_differs |= !same(scale[0], scale[1]);
                 for (largest, value) in found.largest.iter_mut().zip(value).filter(|(_, v)| v.is_finite()) {
                     *largest = largest.max(value.abs());
                 }
+                let products = [value[0] * scale[0], value[1] * scale[1]];
+                let equal = same(products[0], products[1]);
                 let differ = match one_format {
-                    true => code[0] != code[1] && !(value[0].is_nan() && value[1].is_nan()),
-                    false => !same(value[0] * scale[0], value[1] * scale[1]),
+                    true => !scale.iter().all(|s| s.is_nan()) && sides[0].nan.differ(code[0], code[1]),
+                    false => !equal,
                 };
-                found.squared += match same(value[0] * scale[0], value[1] * scale[1]) {
-                    true => 0.0,
-                    false => (value[0] * scale[0] - value[1] * scale[1]).powi(2),
-                };
+                if !equal {
+                    found.squared += (products[0] - products[1]).powi(2);
+                }
                 if differ {
                     found.codes += 1;
                     if one_format {
@@ -254,11 +269,6 @@ impl Found {
             squared: self.squared,
         }
     }
-}
-
-/// Equal, or both NaN.
-fn same(x: f64, y: f64) -> bool {
-    x == y || x.is_nan() && y.is_nan()
 }
 
 /// What all granules together say where one alone does not.

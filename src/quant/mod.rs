@@ -19,6 +19,7 @@
 
 mod cast;
 mod catalog;
+mod count;
 mod custom;
 mod delayed;
 mod derive;
@@ -39,6 +40,9 @@ pub use delayed::DelayedScaling;
 pub use derive::{GranuleScale, Payload, StoredScale, TensorScale};
 pub use diff::{Cause, CauseDifferences, Differences, RecipeDiff, diff_recipes};
 pub use infer::{GranuleDiff, QuantizedDiff, diff_quantized};
+
+pub(crate) use count::differences;
+pub(crate) use infer::diff_watched;
 pub use recipe::{
     Amax, ElementCast, MultiplierForm, MxRule, NanAmax, Nvfp4Rule, PayloadForm, PowerOfTwo, Recipe,
     ScaleForm, ScaleFormat, Scaling,

@@ -82,6 +82,13 @@ impl Granule {
         (count(rows, self.rows), count(cols, self.cols))
     }
 
+    /// Whether this granule and another cut a matrix of `rows × cols` into the same parts: 1×128 and a whole row do for 96
+    /// columns.
+    pub fn cuts_as(self, other: Granule, rows: usize, cols: usize) -> bool {
+        let sides = |g: Granule| (g.rows.min(rows), g.cols.min(cols));
+        sides(self) == sides(other)
+    }
+
     /// The granules of the field: what [`Granule::infer`] knows, in the order it tries them.
     pub const FIELD: [Granule; 7] = [
         Granule::TILE_1X128,
@@ -215,6 +222,14 @@ mod tests {
         assert_eq!(infer(&[256, 512], &[0, 4]), None);
         assert_eq!(infer(&[256, 512], &[512, 4]), None);
         assert_eq!(infer(&[usize::MAX, 0], &[usize::MAX, 0]), some("1x128"));
+    }
+
+    #[test]
+    fn granules_beyond_a_matrix_are_the_same() {
+        assert!(Granule::TILE_1X128.cuts_as(Granule::ROW, 300, 128));
+        assert!(!Granule::TILE_1X128.cuts_as(Granule::ROW, 300, 129));
+        assert!(Granule::BLOCK_128X128.cuts_as(Granule::TENSOR, 7, 9));
+        assert!(!Granule::BLOCK_128X128.cuts_as(Granule::TENSOR, 129, 9));
     }
 
     #[test]
