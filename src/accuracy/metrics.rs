@@ -81,7 +81,7 @@ impl Sums {
 }
 
 /// a / b, with 0 / 0 = 0: no error against a zero reference is no error.
-fn ratio(a: f64, b: f64) -> f64 {
+pub(super) fn ratio(a: f64, b: f64) -> f64 {
     if a == 0.0 { 0.0 } else { a / b }
 }
 

@@ -21,6 +21,7 @@
 pub mod bound;
 mod budget;
 mod comparison;
+mod effect;
 pub mod identify;
 mod metrics;
 mod pass;
@@ -32,6 +33,7 @@ pub mod tolerance;
 pub use bound::{BoundCheck, ErrorBound, bound};
 pub use budget::{Budget, OperandError, Stage, StageError, TILE, TileError};
 pub use comparison::{Compared, Comparison, ComparisonRow, MeasuredPass, Outcome, SweepPlan};
+pub use effect::{ProductError, product_error};
 pub use metrics::ErrorMetrics;
 pub use pass::{ExactPass, Multiplied, OutputFormat, PassReport, QuantizedPass, Stages};
 pub use product::exact_product;

@@ -5,4 +5,5 @@ mod bounds;
 #[path = "../common/mod.rs"]
 mod common;
 mod identify;
+mod identify_recipes;
 mod tolerance;

@@ -1,4 +1,4 @@
-//! Which named arithmetic gave a result, bit for bit.
+//! Which named arithmetic gave a result, bit for bit: of a product [`identify`], of a quantiser [`identify_recipe`].
 //!
 //! A product's operands and what somebody computed of them (a GPU, a library, another program) are all that is needed:
 //! [`identify`] computes elements of D in every [`Accumulation`](crate::gemm::Accumulation) that the operands allow and keeps
@@ -24,10 +24,12 @@
 mod candidates;
 mod computed;
 mod hints;
+mod recipes;
 mod search;
 mod tiles;
 
 pub use self::computed::Computed;
+pub use self::recipes::{RecipeIdentification, RecipeMatch, identify_recipe};
 
 use self::search::Search;
 use crate::engine::{Engine, Product};
