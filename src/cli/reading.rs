@@ -9,7 +9,7 @@ use crate::cli::Failure;
 use crate::cli::output::shape;
 
 // A comment for clap would replace the text of the subcommand.
-#[derive(clap::Args, Clone, Copy, Default)]
+#[derive(clap::Args, Clone, Copy, Default, PartialEq)]
 pub(crate) struct ReadingArgs {
     /// Elements that share a scale, such as 64x64, for scale grids of another granule than tensor, row, 1x128, 128x128,
     /// 1x32, 1x16 and 32x32

@@ -8,6 +8,7 @@ mod compare;
 mod files;
 mod gemm;
 mod identify;
+mod identify_quantized;
 mod inspect;
 mod page;
 mod quantize;

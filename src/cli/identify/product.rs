@@ -3,14 +3,13 @@
 use half::{bf16, f16};
 
 use super::Args;
-use crate::accuracy::identify::{Computed, Extent, Identification, Match, identify};
+use crate::accuracy::identify::{Computed, Identification, Match, identify};
 use crate::checkpoint::{Checkpoint, Dtype, Tensor};
 use crate::cli::arithmetic::options;
 use crate::cli::output::{Table, measured, print, print_json};
 use crate::cli::product::{Problem, read_groups};
 use crate::cli::progress::Progress;
 use crate::cli::{Failure, Outcome, interrupt, notes};
-use crate::engine::Engine;
 use crate::formats::Format;
 use crate::gemm::{Accumulation, Arithmetic, LibraryCall, Model, TensorCore};
 use crate::matrix::Matrix;
@@ -41,13 +40,8 @@ pub(super) fn run(args: &Args, json: bool) -> Outcome {
 
     let progress = Progress::multiply_adds(problem.product().multiply_adds());
     let report = |done| progress.advance(done);
-    let mut engine = Engine::cpu();
-    if let Some(threads) = args.threads {
-        engine = engine.with_threads(threads)?;
-    }
-    let engine = interrupt::watched(engine, &report);
-    let extent = if args.all { Extent::All } else { Extent::Sampled };
-    let found = identify(problem.product(), given.view(), extent, &engine);
+    let engine = interrupt::watched(args.engine()?, &report);
+    let found = identify(problem.product(), given.view(), args.extent(), &engine);
     let found = found.map_err(|e| file.blame("d", e))?;
     drop(progress);
 
