@@ -19,7 +19,12 @@ fn codes(seed: u32, len: usize) -> Vec<u8> {
     (0..len).map(|_| next()).map(|c| if c & 0x7F == 0x7F { 0x7E } else { c }).collect()
 }
 
-fn run(ptx: &str, a: &[u8], b: &[u8], model: Model) -> Result<(Vec<f32>, f32, Report), Fault> {
+fn run(
+    ptx: &str,
+    a: &[u8],
+    b: &[u8],
+    model: impl Into<Option<Model>>,
+) -> Result<(Vec<f32>, f32, Report), Fault> {
     let module = Module::parse(ptx).unwrap();
     let mut device = Device::new();
     let [pa, pb] = [a, b].map(|codes| {
@@ -31,8 +36,12 @@ fn run(ptx: &str, a: &[u8], b: &[u8], model: Model) -> Result<(Vec<f32>, f32, Re
     device.write(amax, &[0; 4]).unwrap();
     let args = vec![Arg::Ptr(pa), Arg::Ptr(pb), Arg::Ptr(d), Arg::Ptr(amax), Arg::I32(K as i32)];
     let launch = Launch { grid: [1, 1, 1], block: [32, 1, 1], dynamic_shared: 0, args };
-    let report =
-        device.launch(&module, "tile", &launch, &Options { fp8_model: model, ..Options::default() })?;
+    let report = device.launch(
+        &module,
+        "tile",
+        &launch,
+        &Options { fp8_model: model.into(), ..Options::default() },
+    )?;
     let floats =
         |bytes: Vec<u8>| bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect::<Vec<_>>();
     let (d, amax) = (floats(device.read(d, 512).unwrap()), floats(device.read(amax, 4).unwrap()));
@@ -70,6 +79,21 @@ fn a_compiled_tile_has_the_reference_bits() {
             assert_eq!(report.extra_wavefronts(), 6 * K as u64 / 32);
         }
     }
+}
+
+/// What the instruction computes depends on the GPU: Hopper has FP8 for wgmma alone.
+#[test]
+fn the_target_says_which_tensor_core_it_is() {
+    let (a, b) = (codes(5, 16 * K), codes(6, 8 * K));
+    for (target, model) in [("sm_89", "ada"), ("sm_90a", "hopper-mma"), ("sm_100a", "blackwell-mma")] {
+        let ptx = TILE.replace(".target sm_89", &format!(".target {target}"));
+        let (d, ..) = run(&ptx, &a, &b, None).unwrap();
+        let want = reference(&a, &b, Accumulation::new(model.parse().unwrap()));
+        assert!(d.iter().zip(&want).all(|(x, y)| x.to_bits() == y.to_bits()), "{target}: not {model}");
+    }
+    let models = ["ada", "hopper-mma", "blackwell-mma"].map(|model| model.parse::<Model>().unwrap());
+    let of = models.map(|model| reference(&a, &b, Accumulation::new(model)));
+    assert!(of[0] != of[1] && of[1] != of[2], "the operands tell the models apart");
 }
 
 #[test]

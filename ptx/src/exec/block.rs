@@ -1,5 +1,7 @@
 //! A block: its warps take turns until all are done.
 
+use finegrain::gemm::Model;
+
 use std::collections::BTreeMap;
 
 use super::Options;
@@ -16,6 +18,8 @@ pub(super) type Step<T> = Result<T, At>;
 /// What all blocks of a launch share.
 pub(super) struct Machine<'a> {
     pub(super) options: &'a Options,
+    /// The accumulation of mma.sync on FP8.
+    pub(super) fp8_model: Model,
     pub(super) global: &'a mut Global,
     pub(super) params: Segment,
     pub(super) constants: Segment,

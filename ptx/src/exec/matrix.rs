@@ -89,7 +89,7 @@ impl Block<'_, '_> {
         }
         let options = self.machine.options;
         let eight = matches!(shape.a, Ty::E4m3 | Ty::E5m2);
-        let model = if eight { options.fp8_model } else { options.half_model };
+        let model = if eight { self.machine.fp8_model } else { options.half_model };
         let d = product(model, shape, N, &rows[..M * row_bytes], &columns[..N * row_bytes], &sums)
             .map_err(|e| FaultKind::Unsupported(e.to_string()))?;
         let element = |i: usize, lane: usize| d[(lane / 4 + 8 * (i / 2)) * N + 2 * (lane % 4) + i % 2];

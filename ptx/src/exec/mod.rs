@@ -65,8 +65,9 @@ pub struct Launch {
 /// How to run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
-    /// The accumulation of mma.sync on FP8.
-    pub fp8_model: Model,
+    /// The accumulation of mma.sync on FP8; that of the module's target where there is none: `hopper-mma` on sm_90,
+    /// `blackwell-mma` beyond, `ada` before.
+    pub fp8_model: Option<Model>,
     /// The accumulation of mma.sync on FP16 and BF16.
     pub half_model: Model,
     /// The accumulation of wgmma on FP8.
@@ -84,7 +85,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Options {
-            fp8_model: Model::TensorCore(TensorCore::ADA),
+            fp8_model: None,
             half_model: Model::TensorCore(TensorCore::AMPERE),
             wgmma_model: Model::TensorCore(TensorCore::HOPPER),
             check_races: true,
@@ -165,8 +166,14 @@ fn execute(
         drop(segment.write(0, data, true, None));
         segment
     };
+    let of_target = match module.target {
+        Some(90) => TensorCore::HOPPER_MMA,
+        Some(91..) => TensorCore::BLACKWELL_MMA,
+        Some(..90) | None => TensorCore::ADA,
+    };
     let mut machine = Machine {
         options,
+        fp8_model: options.fp8_model.unwrap_or(Model::TensorCore(of_target)),
         global,
         params,
         constants: filled(Space::Const, window::CONST, &module.constants),

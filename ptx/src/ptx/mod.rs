@@ -46,6 +46,8 @@ impl ParseError {
 /// ```
 #[derive(Clone, Debug)]
 pub struct Module {
+    /// The architecture that it is for: 90 for `.target sm_90a`.
+    pub(crate) target: Option<u32>,
     pub(crate) kernels: HashMap<String, Kernel>,
     /// Variables of the module in `.const` and `.global`, from `window::CONST` on.
     pub(crate) constants: Vec<u8>,

@@ -14,15 +14,21 @@ type Result<T> = std::result::Result<T, ParseError>;
 /// Parses a module.
 pub(crate) fn module(source: &str) -> Result<Module> {
     let tokens = lexer::tokens(source)?;
-    let mut parser =
-        Parser { tokens: &tokens, at: 0, globals: HashMap::new(), constants: Vec::new(), shared: Vec::new() };
+    let mut parser = Parser {
+        tokens: &tokens,
+        at: 0,
+        globals: HashMap::new(),
+        constants: Vec::new(),
+        shared: Vec::new(),
+        target: None,
+    };
     let mut kernels = HashMap::new();
     while parser.at < tokens.len() {
         if let Some(kernel) = parser.item()? {
             kernels.insert(kernel.name.clone(), kernel);
         }
     }
-    Ok(Module { kernels, constants: parser.constants })
+    Ok(Module { target: parser.target, kernels, constants: parser.constants })
 }
 
 /// A variable in shared memory; `size` is `None` for the dynamic part.
@@ -47,6 +53,7 @@ struct Parser<'a> {
     globals: HashMap<String, u64>,
     constants: Vec<u8>,
     shared: Vec<SharedVariable>,
+    target: Option<u32>,
 }
 
 #[derive(Default)]
@@ -149,7 +156,13 @@ impl Parser<'_> {
     fn item(&mut self) -> Result<Option<Kernel>> {
         let word = self.word()?;
         match word.as_str() {
-            ".version" | ".target" | ".address_size" | ".file" | ".pragma" => self.skip_line(),
+            ".target" => {
+                let target = self.word()?;
+                let digits = target.trim_start_matches("sm_").trim_end_matches(char::is_alphabetic);
+                self.target = digits.parse().ok();
+                self.skip_line();
+            }
+            ".version" | ".address_size" | ".file" | ".pragma" => self.skip_line(),
             ".section" => {
                 self.next()?;
                 self.skip_block()?;
