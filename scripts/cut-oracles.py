@@ -12,7 +12,7 @@ import re
 import struct
 import sys
 
-WIDTH = {"U8": 1, "U16": 2, "U32": 4, "F32": 4, "F64": 8}
+WIDTH = {"U8": 1, "U16": 2, "U32": 4, "F32": 4, "F64": 8, "U64": 8}
 
 
 def read(path):
@@ -151,6 +151,16 @@ def silicon_chains(full):
     return out
 
 
+def silicon_casts(full):
+    """The sum of every 64th block of f32 patterns, one table of the instructions and one of PyTorch."""
+    out = {name: full[name] for name in ("bf16.e4m3.sat.table", "torch.bf16.e8m0.table")}
+    for name, (dtype, shape, data) in full.items():
+        if name.endswith(".sums"):
+            data = b"".join(data[at:at + 8] for at in range(0, len(data), 64 * 8))
+            out[name] = dtype, [len(data) // 8], data
+    return out
+
+
 def main():
     if not 2 <= len(sys.argv) <= 3:
         sys.exit(__doc__)
@@ -162,7 +172,7 @@ def main():
         tensors = cut(read(source / name))
         write(target / name, tensors)
         print(f"{target / name}: {len(tensors)} tensors, {(target / name).stat().st_size:,} bytes")
-    for cut in (silicon_products, silicon_chains):
+    for cut in (silicon_products, silicon_chains, silicon_casts):
         name = f"{cut.__name__}.safetensors"
         tensors = cut(read(source.parent / "silicon" / name.removeprefix("silicon_")))
         write(target / name, tensors)

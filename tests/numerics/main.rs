@@ -6,3 +6,4 @@ mod common;
 mod formats;
 mod quantize_conformance;
 mod recipes;
+mod silicon_casts;
