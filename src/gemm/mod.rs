@@ -14,19 +14,21 @@
 //! 3. **Intervals.** K is cut into promotion intervals, the last one shorter where need be. A partial sum starts each
 //!    at +0.
 //! 4. **The model is part of the problem.** [`Model`] says how an interval is summed: in f32, exactly, or as a tensor
-//!    core does. A backend gives the bits of that model; there is no "approximately".
+//!    core does. A backend gives the bits of that model; there is no "approximately". Tensor cores that take F32 read
+//!    it as TF32: its 13 lowest bits are dropped.
 //! 5. **Promotion.** After each interval, in ascending order, the partial sum joins an f32 accumulator that starts at
 //!    +0, in one of the orders of [`Promotion`]. Scales that the model itself applies (MX, FP4) are 1 here. After the
 //!    last interval a second level of scales, where there is one, gives acc = fl(fl(ta·tb)·acc). Without promotion all
 //!    of K is one interval; if there are no scales outside the model, D is that chain itself.
 //! 6. **Addend and store.** With promotion the addend C is added once, D = fl(acc + c), after everything in clause 5.
 //!    Without promotion it is the chain's initial accumulator, the C operand of an MMA instruction; that needs a D
-//!    that is the chain itself, so with scales outside the model it is refused. D is stored as f32, or rounded once to
-//!    BF16, to nearest even. Scales that change inside a promotion interval are refused, but for those that the model
+//!    that is the chain itself, so with scales outside the model it is refused. Where steps give f16 the accumulator is
+//!    an f16, and so is that C: another number is rounded to the nearest one first. D is stored as f32, or rounded once
+//!    to BF16 or F16, to nearest even. Scales that change inside a promotion interval are refused, but for those that the model
 //!    applies.
 //! 7. **Edges.** Subnormals are honoured and −0 is kept; the exact model and the tensor cores have no −0 but by
 //!    rounding ([`Model::Exact`]) or as the addend of an empty chain. NaN has one pattern: 7FC00000, or 7FFFFFFF where
-//!    D is a tensor core's chain itself; in BF16 7FC0.
+//!    D is a tensor core's chain itself; in BF16 7FC0, in F16 the upper bits of that, 7E00 or 7FFF.
 //! 8. **Parallelism.** Work is split over M and N only, never over K: D does not depend on threads, on the instruction
 //!    set or on the machine.
 //! 9. **What libraries add.** It is part of the arithmetic's name. *Scales last* ([`Promotion::ScalesLast`]): partial sums
@@ -62,7 +64,8 @@
 //! ```
 //!
 //! Sources: DeepSeek-V3 report (arXiv 2412.19437) 3.3 and 3.5.2; for the promotion orders DeepGEMM, TransformerEngine,
-//! DeepSeek-V3's inference code, and what an H200 returned ([`LibraryCall`]); MMA-Sim for the tensor cores.
+//! DeepSeek-V3's inference code, and what an H200 returned ([`LibraryCall`]); MMA-Sim and the
+//! same H200 for the tensor cores.
 #![forbid(unsafe_code)]
 
 mod accumulation;
