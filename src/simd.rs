@@ -64,10 +64,11 @@ pub(crate) fn decoder(format: Format) -> Option<Decoder> {
     Decoder::bytes(code_spec(format.spec()), table)
 }
 
-/// The fields of a format as the emulation of tensor cores takes its codes apart; `None` where it does not.
-pub(crate) fn fields(format: Format) -> Option<Fields> {
+/// The fields of a format as the emulation of tensor cores takes its codes apart, of its fraction `mantissa_bits`; `None`
+/// where it does not.
+pub(crate) fn fields(format: Format, mantissa_bits: u32) -> Option<Fields> {
     let spec = format.spec();
-    (spec.signed() && spec.bits() <= 8).then(|| Fields::new(code_spec(spec))).flatten()
+    spec.signed().then(|| Fields::new(code_spec(spec), mantissa_bits)).flatten()
 }
 
 /// The BF16 numbers of a format of at most 8 bits.

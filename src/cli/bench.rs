@@ -4,11 +4,11 @@ use std::num::NonZeroUsize;
 use std::time::Instant;
 
 use crate::engine::{Engine, Resident};
-use crate::formats::Format;
+use crate::formats::{Format, Overflow};
 use crate::gemm::{Accumulation, Arithmetic, BlockScales, GemmProblem, GroupedProblem, Model, Output};
 use crate::matrix::Matrix;
 use crate::quant::{Quantized, Quantizer, Recipe, Role};
-use crate::scaled::{ScaledMatrix, ScaledRef};
+use crate::scaled::{Codes, ScaledMatrix, ScaledRef};
 use crate::simd::{Isa, OpClass};
 use clap::ValueEnum;
 use half::bf16;
@@ -303,6 +303,14 @@ fn measure(args: &Args, engine: &Engine<'static>) -> Result<Measured, Failure> {
 
 fn quantized(args: &Args, role: Role, rows: usize, seed: u64) -> Result<ScaledMatrix, Failure> {
     let x = sample(rows, args.k.get(), seed);
+    if let (Model::TensorCore(core), None) = (args.arithmetic().model(), args.recipe) {
+        let format = core.operands()[0];
+        if format != Format::E4M3 && core.scales() == BlockScales::None {
+            // No recipe is for these.
+            let code = |&x: &f32| format.cast_f32(x, Overflow::Saturate).code as u32;
+            return Ok(ScaledMatrix::new(format, Codes::new(format, &x.map(code)), None)?);
+        }
+    }
     let Quantized { matrix, .. } = Quantizer::new(args.recipe()?).quantize(x.view(), role)?;
     Ok(matrix)
 }

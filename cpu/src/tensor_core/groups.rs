@@ -7,7 +7,7 @@ use crate::simd::Fused;
 
 /// Groups of products of E2M1, summed in f64; their scales are part of their values.
 #[derive(Clone, Copy)]
-pub(super) struct Groups(pub(super) Wide);
+pub(super) struct Groups(pub(super) Wide<false>);
 
 impl StepKernel for Groups {
     const COUNTS: bool = false;
@@ -29,7 +29,7 @@ impl StepKernel for Groups {
         let (lanes, width) = (S::LANES, B_REGISTERS * S::LANES);
         let zero = s.splat_u32(0);
         let none = s.splat_u32(panels.core.zero.cast_unsigned());
-        let (nothing, sum) = Wide::nothing(s);
+        let (nothing, sum) = Wide::<false>::nothing(s);
         let (mut opened, mut sums) = ([[nothing; B_REGISTERS]; MR], [[sum; B_REGISTERS]; MR]);
         let mut negative = [[zero; B_REGISTERS]; MR];
         // In memory, so that the loop of products has its sums in registers.
@@ -44,7 +44,7 @@ impl StepKernel for Groups {
                     let products = products(s, panels, at, g, i, v);
                     largest = s.max_i32(largest, s.select_at_least(products, 1, e, none));
                 }
-                (opened[i][v], sums[i][v]) = self.0.open::<S, false, true>(s, largest, zero, zero, c[i][v]);
+                (opened[i][v], sums[i][v]) = self.0.open::<S, false, true>(s, largest, zero, c[i][v]);
             }
         }
 
@@ -58,7 +58,7 @@ impl StepKernel for Groups {
                     let sum = group[i][v];
                     let scale_b = s.load_f64(&b.group_values[(at.group + g) * width + v * lanes..]);
                     let scaled = s.mul_f64(s.widen(sum), scale_b);
-                    sums[i][v] = Wide::add(s, opened[i][v], sums[i][v], scaled, scale_a);
+                    sums[i][v] = Wide::<false>::add(s, opened[i][v], sums[i][v], scaled, scale_a);
                     let minus = s.shr(s.bits(sum), 31);
                     let minus = s.select_at_least(products(s, panels, at, g, i, v), 1, minus, zero);
                     negative[i][v] = s.add_u32(negative[i][v], minus);
@@ -68,14 +68,7 @@ impl StepKernel for Groups {
 
         for i in 0..MR {
             for v in 0..B_REGISTERS {
-                c[i][v] = self.0.close::<S, false, true>(
-                    s,
-                    opened[i][v],
-                    zero,
-                    negative[i][v],
-                    sums[i][v],
-                    c[i][v],
-                );
+                c[i][v] = self.0.close::<S, false>(s, opened[i][v], negative[i][v], sums[i][v], c[i][v]);
             }
         }
         c

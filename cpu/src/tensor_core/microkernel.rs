@@ -20,9 +20,9 @@
 //! Columns beyond D are computed from zeros and stored: rows of D are as long as whole micropanels.
 
 use super::groups::Groups;
-use super::products::Products;
+use super::products::{InTwo, Products};
 use super::terms::{Narrow, Wide};
-use super::{B_REGISTERS, Core, Kernel, Panel, groups, words};
+use super::{B_REGISTERS, Core, Kernel, Panel, groups};
 use crate::gemm::{IntervalPart, Promotion, promote};
 use crate::simd::{Fused, FusedWork, Isa};
 
@@ -74,8 +74,11 @@ pub fn multiply(isa: Isa, panels: &Micropanels<'_>, sums: Sums<'_>) {
     let core = panels.core;
     match panels.kernel {
         Kernel::Narrow => run(isa, panels, sums, Products::<_, false>(Narrow { core })),
-        Kernel::Wide => run(isa, panels, sums, Products::<_, false>(Wide { core })),
-        Kernel::Mx => run(isa, panels, sums, Products::<_, true>(Wide { core })),
+        Kernel::Wide => run(isa, panels, sums, Products::<_, false>(Wide::<false> { core })),
+        Kernel::InTwo if core.half => run(isa, panels, sums, InTwo(Wide::<true> { core })),
+        Kernel::InTwo => run(isa, panels, sums, InTwo(Wide::<false> { core })),
+        Kernel::Offset if core.half => run(isa, panels, sums, Products::<_, true>(Wide::<true> { core })),
+        Kernel::Offset => run(isa, panels, sums, Products::<_, true>(Wide::<false> { core })),
         Kernel::Fp4 => run(isa, panels, sums, Groups(Wide { core })),
     }
 }
@@ -145,7 +148,7 @@ impl<K: StepKernel, const ONE_ROW: bool> Multiply<'_, '_, K, ONE_ROW> {
             c = self.kernel.step::<S, MR, COUNTS>(s, panels, place, c);
             place.step += 1;
             place.k += place.len;
-            place.word += words(step);
+            place.word += panels.kernel.words(step);
             place.group += place.groups;
             if step.ends {
                 let scales_a = &panels.scales_a.values[promotions * panels.scales_a.stride + row..][..MR];

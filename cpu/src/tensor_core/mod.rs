@@ -1,4 +1,4 @@
-//! Steps of tensor cores over FP8, FP6 and FP4 in the CPU's multiply-adds: packing, and the microkernel.
+//! Steps of tensor cores over FP8, FP6 and FP4, and over F16, BF16 and TF32, in the CPU's multiply-adds: packing, and the microkernel.
 //!
 //! A tensor core truncates each product toward zero to units of 2^(e_max − F), where e_max is the largest exponent of
 //! the step, and adds exactly. Both happen in one instruction: a fused multiply-add that rounds toward zero, into a sum
@@ -12,7 +12,8 @@
 //! e_max comes first: exponents are bytes, a saturating difference and a maximum for 64 products at a time. Then
 //! comes one multiply-add for every register of products, and about twenty instructions a register of sums for
 //! everything else of the step: 16 + 32 + 20 for 512 products. F up to 14 with L = 32 fits f32; F = 25 takes f64 and
-//! twice the multiply-adds. FP4 sums its groups of 16 exactly in f32, then joins them in f64.
+//! twice the multiply-adds. What has more exponents than a byte, BF16, TF32 and MX, has an exponent a row beside the
+//! bytes, which are then how far elements lie below it: 126 binades at most, and callers see to that. FP4 sums its groups of 16 exactly in f32, then joins them in f64.
 //!
 //! A step is a part of a promotion interval ([`IntervalPart`]), no longer than L.
 //!
@@ -26,9 +27,9 @@ mod pack;
 mod products;
 mod terms;
 
-pub use fields::Fields;
+pub use fields::{BELOW, Fields, LEVELS};
 pub use microkernel::{Micropanels, ScaleRows, Sums, multiply};
-pub use pack::{Source, pack};
+pub use pack::{RowExponents, Source, pack};
 
 use crate::gemm::IntervalPart;
 use crate::simd::{Fused, FusedWork, Isa};
@@ -49,8 +50,11 @@ pub enum Kernel {
     Narrow,
     /// Products in f64.
     Wide,
-    /// The same with a power of two for each step and row of both operands.
-    Mx,
+    /// The same in two sets by k mod 4: 0 and 1 first, then 2 and 3. Steps have at most 64 products.
+    InTwo,
+    /// Products in f64, with an exponent for each step and row of both operands that is added to those of its elements:
+    /// what lies outside the exponents of FP8, be it by scales or by itself; and all of f16 results but those in two sets.
+    Offset,
     /// Groups of [`GROUP`] products of E2M1, each with a scale for each row of both operands.
     Fp4,
 }
@@ -76,7 +80,15 @@ impl Kernel {
     pub fn value_bytes(self) -> usize {
         match self {
             Kernel::Narrow | Kernel::Fp4 => size_of::<f32>(),
-            Kernel::Wide | Kernel::Mx => size_of::<f64>(),
+            Kernel::Wide | Kernel::InTwo | Kernel::Offset => size_of::<f64>(),
+        }
+    }
+
+    /// Words of 32 bits that hold one bit for each element of a step; each set has words of its own.
+    pub fn words(self, step: &IntervalPart) -> usize {
+        match self {
+            Kernel::InTwo => 2,
+            Kernel::Narrow | Kernel::Wide | Kernel::Offset | Kernel::Fp4 => step.k.len().div_ceil(WORD),
         }
     }
 }
@@ -112,13 +124,16 @@ pub struct Core {
     pub result_mask: u32,
     /// The exponent of zero.
     pub zero: i32,
-    /// Whether the accumulator is added in f32 after the step.
+    /// Whether the accumulator is added after the step, in f32 or f16.
     pub late: bool,
+    /// Whether accumulator and result are f16, the result to nearest even: [`Kernel::InTwo`] and [`Kernel::Offset`].
+    pub half: bool,
 }
 
-/// Words of 32 bits that hold one bit for each element of a step.
-pub fn words(step: &IntervalPart) -> usize {
-    step.k.len().div_ceil(WORD)
+/// Elements of the first of two sets of a step of `len`.
+const fn first_set(len: usize) -> usize {
+    let rest = len % 4;
+    len / 4 * 2 + if rest < 2 { rest } else { 2 }
 }
 
 /// Groups of FP4 products of a step.
@@ -133,12 +148,12 @@ pub struct Panel<'a> {
     /// For each k the values of all rows, a little larger in magnitude: f32, or f64 as two dwords.
     pub values: &'a [u32],
     /// For each k a register whose bytes, together with those of the other operand, give the field of the product's
-    /// exponent as an f32 has it, 0 for a product that is zero. Byte v of lane i is that of row v·LANES + i; in A all
+    /// exponent as an f32 has it, less what `scales` add, 0 for a product that is zero. Byte v of lane i is that of row v·LANES + i; in A all
     /// four bytes are that of row i. Nothing for FP4.
     pub exponents: &'a [u32],
     /// For each word of 32 elements of a step, which are positive, then which are negative.
     pub signs: &'a [u32],
-    /// The exponents of scales: for each step of MX; for each group of FP4, where those of B are fields of an f32.
+    /// Exponents that are added: for each step where products are [`Kernel::Offset`]; for each group of FP4, where those of B are fields of an f32.
     pub scales: &'a [u32],
     /// For each group of FP4 the values of scales, a little larger in magnitude.
     pub group_values: &'a [f64],

@@ -1,15 +1,15 @@
 //! A step of products, aligned one by one: all tensor cores but those of FP4.
 
 use super::microkernel::{Micropanels, Place, StepKernel, Tile};
-use super::terms::Terms;
-use super::{B_REGISTERS, WORD};
+use super::terms::{Terms, Wide, with_late};
+use super::{B_REGISTERS, WORD, first_set};
 use crate::simd::Fused;
 
-/// Products as terms; a power of two scales those of a step where they are `SCALED`.
+/// Products as terms; exponents of rows are added to those of a step where they are `OFFSET`.
 #[derive(Clone, Copy)]
-pub(super) struct Products<T, const SCALED: bool>(pub(super) T);
+pub(super) struct Products<T, const OFFSET: bool>(pub(super) T);
 
-impl<T: Terms, const SCALED: bool> StepKernel for Products<T, SCALED> {
+impl<T: Terms, const OFFSET: bool> StepKernel for Products<T, OFFSET> {
     const COUNTS: bool = true;
 
     #[inline(always)]
@@ -33,7 +33,47 @@ impl<T: Terms, const SCALED: bool> StepKernel for Products<T, SCALED> {
     }
 }
 
-impl<T: Terms, const SCALED: bool> Products<T, SCALED> {
+/// Products in two sets, the second of which joins the first; a late accumulator joins both.
+#[derive(Clone, Copy)]
+pub(super) struct InTwo<const HALF: bool>(pub(super) Wide<HALF>);
+
+impl<const HALF: bool> StepKernel for InTwo<HALF> {
+    const COUNTS: bool = true;
+
+    #[inline(always)]
+    fn rows<S: Fused>(self) -> usize {
+        S::WIDE_ROWS
+    }
+
+    #[inline(always)]
+    fn step<S: Fused, const MR: usize, const COUNTS: bool>(
+        self,
+        s: S,
+        panels: &Micropanels<'_>,
+        at: Place,
+        mut c: Tile<S::F32, MR>,
+    ) -> Tile<S::F32, MR> {
+        let (kernel, first) = (Products::<Wide<HALF>, false>(self.0), first_set(at.len));
+        let second = Place { k: at.k + first, word: at.word + 1, len: at.len - first, ..at };
+        let first = Place { len: first, ..at };
+        if !panels.core.late {
+            let sum = kernel.aligned::<S, MR, COUNTS, false>(s, panels, first, c);
+            return kernel.aligned::<S, MR, COUNTS, false>(s, panels, second, sum);
+        }
+        // From +0, which takes part in nothing.
+        let zeros = [[s.splat(0.0); B_REGISTERS]; MR];
+        let sum = kernel.aligned::<S, MR, COUNTS, true>(s, panels, first, zeros);
+        let sum = kernel.aligned::<S, MR, COUNTS, false>(s, panels, second, sum);
+        for i in 0..MR {
+            for v in 0..B_REGISTERS {
+                c[i][v] = with_late::<S, HALF>(s, c[i][v], sum[i][v]);
+            }
+        }
+        c
+    }
+}
+
+impl<T: Terms, const OFFSET: bool> Products<T, OFFSET> {
     #[inline(always)]
     fn aligned<S: Fused, const MR: usize, const COUNTS: bool, const LATE: bool>(
         self,
@@ -47,27 +87,23 @@ impl<T: Terms, const SCALED: bool> Products<T, SCALED> {
         let negative = negative_products::<S, MR, COUNTS>(s, panels, at);
         let (nothing, sum) = T::nothing(s);
         let (mut opened, mut sums) = ([[nothing; B_REGISTERS]; MR], [[sum; B_REGISTERS]; MR]);
-        let mut scales = [[zero; B_REGISTERS]; MR];
         for i in 0..MR {
             for v in 0..B_REGISTERS {
                 let byte = s.and(s.shr(largest[i], 8 * v as u32), s.splat_u32(0xFF));
                 let mut e = byte;
-                if SCALED {
+                if OFFSET {
                     let a = s.splat_u32(panels.a.scales[at.step * lanes + at.row + i]);
                     let b = s.load_u32(&panels.b.scales[at.step * width + v * lanes..]);
-                    scales[i][v] = s.add_u32(a, b);
                     let none = s.splat_u32(panels.core.zero.cast_unsigned());
-                    e = s.select_at_least(byte, 1, s.add_u32(byte, scales[i][v]), none);
+                    e = s.select_at_least(byte, 1, s.add_u32(byte, s.add_u32(a, b)), none);
                 }
-                (opened[i][v], sums[i][v]) =
-                    self.0.open::<S, LATE, SCALED>(s, e, scales[i][v], negative[i][v], c[i][v]);
+                (opened[i][v], sums[i][v]) = self.0.open::<S, LATE, OFFSET>(s, e, negative[i][v], c[i][v]);
             }
         }
         sums = add_products::<S, T, MR>(s, panels, at, opened, sums);
         for i in 0..MR {
             for v in 0..B_REGISTERS {
-                c[i][v] =
-                    self.0.close::<S, LATE, SCALED>(s, opened[i][v], scales[i][v], zero, sums[i][v], c[i][v]);
+                c[i][v] = self.0.close::<S, LATE>(s, opened[i][v], zero, sums[i][v], c[i][v]);
             }
         }
         c

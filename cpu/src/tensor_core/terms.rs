@@ -21,14 +21,13 @@ pub(super) trait Terms: Copy {
     /// The first `LANES` values.
     fn load<S: Fused>(s: S, x: &[Self::Value]) -> Self::Lanes<S>;
 
-    /// Begins a step: `largest` is the largest exponent of its products, 0 or less without products, `scale` the
-    /// exponent that its scales add, `negative` the number of its negative products, `c` the accumulator, never −0; it
-    /// takes part unless it is late.
-    fn open<S: Fused, const LATE: bool, const SCALED: bool>(
+    /// Begins a step: `largest` is the largest exponent of its products, 0 or less without products, `negative` the number
+    /// of its negative products, `c` the accumulator, never −0; it takes part unless it is late. Products may lie below the
+    /// exponents of f32 where they are `OFFSET`.
+    fn open<S: Fused, const LATE: bool, const OFFSET: bool>(
         self,
         s: S,
         largest: S::U32,
-        scale: S::U32,
         negative: S::U32,
         c: S::F32,
     ) -> (Self::Open<S>, Self::Lanes<S>);
@@ -41,11 +40,10 @@ pub(super) trait Terms: Copy {
         b: Self::Lanes<S>,
     ) -> Self::Lanes<S>;
     /// Ends a step: the next accumulator. `negative` is the number of negative terms that `open` was not told of.
-    fn close<S: Fused, const LATE: bool, const SCALED: bool>(
+    fn close<S: Fused, const LATE: bool>(
         self,
         s: S,
         open: Self::Open<S>,
-        scale: S::U32,
         negative: S::U32,
         sum: Self::Lanes<S>,
         c: S::F32,
@@ -75,6 +73,59 @@ fn masked<S: Fused>(s: S, x: S::F32, mask: u32) -> S::F32 {
 #[inline(always)]
 fn select<S: Fused>(s: S, x: S::U32, bound: u32, a: S::F32, b: S::F32) -> S::F32 {
     s.float(s.select_at_least(x, bound, s.bits(a), s.bits(b)))
+}
+
+/// The f32 field of the exponent of the smallest normal f16, and bits of the least f32 that is too large for one.
+const HALF_EMIN: u32 = 113;
+const HALF_BEYOND: u32 = (127 + 16) << 23;
+/// Fraction bits of f16.
+const HALF_BITS: u32 = 10;
+
+/// The f32 nearest to x, a sum to be f16, that is one; ties to even, infinite from 65520 on, +0 for zero. Adding a number
+/// whose last bit is that of the f16 rounds to it.
+#[inline(always)]
+fn half<S: Fused>(s: S, x: S::F32) -> S::F32 {
+    let quantum = s.max_i32(exponent_field(s, x), s.splat_u32(HALF_EMIN));
+    let large = s.add_u32(s.shl(quantum, 23), s.splat_u32((23 - HALF_BITS) << 23 | 1 << 22));
+    let large = s.float(large);
+    infinite_beyond_half(s, s.sub(s.add(x, large), large))
+}
+
+/// The same of a sum in f64 that has been cut to f32.
+#[inline(always)]
+fn half_of_wide<S: Fused>(s: S, sum: S::F64, cut: S::F32) -> S::F32 {
+    let quantum = s.max_i32(exponent_field(s, cut), s.splat_u32(HALF_EMIN));
+    let large = s.add_u32(s.shl(quantum, 20), s.splat_u32((1023 - 127 + 52 - HALF_BITS) << 20 | 1 << 19));
+    let zero = s.splat_u32(0);
+    let minus = s.join_halves(s.or(large, s.splat_u32(1 << 31)), zero);
+    let rounded = s.sub_f64(s.sub_f64(sum, minus), s.join_halves(large, zero));
+    infinite_beyond_half(s, s.narrow(rounded))
+}
+
+#[inline(always)]
+fn infinite_beyond_half<S: Fused>(s: S, x: S::F32) -> S::F32 {
+    let (bits, sign) = (s.bits(x), s.splat_u32(1 << 31));
+    let infinite = s.or(s.and(bits, sign), s.splat_u32(0xFF << 23));
+    s.float(s.select_at_least(s.shl(bits, 1), HALF_BEYOND << 1, infinite, bits))
+}
+
+/// The exponent of an accumulator in f16, given that of an f32: it is no less than that of the smallest normal number,
+/// and zero has none above `floor`.
+#[inline(always)]
+fn addend_exponent_of_half<S: Fused>(s: S, field: S::U32, c: S::F32, floor: S::U32) -> S::U32 {
+    let field = s.max_i32(field, s.splat_u32(HALF_EMIN));
+    s.select_at_least(s.shl(s.bits(c), 1), 1, field, floor)
+}
+
+/// The late accumulator with a step's result.
+#[inline(always)]
+pub(super) fn with_late<S: Fused, const HALF: bool>(s: S, c: S::F32, result: S::F32) -> S::F32 {
+    let sum = s.add(c, result);
+    if !HALF {
+        return sum;
+    }
+    // What is not finite stays so.
+    select(s, exponent_field(s, sum), 0xFF, sum, half(s, sum))
 }
 
 /// In f32, for sums below 2^22 units.
@@ -123,11 +174,10 @@ impl Terms for Narrow {
     }
 
     #[inline(always)]
-    fn open<S: Fused, const LATE: bool, const SCALED: bool>(
+    fn open<S: Fused, const LATE: bool, const OFFSET: bool>(
         self,
         s: S,
         largest: S::U32,
-        _: S::U32,
         negative: S::U32,
         c: S::F32,
     ) -> (NarrowOpen<S>, S::F32) {
@@ -160,11 +210,10 @@ impl Terms for Narrow {
     }
 
     #[inline(always)]
-    fn close<S: Fused, const LATE: bool, const SCALED: bool>(
+    fn close<S: Fused, const LATE: bool>(
         self,
         s: S,
         open: NarrowOpen<S>,
-        _: S::U32,
         _: S::U32,
         sum: S::F32,
         c: S::F32,
@@ -199,11 +248,9 @@ const fn sum_with_reciprocal(fraction_bits: u32) -> u32 {
     (2 * 127 + Narrow::SCALING + fraction_bits) << 23
 }
 
-/// In f64, for sums below 2^51 units. Where it is scaled, a power of two scales each product.
-///
-/// The accumulator enters as a product with that power's reciprocal, so that sums are in the products' own scale.
+/// In f64, for sums below 2^51 units; accumulators and results are f16 where they are `HALF`.
 #[derive(Clone, Copy)]
-pub(super) struct Wide {
+pub(super) struct Wide<const HALF: bool> {
     pub(super) core: Core,
 }
 
@@ -217,16 +264,14 @@ pub(super) struct WideOpen<S: Fused> {
     addend: S::U32,
 }
 
-impl Wide {
-    /// The lower half of a sum that holds nothing yet, so that counts can be taken from it.
-    const LOW: u32 = 1 << 16;
-    /// Makes every packed value a little larger in magnitude, 1 + 2^−50.
-    pub(super) const UP: f64 = 1.0 + 4.0 * f64::EPSILON;
-    /// The lower half of it, and of all its products with powers of two.
-    const UP_LOW: u32 = 4;
-}
+/// The lower half of a sum that holds nothing yet, so that counts can be taken from it.
+const LOW: u32 = 1 << 16;
+/// Makes every packed value a little larger in magnitude, 1 + 2^−50.
+const UP: f64 = 1.0 + 4.0 * f64::EPSILON;
+/// The lower half of it, and of all its products with powers of two.
+pub(super) const UP_LOW: u32 = 4;
 
-impl Terms for Wide {
+impl<const HALF: bool> Terms for Wide<HALF> {
     type Value = f64;
     type Lanes<S: Fused> = S::F64;
     type Open<S: Fused> = WideOpen<S>;
@@ -248,31 +293,27 @@ impl Terms for Wide {
     }
 
     #[inline(always)]
-    fn open<S: Fused, const LATE: bool, const SCALED: bool>(
+    fn open<S: Fused, const LATE: bool, const OFFSET: bool>(
         self,
         s: S,
         largest: S::U32,
-        scale: S::U32,
         negative: S::U32,
         c: S::F32,
     ) -> (WideOpen<S>, S::F64) {
         let f = self.core.fraction_bits;
         let addend = exponent_field(s, c);
         let mut e_max = largest;
-        if SCALED {
-            // The exponent of zero: products may lie below the exponent that an f32 of 0 seems to have.
+        if OFFSET || HALF {
+            // The exponent of zero: products may lie below it.
             e_max = s.max_i32(e_max, s.splat_u32(self.core.zero.cast_unsigned()));
         }
         if !LATE {
-            let e = s.max_i32(addend, s.splat_u32(1));
-            let e = if SCALED { s.select_at_least(s.shl(s.bits(c), 1), 1, e, e_max) } else { e };
-            e_max = s.max_i32(e_max, e);
-        }
-        if SCALED {
-            e_max = s.sub_u32(e_max, scale);
+            let normal = s.max_i32(addend, s.splat_u32(1));
+            let e = if OFFSET { s.select_at_least(s.shl(s.bits(c), 1), 1, normal, e_max) } else { normal };
+            e_max = s.max_i32(e_max, if HALF { addend_exponent_of_half(s, e, c, e_max) } else { e });
         }
         let field = s.shl(e_max, 20);
-        let (zero, low) = (s.splat_u32(0), s.splat_u32(Wide::LOW));
+        let (zero, low) = (s.splat_u32(0), s.splat_u32(LOW));
         let (high, per_unit, sum);
         if S::BIASED {
             let half = 1 << 19;
@@ -289,12 +330,7 @@ impl Terms for Wide {
         if LATE {
             return (open, sum);
         }
-        let one = if SCALED {
-            let reciprocal = s.sub_u32(s.splat_u32(1023 << 20), s.shl(scale, 20));
-            s.join_halves(reciprocal, s.splat_u32(Wide::UP_LOW))
-        } else {
-            s.splat_f64(Wide::UP)
-        };
+        let one = s.splat_f64(UP);
         (open, s.add_truncated_f64(sum, s.widen(c), one, per_unit))
     }
 
@@ -304,28 +340,24 @@ impl Terms for Wide {
     }
 
     #[inline(always)]
-    fn close<S: Fused, const LATE: bool, const SCALED: bool>(
+    fn close<S: Fused, const LATE: bool>(
         self,
         s: S,
         open: WideOpen<S>,
-        scale: S::U32,
         negative: S::U32,
         sum: S::F64,
         c: S::F32,
     ) -> S::F32 {
-        let mut sum = if S::BIASED {
-            s.sub_f64(sum, s.join_halves(open.high, s.sub_u32(s.splat_u32(Wide::LOW), negative)))
+        let sum = if S::BIASED {
+            s.sub_f64(sum, s.join_halves(open.high, s.sub_u32(s.splat_u32(LOW), negative)))
         } else {
             let unit = s.sub_u32(s.splat_u32(2046 << 20), open.high);
             s.mul_f64(sum, s.join_halves(unit, s.splat_u32(0)))
         };
-        if SCALED {
-            let factor = s.add_u32(s.shl(scale, 20), s.splat_u32(1023 << 20));
-            sum = s.mul_f64(sum, s.join_halves(factor, s.splat_u32(0)));
-        }
-        let result = masked(s, s.narrow(sum), self.core.result_mask);
+        let cut = s.narrow(sum);
+        let result = if HALF { half_of_wide(s, sum, cut) } else { masked(s, cut, self.core.result_mask) };
         if LATE {
-            return s.add(c, result);
+            return with_late::<S, HALF>(s, c, result);
         }
         select(s, open.addend, 0xFF, c, result)
     }

@@ -4,39 +4,42 @@
 //!
 //! Lanes run over N, rows are blocked, and K is never split, so every lane is the reference's chain. A and B are packed
 //! for blocks of K: all rows of a block of D, and one panel of columns that stays in the first-level cache. Rows of A
-//! and of B with infinities or NaN are left to the [`Reference`]. Scratch is about 3 MiB a thread, whatever M, N and K,
+//! and of B with infinities or NaN, or with elements that lie more than 126 binades apart, are left to the
+//! [`Reference`](super::Reference). Scratch is about 3 MiB a thread, whatever M, N and K,
 //! and 10 MiB with custom steps of 1024.
 #![forbid(unsafe_code)]
 
 mod pack;
 mod plan;
+mod rows;
 
 use std::fmt;
 use std::ops::Range;
 
 use finegrain_cpu::gemm::{Epilogue, RowsMut, epilogue};
 use finegrain_cpu::tensor_core::{self as kernels, Kernel, Micropanels, ScaleRows, Side, Sums};
+use half::f16;
 
 use self::pack::{Operand, Packed};
 use self::plan::{Block, Plan};
+use self::rows::recompute;
 use super::accumulation::Model;
 use super::backend::{GemmBackend, GemmPlan, Output, rounded_to_f16};
 use super::fold;
 use super::parts;
 use super::problem::GemmProblem;
-use super::reference::{self, Reference};
+use super::reference;
 use super::tensor_core::{self, BlockScales, StepSum, TensorCore};
 use super::trial;
 use crate::error::{Error, Result};
-use crate::formats::Specials;
 use crate::matrix::{MatBlock, MatMut, Matrix};
 use crate::parallel::{self, Watch};
-use crate::scaled::{CodesRef, Granule, ScaleGridRef, ScaledRef};
 use crate::simd::{Isa, OpClass, isa_for};
 
-/// Tensor cores over FP8, FP6 and FP4: all of [`TensorCore`]'s that multiply such formats, and custom ones whose sums
+/// NVIDIA's tensor cores over FP8, FP6, FP4, F16, BF16 and TF32, with results in f32 and f16, and custom ones whose sums
 /// fit: (4L + 2)·2^F + L below 2^51, with [`BlockScales::Fp4`](super::BlockScales::Fp4)
-/// (2048·L/16 + 2)·2^F + L/16; with [`BlockScales::Mx`](super::BlockScales::Mx) and scales L must divide 32.
+/// (2048·L/16 + 2)·2^F + L/16; with [`BlockScales::Mx`](super::BlockScales::Mx) and scales L must divide 32, with products
+/// in two sets it is at most 64.
 ///
 /// ```
 /// use finegrain::gemm::{Accumulation, Emulated, GemmBackend, GemmProblem, Output, Reference};
@@ -87,10 +90,14 @@ impl Emulated {
                 "backend emulated sums as tensor cores do, not as {accumulation}"
             )));
         };
-        if core.sum() != StepSum::Fused {
-            return Err(Error::Unsupported(format!("backend emulated does not sum the steps of {core}")));
+        match core.sum() {
+            StepSum::Fused | StepSum::FusedInTwo => {}
+            StepSum::Floored | StepSum::FlooredInTwo | StepSum::Exact | StepSum::Pairwise => {
+                return Err(Error::Unsupported(format!("backend emulated does not sum the steps of {core}")));
+            }
         }
-        let kernel = plan::kernel(core, problem.a().scales().is_some()).ok_or_else(|| {
+        let operands = [problem.a().format(), problem.b().format()];
+        let kernel = plan::kernel(core, operands, problem.a().scales().is_some()).ok_or_else(|| {
             Error::Unsupported(format!(
                 "steps of {} products with {} fraction bits do not fit the sums of backend emulated",
                 core.step(),
@@ -116,7 +123,8 @@ impl GemmBackend for Emulated {
 
     fn models(&self) -> Vec<Model> {
         let scaled = |core: TensorCore| core.scales() != BlockScales::None;
-        let cores = TensorCore::ALL.iter().filter(|&&core| plan::kernel(core, scaled(core)).is_some());
+        let runs = |&&core: &&TensorCore| plan::kernel(core, [core.operands()[0]; 2], scaled(core)).is_some();
+        let cores = TensorCore::ALL.iter().filter(runs);
         cores.map(|&core| Model::TensorCore(core)).collect()
     }
 
@@ -129,7 +137,7 @@ impl GemmBackend for Emulated {
         }
         let (core, kernel) = self.kernel(problem)?;
         let isa = self.isa_for(problem)?;
-        Ok(Box::new(Plan::new(problem, core, kernel, isa)))
+        Ok(Box::new(Plan::new(problem, core, kernel, isa)?))
     }
 }
 
@@ -159,11 +167,11 @@ impl GemmPlan for Plan<'_> {
         match out {
             Output::F32(mut d) => {
                 run(self, d.reborrow(), watch, |rows| RowsMut::F32(rows))?;
-                recompute(self.problem, d, |block| Output::F32(block))
+                recompute(self.problem, &self.rows, d, |block| Output::F32(block))
             }
             Output::Bf16(mut d) => {
                 run(self, d.reborrow(), watch, |rows| RowsMut::Bf16(rows))?;
-                recompute(self.problem, d, |block| Output::Bf16(block))
+                recompute(self.problem, &self.rows, d, |block| Output::Bf16(block))
             }
             Output::F16(d) => rounded_to_f16(d, |wide| self.run(wide, watch)),
         }
@@ -208,14 +216,17 @@ impl Task<'_> {
             for i in 0..height {
                 let row = &mut chains.row_mut(i)[..cols.len()];
                 row.copy_from_slice(&c.row(rows.start + i)[cols.clone()]);
+                if plan.core.half {
+                    row.iter_mut().for_each(|c| *c = f16::from_f32(*c).to_f32());
+                }
                 if !plan.steps.is_empty() {
                     // A step makes +0 of −0.
                     row.iter_mut().for_each(|c| *c += 0.0);
                 }
             }
         }
-        let mut packed_a = Packed::new(plan, &plan.a, height);
-        let mut packed_b = Packed::new(plan, &plan.b, nr);
+        let mut packed_a = Packed::new(plan, &plan.a, &plan.rows[0].tops, height);
+        let mut packed_b = Packed::new(plan, &plan.b, &plan.rows[1].tops, nr);
         let mut scales = PromotionScales::new(plan, height, stride);
         for block in &plan.blocks {
             packed_a.pack(rows.clone(), block);
@@ -315,66 +326,4 @@ impl PromotionScales {
             plan.problem.b().scales_at(cols.clone(), k, &mut self.b[i * self.stride..]);
         }
     }
-}
-
-/// Computes by the [`Reference`] the rows and columns of D whose operands have infinities or NaN.
-fn recompute<T: Copy + Default>(
-    problem: &GemmProblem<'_>,
-    mut d: MatMut<'_, T>,
-    output: for<'a> fn(MatMut<'a, T>) -> Output<'a>,
-) -> Result<()> {
-    let (m, n) = d.shape();
-    let rows = non_finite_rows(problem.a())?.into_iter().map(|rows| (rows, 0..n));
-    let cols = non_finite_rows(problem.b())?.into_iter().map(|cols| (0..m, cols));
-    for (rows, cols) in rows.chain(cols) {
-        let a = problem.a().row_range(rows.start, rows.end);
-        let b = problem.b().row_range(cols.start, cols.end);
-        let part = GemmProblem::nt(a, b)?.with_accumulation(problem.accumulation())?;
-        let part = match problem.addend() {
-            Some(c) => part.with_addend(c.row_range(rows.start, rows.end).col_range(cols.start, cols.end))?,
-            None => part,
-        };
-        let mut block = Matrix::filled(rows.len(), cols.len(), T::default());
-        Reference.run(&part, output(block.view_mut()), &Watch::NONE)?;
-        for (i, row) in rows.enumerate() {
-            d.row_mut(row)[cols.clone()].copy_from_slice(block.row(i));
-        }
-    }
-    Ok(())
-}
-
-/// Runs of rows with an element that is not finite, by its code or by a scale of 8 bits.
-fn non_finite_rows(x: &ScaledRef<'_>) -> Result<Vec<Range<usize>>> {
-    /// Rows that one thread looks at.
-    const ROWS: usize = 64;
-    let spec = x.format().spec();
-    let CodesRef::Bytes(codes) = x.codes() else { unreachable!("supported codes are bytes") };
-    let (magnitude, largest) = ((spec.code_mask() & !spec.sign_mask()) as u8, spec.max_code() as u8);
-    let has_specials = !matches!(spec.specials, Specials::None);
-    // NaN is the last code of both scale formats. Scales in f32 are applied at promotion, where NaN may be.
-    let (scales, nan) = match x.scales().map(|s| s.grid) {
-        Some(ScaleGridRef::E8M0(grid)) => (Some(grid), 0xFF),
-        Some(ScaleGridRef::E4M3(grid)) => (Some(grid), 0x7F),
-        _ => (None, 0),
-    };
-    let is_finite = |row: usize| {
-        let special = |&code: &u8| code & magnitude > largest;
-        let scaled_by_nan = scales.is_some_and(|grid| {
-            let granule = x.scales().map_or(1, |s| s.granule.rows());
-            grid.row((row + x.row_offset()) / granule).iter().any(|&scale| scale & nan == nan)
-        });
-        !(scaled_by_nan || has_specials && codes.row(row).iter().any(special))
-    };
-    let rows = x.shape().0;
-    let of_part = |i: usize| -> Vec<bool> { Granule::span(rows, ROWS, i).map(is_finite).collect() };
-    let finite = parallel::map(&Watch::NONE, rows.div_ceil(ROWS), &of_part)?.concat();
-    let mut runs = Vec::new();
-    let mut start = 0;
-    for run in finite.chunk_by(|a, b| a == b) {
-        if !run[0] {
-            runs.push(start..start + run.len());
-        }
-        start += run.len();
-    }
-    Ok(runs)
 }

@@ -3,13 +3,14 @@
 use std::ops::Range;
 
 use finegrain_cpu::Buffer;
-use finegrain_cpu::tensor_core::{self as kernels, Fields, Kernel, Panel, PanelMut, Side, Source, words};
+use finegrain_cpu::tensor_core::{
+    self as kernels, BELOW, Fields, Kernel, Panel, PanelMut, RowExponents, Side, Source,
+};
 
 use super::super::intervals::IntervalPart;
 use super::super::tensor_core::TensorCore;
 use super::plan::{Block, Plan};
 use crate::formats::{Format, FormatSpec};
-use crate::matrix::MatRef;
 use crate::scaled::{CodesRef, ScaleGridRef, ScaledRef, ue4m3_to_f32};
 use crate::simd;
 
@@ -17,7 +18,9 @@ use crate::simd;
 #[derive(Clone, Copy)]
 pub(super) struct Operand<'p> {
     x: &'p ScaledRef<'p>,
-    codes: MatRef<'p, u8>,
+    codes: &'p [u8],
+    /// Bytes from one row to the next.
+    stride: usize,
     fields: Fields,
     side: Side,
 }
@@ -25,8 +28,13 @@ pub(super) struct Operand<'p> {
 impl<'p> Operand<'p> {
     /// `None` where the format is not taken apart ([`Fields::new`]).
     pub(super) fn new(x: &'p ScaledRef<'p>, side: Side) -> Option<Self> {
-        let CodesRef::Bytes(codes) = x.codes() else { return None };
-        Some(Operand { x, codes, fields: simd::fields(x.format())?, side })
+        let (codes, stride): (&[u8], usize) = match x.codes() {
+            CodesRef::Bytes(m) => (m.strided(), m.stride()),
+            CodesRef::Words(m) => (bytemuck::cast_slice(m.strided()), 2 * m.stride()),
+            CodesRef::Dwords(m) => (bytemuck::cast_slice(m.strided()), 4 * m.stride()),
+        };
+        let fields = simd::fields(x.format(), TensorCore::mantissa_bits(x.format()))?;
+        Some(Operand { x, codes, stride, fields, side })
     }
 }
 
@@ -41,7 +49,12 @@ pub(super) struct Packed<'p> {
     signs: Buffer,
     scales: Buffer,
     group_values: Buffer,
+    /// The top of each row of the operand ([`Rows::tops`](super::rows::Rows::tops)), where it has tops.
+    tops: &'p [u32],
 }
+
+/// Rows of the highest micropanel of any instruction set.
+const MAX_HEIGHT: usize = 64;
 
 /// Elements of a micropanel over a block of K, in each of its parts.
 #[derive(Clone, Copy)]
@@ -56,8 +69,9 @@ struct Sizes {
 /// The sizes over a block of micropanels of `height` rows.
 fn sizes(plan: &Plan<'_>, block: &Block, height: usize) -> Sizes {
     let (exponents, scales, group_values) = match plan.kernel {
-        Kernel::Narrow | Kernel::Wide => (block.k.len(), 0, 0),
-        Kernel::Mx => (block.k.len(), block.steps.len(), 0),
+        Kernel::Wide if plan.is_mx() => (block.k.len(), block.steps.len(), 0),
+        Kernel::Narrow | Kernel::Wide | Kernel::InTwo => (block.k.len(), 0, 0),
+        Kernel::Offset => (block.k.len(), block.steps.len(), 0),
         Kernel::Fp4 => (0, block.groups, block.groups),
     };
     Sizes {
@@ -81,7 +95,7 @@ fn part_mut<T: bytemuck::Pod>(buffer: &mut Buffer, i: usize, len: usize) -> &mut
 
 impl<'p> Packed<'p> {
     /// Room for `rows` rows of an operand over any block of the plan.
-    pub(super) fn new(plan: &'p Plan<'p>, operand: &'p Operand<'p>, rows: usize) -> Self {
+    pub(super) fn new(plan: &'p Plan<'p>, operand: &'p Operand<'p>, tops: &'p [u32], rows: usize) -> Self {
         let height = match operand.side {
             Side::A => plan.geometry.lanes,
             Side::B => plan.geometry.nr,
@@ -100,6 +114,7 @@ impl<'p> Packed<'p> {
             signs: room(|s| s.signs),
             scales: room(|s| s.scales),
             group_values: room(|s| s.group_values * (size_of::<f64>() / size_of::<u32>())),
+            tops,
         }
     }
 
@@ -120,29 +135,46 @@ impl<'p> Packed<'p> {
         let Packed { plan, operand, height, .. } = *self;
         let (sizes, steps) = (sizes(plan, block, height), &plan.steps[block.steps.clone()]);
         let source = Source {
-            codes: operand.codes.strided(),
-            stride: operand.codes.stride(),
-            cols: operand.codes.cols(),
+            codes: operand.codes,
+            stride: operand.stride,
+            cols: operand.x.shape().1,
             fields: operand.fields,
             side: operand.side,
         };
         for (i, first) in rows.clone().step_by(height).enumerate() {
             let rows = first..rows.end.min(first + height);
+            let scales = part_mut(&mut self.scales, i, sizes.scales);
+            let mut row_tops = [0; MAX_HEIGHT];
+            if !self.tops.is_empty() {
+                row_tops[..rows.len()].copy_from_slice(&self.tops[rows.clone()]);
+            }
+            let level = plan.levels.map(|[a, b]| if operand.side == Side::A { a } else { b });
+            let exponents_of = match plan.kernel {
+                Kernel::Offset | Kernel::Wide if !self.tops.is_empty() => {
+                    operand.pack_tops(&row_tops[..height], scales);
+                    RowExponents::Tops(&row_tops)
+                }
+                Kernel::Offset | Kernel::Wide if plan.is_mx() => {
+                    operand.pack_mx_scales(rows.clone(), height, steps, scales);
+                    RowExponents::Scales(scales, level)
+                }
+                Kernel::Narrow | Kernel::Wide | Kernel::InTwo | Kernel::Offset | Kernel::Fp4 => {
+                    RowExponents::None
+                }
+            };
             let panel = PanelMut {
                 values: part_mut(&mut self.values, i, sizes.values),
                 exponents: part_mut(&mut self.exponents, i, sizes.exponents),
                 signs: part_mut(&mut self.signs, i, sizes.signs),
             };
-            kernels::pack(plan.isa, plan.kernel, &source, rows.clone(), steps, panel);
-            let scales = part_mut(&mut self.scales, i, sizes.scales);
+            kernels::pack(plan.isa, plan.kernel, &source, rows.clone(), steps, exponents_of, panel);
             match plan.kernel {
-                Kernel::Narrow | Kernel::Wide => {}
-                Kernel::Mx => operand.pack_mx_scales(rows, height, steps, scales),
+                Kernel::Narrow | Kernel::Wide | Kernel::InTwo | Kernel::Offset => {}
                 Kernel::Fp4 => {
                     let panel = GroupScales {
                         height,
                         signs: part_mut(&mut self.signs, i, sizes.signs),
-                        exponents: scales,
+                        exponents: part_mut(&mut self.scales, i, sizes.scales),
                         values: part_mut(&mut self.group_values, i, sizes.group_values),
                     };
                     operand.pack_group_scales(rows, steps, panel);
@@ -161,6 +193,18 @@ struct GroupScales<'a> {
 }
 
 impl Operand<'_> {
+    /// What the exponents of a step's elements are below, for all steps: a product has the exponent field of A's and B's
+    /// tops together, less the bias and what its bytes give.
+    fn pack_tops(&self, tops: &[u32], to: &mut [u32]) {
+        let less = match self.side {
+            Side::A => BELOW + E8M0.bias.cast_unsigned(),
+            Side::B => 0,
+        };
+        for to in to.chunks_exact_mut(tops.len()) {
+            to.iter_mut().zip(tops).for_each(|(to, top)| *to = top.wrapping_sub(less));
+        }
+    }
+
     /// The scales of MX of `rows`, into a micropanel of `height` rows.
     fn pack_mx_scales(&self, rows: Range<usize>, height: usize, steps: &[IntervalPart], to: &mut [u32]) {
         let Some(scales) = self.x.scales() else { return };
@@ -194,7 +238,7 @@ impl Operand<'_> {
                     }
                     group += 1;
                 }
-                word += words(step);
+                word += Kernel::Fp4.words(step);
             }
         }
     }

@@ -3,12 +3,16 @@
 use std::ops::Range;
 
 use finegrain_cpu::gemm::Promotion;
-use finegrain_cpu::tensor_core::{Core, Geometry, Kernel, Side, groups, words};
+use finegrain_cpu::tensor_core::{Core, Geometry, Kernel, Side, groups};
 
 use super::super::intervals::{IntervalPart, cut};
 use super::super::problem::GemmProblem;
-use super::super::tensor_core::{Addend, BlockScales, StepSum, TensorCore};
+use super::super::tensor_core::{Addend, BlockScales, StepResult, StepRounding, StepSum, TensorCore};
 use super::pack::Operand;
+use super::rows::Rows;
+use crate::error::Result;
+use crate::formats::Format;
+use crate::parallel::Watch;
 use crate::scaled::Granule;
 use crate::simd::Isa;
 
@@ -29,43 +33,58 @@ pub(super) struct Block {
 
 /// The tensor core's numbers, as the kernels read them.
 fn numbers(core: TensorCore) -> Core {
-    let dropped = f32::MANTISSA_DIGITS - 1 - result_bits(core);
+    let half = core.result() == StepResult::F16;
+    let dropped = if half { 0 } else { f32::MANTISSA_DIGITS - 1 - core.result().mantissa_bits() };
     Core {
         fraction_bits: core.fraction_bits(),
         result_mask: u32::MAX << dropped,
         zero: core.zero_exponent() + (f32::MAX_EXP - 1),
         late: core.addend() == Addend::Late,
+        half,
     }
 }
 
-/// Fraction bits of the result.
-fn result_bits(core: TensorCore) -> u32 {
-    core.result().mantissa_bits()
-}
-
-/// Which kernel computes a problem; `None` if no sum is wide enough for every sum of a step: units of 2^(e_max − F) below
-/// 2^22 in f32, below 2^51 in f64.
+/// Which kernel computes a problem; `None` if its steps are not these, or if no sum is wide enough for every sum of a step:
+/// units of 2^(e_max − F) below 2^22 in f32, below 2^51 in f64.
 ///
 /// A product of significands is below 4, a group of 16 products of E2M1 with its scales below 2^11, the addend
 /// below 2; one unit more for each negative term.
-pub(super) fn kernel(core: TensorCore, scaled: bool) -> Option<Kernel> {
+pub(super) fn kernel(core: TensorCore, operands: [Format; 2], scaled: bool) -> Option<Kernel> {
     let (f, step) = (core.fraction_bits(), core.step() as u64);
     let fits = |bits: u32, terms: u64, largest: u64| {
         (terms * largest + 2).checked_shl(f).is_some_and(|sum| sum + terms < 1 << bits)
     };
-    if core.sum() != StepSum::Fused || result_bits(core) == 0 || !core.truncates() {
-        return None; // no room for NaN
+    let rounds = match core.result() {
+        StepResult::F16 => StepRounding::NearestEven,
+        _ => StepRounding::TowardZero,
+    };
+    let of_bytes = operands.iter().all(|format| format.spec().bits() <= u8::BITS);
+    if core.result().mantissa_bits() == 0 // no room for NaN
+        || core.term_rounding() != StepRounding::TowardZero
+        || core.result_rounding() != rounds
+        || of_bytes != operands.iter().any(|format| format.spec().bits() <= u8::BITS)
+    {
+        return None;
     }
-    match core.scales() {
-        BlockScales::Fp4 if core.addend() == Addend::Late => None,
-        BlockScales::Fp4 => fits(51, step / TensorCore::FP4_GROUP as u64, 1 << 11).then_some(Kernel::Fp4),
-        // The scales are constant over a step only if no step goes beyond a block of 32.
-        BlockScales::Mx if scaled => {
-            let within = Granule::MX_1X32.cols().is_multiple_of(core.step());
-            (within && fits(51, step, 4)).then_some(Kernel::Mx)
+    match (core.sum(), core.scales()) {
+        (StepSum::Floored | StepSum::FlooredInTwo | StepSum::Exact | StepSum::Pairwise, _) => None,
+        (StepSum::FusedInTwo, _) => (of_bytes && step <= 64 && fits(51, step, 4)).then_some(Kernel::InTwo),
+        (StepSum::Fused, BlockScales::Fp4) if core.addend() == Addend::Late => None,
+        (StepSum::Fused, BlockScales::Fp4) => {
+            fits(51, step / TensorCore::FP4_GROUP as u64, 1 << 11).then_some(Kernel::Fp4)
         }
-        _ if fits(22, step, 4) => Some(Kernel::Narrow),
-        _ => fits(51, step, 4).then_some(Kernel::Wide),
+        // The scales are constant over a step only if no step goes beyond a block of 32.
+        (StepSum::Fused, BlockScales::Mx) if scaled => {
+            let within = Granule::MX_1X32.cols().is_multiple_of(core.step());
+            (within && fits(51, step, 4)).then_some(Kernel::Offset)
+        }
+        (StepSum::Fused, BlockScales::None | BlockScales::Mx)
+            if !of_bytes || core.result() == StepResult::F16 =>
+        {
+            fits(51, step, 4).then_some(Kernel::Offset)
+        }
+        (StepSum::Fused, BlockScales::None | BlockScales::Mx) if fits(22, step, 4) => Some(Kernel::Narrow),
+        (StepSum::Fused, BlockScales::None | BlockScales::Mx) => fits(51, step, 4).then_some(Kernel::Wide),
     }
 }
 
@@ -79,6 +98,10 @@ pub(super) struct Plan<'p> {
     pub(super) promotion: Promotion,
     pub(super) a: Operand<'p>,
     pub(super) b: Operand<'p>,
+    /// What was found in the rows of A and of B.
+    pub(super) rows: [Rows; 2],
+    /// [`Rows::level`], where the kernel relies on it.
+    pub(super) levels: Option<[i32; 2]>,
     pub(super) steps: Vec<IntervalPart>,
     pub(super) blocks: Vec<Block>,
     /// Rows and columns of a block of D.
@@ -86,13 +109,24 @@ pub(super) struct Plan<'p> {
 }
 
 impl<'p> Plan<'p> {
-    pub(super) fn new(problem: &'p GemmProblem<'p>, core: TensorCore, kernel: Kernel, isa: Isa) -> Self {
+    /// # Errors
+    /// None but those of the threads that look at the operands.
+    pub(super) fn new(
+        problem: &'p GemmProblem<'p>,
+        core: TensorCore,
+        kernel: Kernel,
+        isa: Isa,
+    ) -> Result<Self> {
         const SUPPORTED: &str = "the backend asks before it makes a plan";
+        let mut rows = [Rows::of(problem.a(), &Watch::NONE)?, Rows::of(problem.b(), &Watch::NONE)?];
+        let level = kernel == Kernel::Offset && core.result() != StepResult::F16;
+        let levels = if level { Rows::level(&mut rows) } else { None };
+        let kernel = if levels.is_some() { Kernel::Wide } else { kernel };
         let geometry = kernel.geometry(isa);
         let steps = cut(problem, 0, core.step());
         // A value and its exponent.
         let kc = PANEL_BYTES / (geometry.nr * (kernel.value_bytes() + 1));
-        Plan {
+        Ok(Plan {
             problem,
             isa,
             core: numbers(core),
@@ -101,28 +135,37 @@ impl<'p> Plan<'p> {
             promotion: problem.accumulation().promotion().into(),
             a: Operand::new(problem.a(), Side::A).expect(SUPPORTED),
             b: Operand::new(problem.b(), Side::B).expect(SUPPORTED),
-            blocks: blocks(&steps, kc),
+            blocks: blocks(kernel, &steps, kc),
             steps,
             task: task(problem.m(), problem.n(), geometry.nr),
-        }
+            rows,
+            levels,
+        })
+    }
+}
+
+impl Plan<'_> {
+    /// Whether operands have scales in E8M0 that the model applies.
+    pub(super) fn is_mx(&self) -> bool {
+        self.problem.scales_in_model() && self.kernel != Kernel::Fp4 && self.problem.a().scales().is_some()
     }
 }
 
 /// Whole steps of at most `kc` elements together, at least one.
-fn blocks(steps: &[IntervalPart], kc: usize) -> Vec<Block> {
+fn blocks(kernel: Kernel, steps: &[IntervalPart], kc: usize) -> Vec<Block> {
     let mut blocks: Vec<Block> = Vec::new();
     for (i, step) in steps.iter().enumerate() {
         match blocks.last_mut() {
             Some(block) if step.k.end - block.k.start <= kc => {
                 block.steps.end = i + 1;
                 block.k.end = step.k.end;
-                block.words += words(step);
+                block.words += kernel.words(step);
                 block.groups += groups(step);
             }
             _ => blocks.push(Block {
                 steps: i..i + 1,
                 k: step.k.clone(),
-                words: words(step),
+                words: kernel.words(step),
                 groups: groups(step),
             }),
         }

@@ -48,16 +48,19 @@ impl StepResult {
     }
 
     /// Exponent of the smallest normal number.
+    #[inline]
     pub const fn emin(self) -> i32 {
         self.emin
     }
 
     /// Exponent of the largest finite number.
+    #[inline]
     pub const fn emax(self) -> i32 {
         self.emax
     }
 
     /// The format of the accumulator, and of sums with a late one.
+    #[inline]
     pub const fn accumulator(self) -> Format {
         match self {
             StepResult::F16 => Format::F16,

@@ -350,6 +350,7 @@ impl TensorCore {
     }
 
     /// How a step is summed.
+    #[inline]
     pub const fn sum(self) -> StepSum {
         self.sum
     }
@@ -418,6 +419,7 @@ impl TensorCore {
     }
 
     /// Fraction bits of an operand as it is read.
+    #[inline]
     pub(crate) const fn mantissa_bits(format: Format) -> u32 {
         match format {
             Format::F32 => TensorCore::TF32_MANTISSA_BITS,
