@@ -13,14 +13,13 @@ const INTERVALS: [usize; 7] = [128, 32, 64, 256, 512, 1024, 2048];
 /// Numbers of parts of K.
 const SPLITS: [usize; 21] = [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 20, 24, 28, 32, 64];
 
-/// Below so many arithmetics all are tried with split-K, beyond that those of the usual intervals.
-const FEW: usize = 64;
-
 /// Arithmetics without split-K, simplest first: those that the operands, the addend and the format of the result allow.
 pub(super) fn whole(parts: &Parts<'_>, d: &Computed<'_>) -> Vec<Accumulation> {
     let fitting = fitting(parts).filter(|n| !INTERVALS.contains(&n.get()));
     let usual = INTERVALS.iter().filter_map(|&n| NonZeroUsize::new(n));
-    let shorter = usual.chain(fitting).filter(|n| n.get() < parts.k());
+    // An interval of all of K is no promotion, but that an addend then comes last.
+    let is_other = |n: &NonZeroUsize| n.get() < parts.k() || parts.have_addend() && n.get() == INTERVALS[0];
+    let shorter = usual.chain(fitting).filter(is_other);
     let intervals: Vec<Option<NonZeroUsize>> = [None].into_iter().chain(shorter.map(Some)).collect();
     // Whether scales fold depends on the operands alone, and is dear to ask where they do not.
     let folded = Accumulation::new(Model::F32).with_fold(Fold::Scales);
@@ -47,11 +46,10 @@ pub(super) fn whole(parts: &Parts<'_>, d: &Computed<'_>) -> Vec<Accumulation> {
 
 /// Those of `whole` with K in equal parts, fewest parts first: only as many as make parts of their own.
 pub(super) fn split(parts: &Parts<'_>, whole: &[Accumulation]) -> Vec<Accumulation> {
-    let usual = |a: &&Accumulation| a.interval().is_none_or(|n| n.get() == INTERVALS[0]) || whole.len() < FEW;
     let mut all = Vec::new();
     for count in SPLITS {
         let split = SplitK::equal(count).expect("no number of parts is 0");
-        for accumulation in whole.iter().filter(usual) {
+        for accumulation in whole {
             let ranges = split.ranges(parts.k(), accumulation.split_unit());
             let accumulation = accumulation.with_split_k(split);
             if ranges.is_ok_and(|ranges| ranges.len() == count) && takes(parts, accumulation) {
@@ -99,6 +97,8 @@ fn is_new(parts: &Parts<'_>, accumulation: Accumulation) -> bool {
     match (accumulation.promotion(), accumulation.interval()) {
         (Promotion::ScalesFirst, _) => true,
         (Promotion::Unfused, None) => false,
+        // An addend then comes last.
+        (Promotion::ScalesLast, None) => scaled || parts.have_addend(),
         (Promotion::PartialFirst | Promotion::ScalesLast | Promotion::Unfused, _) => scaled,
     }
 }

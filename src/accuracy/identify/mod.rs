@@ -44,8 +44,9 @@ const EXACT: usize = 20;
 /// How much of D is compared at last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Extent {
-    /// All of it up to 10^11 multiply-adds, all arithmetics that are left together; beyond that at least 65,536 elements
-    /// spread over rows, columns and the edges of tiles.
+    /// All of it up to 10^11 multiply-adds of all arithmetics that are left, the simplest first; those that only the
+    /// reference computes count 500 each. Beyond that at least 65,536 elements of the simplest, spread over rows, columns and
+    /// the edges of tiles.
     #[default]
     Sampled,
     /// All of it.

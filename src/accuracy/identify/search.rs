@@ -10,14 +10,19 @@ use crate::error::{Error, Result};
 use crate::gemm::{Accumulation, Arithmetic, GemmProblem, Model};
 use crate::parallel;
 
-/// Elements of the samples, one after the other.
-const SAMPLES: [usize; 3] = [16, 1 << 10, 1 << 16];
-/// Of how many the distance is measured on the second sample where the first leaves none.
+/// Elements of the samples that sift all arithmetics, one after the other.
+const SMALL: &[usize] = &[4, 64, CLOSELY];
+/// Elements of those that sift what is left.
+const LARGE: &[usize] = &[1 << 13, SPREAD];
+/// Elements on which distances are measured where nothing is exact, and of how many arithmetics.
+const CLOSELY: usize = 1 << 10;
 const CLOSER: usize = 32;
+/// Elements that stand for all of D.
+const SPREAD: usize = 1 << 16;
 /// Multiply-adds up to which all of D is compared unless asked for.
 const WORK: u64 = 100_000_000_000;
 /// How much longer the reference takes for one.
-const REFERENCE: u64 = 50;
+const REFERENCE: u64 = 500;
 /// How many elements that differ are listed.
 const LISTED: usize = 8;
 /// Rows and columns of the tiles that are counted.
@@ -124,7 +129,7 @@ impl<'s, 'p> Search<'s, 'p> {
     ) -> Result<Option<Accumulation>> {
         let Some(parts) = self.parts.changed(change) else { return Ok(None) };
         let mut left = candidates::whole(&parts, &self.d);
-        for elements in &SAMPLES[..2] {
+        for elements in SMALL {
             let scores = self.scores(&parts, &left, &parts.sample(*elements))?;
             left = scores.iter().filter(|m| m.differ == 0).map(|m| m.accumulation).collect();
         }
@@ -133,75 +138,91 @@ impl<'s, 'p> Search<'s, 'p> {
 
     /// Sifts by larger and larger samples, and at last by all of D.
     fn sift(&self, candidates: &[Accumulation]) -> Result<Sifted> {
-        let mut left = candidates.to_vec();
-        let mut scores: Vec<Match> = Vec::new();
-        for (stage, &elements) in SAMPLES.iter().enumerate() {
-            if left.is_empty() {
+        let all = self.parts.elements();
+        let mut exact: Vec<Match> = candidates.iter().copied().map(Match::none).collect();
+        let (mut nearest, mut compared) = (Vec::new(), 0);
+        for &elements in SMALL {
+            if compared == all || exact.is_empty() {
                 break;
             }
-            let tiles = self.parts.sample(elements);
-            scores = self.scores(&self.parts, &left, &tiles)?;
-            left = scores.iter().filter(|m| m.differ == 0).map(|m| m.accumulation).collect();
-            if left.is_empty() && stage == 0 {
-                scores.sort_by(|x, y| x.lost_bits.total_cmp(&y.lost_bits));
-                let closer: Vec<Accumulation> = scores.iter().take(CLOSER).map(|m| m.accumulation).collect();
-                scores = self.scores(&self.parts, &closer, &self.parts.sample(SAMPLES[1]))?;
-                break;
-            }
-            if self.parts.elements() <= elements {
-                break;
-            }
+            let scores = self.scores(&self.parts, &arithmetics(&exact), &self.parts.sample(elements))?;
+            (exact, nearest) = scores.into_iter().partition(|m| m.differ == 0);
+            compared = elements.min(all);
         }
-        let (mut exact, nearest): (Vec<Match>, Vec<Match>) = scores.into_iter().partition(|m| m.differ == 0);
         if exact.is_empty() {
-            return Ok(Sifted { exact, nearest });
+            nearest.sort_by(|x, y| x.lost_bits.total_cmp(&y.lost_bits));
+            nearest.truncate(CLOSER);
+            let closer = self.parts.sample(CLOSELY);
+            return Ok(Sifted { exact, nearest: self.scores(&self.parts, &arithmetics(&nearest), &closer)? });
         }
-        self.compare_all(&mut exact)?;
-        let (exact, nearest) = exact.into_iter().partition(|m| m.differ == 0);
+        let mut work = 0;
+        for &elements in LARGE {
+            if compared < all {
+                let tiles = self.parts.sample(elements);
+                let look = |accumulation| Ok(self.scores(&self.parts, &[accumulation], &tiles)?[0]);
+                compared = elements.min(all);
+                self.look_closer(&mut exact, &mut nearest, (compared, true), &mut work, &look)?;
+            }
+        }
+        if compared < all {
+            let look = |accumulation| self.compare_all(accumulation);
+            self.look_closer(&mut exact, &mut nearest, (all, false), &mut work, &look)?;
+        }
         Ok(Sifted { exact, nearest })
     }
 
-    /// Compares all of D, as many of the arithmetics as there is work for, the simplest first.
-    fn compare_all(&self, exact: &mut [Match]) -> Result<()> {
-        let mut work = 0u64;
-        for found in exact {
-            if found.of == self.parts.elements() {
+    /// Looks at those that are exact so far on more elements, the simplest first: a sample until one of them is exact on it
+    /// too, and beyond that as many as there is work for. What is not looked at stays what it was.
+    fn look_closer(
+        &self,
+        exact: &mut Vec<Match>,
+        nearest: &mut Vec<Match>,
+        (elements, is_sample): (usize, bool),
+        work: &mut u64,
+        look: &dyn Fn(Accumulation) -> Result<Match>,
+    ) -> Result<()> {
+        let share = elements as f64 / self.parts.elements() as f64;
+        let multiply_adds = (self.product.multiply_adds() as f64 * share) as u64;
+        let mut stays = Vec::new();
+        for found in exact.drain(..) {
+            let cost = multiply_adds.saturating_mul(self.cost(found.accumulation)?);
+            let affordable = self.extent == Extent::All || work.saturating_add(cost) <= WORK;
+            if !affordable && !(is_sample && stays.is_empty()) {
+                stays.push(found);
                 continue;
             }
-            let accumulation = found.accumulation;
-            let (d, cost) = match self.product {
-                Product::Dense(p) => {
-                    let p = p.with_accumulation(accumulation)?;
-                    let Some(cost) = self.cost((&p).into(), work)? else { continue };
-                    (self.engine.gemm(&p)?, cost)
-                }
-                Product::Grouped(p) => {
-                    let p = p.clone().with_accumulation(accumulation)?;
-                    let Some(cost) = self.cost((&p).into(), work)? else { continue };
-                    (self.engine.gemm(&p)?, cost)
-                }
-            };
-            work = work.saturating_add(cost);
-            let mut all = Match::none(accumulation);
-            for row in self.parts.rows().flatten() {
-                for (j, &x) in d.row(row).iter().enumerate() {
-                    all.add(self.d.at(row, j).distance(self.d.rounded(x), self.d.sign()));
-                }
-            }
-            *found = all;
+            *work = work.saturating_add(cost);
+            let closer = look(found.accumulation)?;
+            let kept = if closer.differ == 0 { &mut stays } else { &mut *nearest };
+            kept.push(closer);
         }
+        *exact = stays;
         Ok(())
     }
 
-    /// What a product adds to the work so far, in multiply-adds of fast kernels; `None` if that is more than is done unasked.
-    fn cost(&self, product: Product<'_>, work: u64) -> Result<Option<u64>> {
-        let each = match self.engine.plan_gemm(product)?.backend() {
+    /// Compares all of D.
+    fn compare_all(&self, accumulation: Accumulation) -> Result<Match> {
+        let d = match self.product {
+            Product::Dense(p) => self.engine.gemm(&p.with_accumulation(accumulation)?)?,
+            Product::Grouped(p) => self.engine.gemm(&p.clone().with_accumulation(accumulation)?)?,
+        };
+        let mut all = Match::none(accumulation);
+        for row in self.parts.rows().flatten() {
+            for (j, &x) in d.row(row).iter().enumerate() {
+                all.add(self.d.at(row, j).distance(self.d.rounded(x), self.d.sign()));
+            }
+        }
+        Ok(all)
+    }
+
+    /// What a multiply-add of an arithmetic costs, in those of fast kernels.
+    fn cost(&self, accumulation: Accumulation) -> Result<u64> {
+        let Some(problem) = self.parts.problems().next() else { return Ok(1) };
+        let problem = problem.with_accumulation(accumulation)?;
+        Ok(match self.engine.plan_gemm(&problem)?.backend() {
             "reference" => REFERENCE,
             _ => 1,
-        };
-        let cost = product.multiply_adds().saturating_mul(each);
-        let fits = self.extent == Extent::All || work.saturating_add(cost) <= WORK;
-        Ok(fits.then_some(cost))
+        })
     }
 
     /// How far each arithmetic is from D on some tiles.
@@ -248,7 +269,7 @@ impl<'s, 'p> Search<'s, 'p> {
         let mut found = Match::none(accumulation);
         let (mut rows, mut cols, mut tiles) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         let mut first = Vec::new();
-        for tile in self.parts.sample(SAMPLES[2]) {
+        for tile in self.parts.sample(SPREAD) {
             self.visit(
                 &self.parts,
                 accumulation,
@@ -285,6 +306,10 @@ impl<'s, 'p> Search<'s, 'p> {
             |row: usize| (0..cols).filter(|&j| self.d.at(row, j).distance(zero, self.d.sign()) > 0).count();
         (0..rows).filter(|&row| !computed[row]).map(is_set).sum()
     }
+}
+
+fn arithmetics(matches: &[Match]) -> Vec<Accumulation> {
+    matches.iter().map(|m| m.accumulation).collect()
 }
 
 /// How an element compares.

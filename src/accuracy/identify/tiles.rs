@@ -60,6 +60,11 @@ impl<'p> Parts<'p> {
         self.problems().map(|p| p.m() * p.n()).sum()
     }
 
+    /// Whether there are addends.
+    pub(super) fn have_addend(&self) -> bool {
+        self.problems().any(|p| p.addend().is_some())
+    }
+
     /// Whether all addends are numbers of f16, as an accumulator of that type would start with.
     pub(super) fn addend_is_half(&self) -> bool {
         let is_half = |x: &f32| x.is_nan() || f16::from_f32(*x).to_f32() == *x;
