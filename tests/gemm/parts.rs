@@ -12,8 +12,8 @@ use finegrain::scaled::{Codes, Granule, ScaleGrid, ScaledMatrix, Scales};
 
 const REFERENCE: Engine<'static> = Engine::reference();
 
-fn models() -> [Model; 4] {
-    ["f32", "exact", "hopper", "blackwell-mma"].map(|name| name.parse().unwrap())
+fn models() -> [Model; 5] {
+    ["f32", "exact", "hopper", "blackwell-mma", "hopper-mma"].map(|name| name.parse().unwrap())
 }
 
 /// Columns of codes, without scales.
@@ -172,7 +172,7 @@ fn every_instruction_set_on_ragged_shapes() {
     for round in 0..150 {
         let mut pick = |from: &[usize]| from[random.below(from.len() as u64) as usize];
         let (m, n, k) = (pick(&rows), pick(&cols), pick(&depths));
-        let model = models()[pick(&[0, 0, 1, 2, 2, 3])];
+        let model = models()[pick(&[0, 0, 1, 2, 2, 3, 4])];
         let order = Promotion::ALL[pick(&[0, 1, 2, 2, 3])];
         let interval = [None, Some(32), Some(64), Some(128)][pick(&[0, 1, 2, 3, 3])];
         let constant = interval.is_none() || order == Promotion::ScalesLast;
