@@ -187,7 +187,7 @@ impl<'s, 'p> Search<'s, 'p> {
         for found in exact.drain(..) {
             let cost = multiply_adds.saturating_mul(self.cost(found.accumulation)?);
             let affordable = self.extent == Extent::All || work.saturating_add(cost) <= WORK;
-            if !affordable && !(is_sample && stays.is_empty()) {
+            if !(affordable || is_sample && stays.is_empty()) {
                 stays.push(found);
                 continue;
             }
