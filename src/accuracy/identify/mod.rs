@@ -1,7 +1,7 @@
 //! Which named arithmetic gave a result, bit for bit: of a product [`identify`], of a quantiser [`identify_recipe`].
 //!
 //! A product's operands and what somebody computed of them (a GPU, a library, another program) are all that is needed:
-//! [`identify`] computes elements of D in every [`Accumulation`](crate::gemm::Accumulation) that the operands allow and keeps
+//! [`identify`] computes elements of D in every [`Accumulation`] that the operands allow and keeps
 //! those whose bits are the ones given, first on a few elements, then on more, at last on all.
 //!
 //! ```
