@@ -258,7 +258,7 @@ impl ScaledTensor {
     /// divide.
     pub fn whole(&self) -> Result<ScaledRef<'_>> {
         match self.stack.matrices {
-            1 => self.matrix(0, 0..self.stack.rows),
+            1 => self.groups().map(|all| all[0]),
             n => Err(Error::Shape(format!("tensor '{}' is {n} matrices, expected one", self.name))),
         }
     }
@@ -269,6 +269,21 @@ impl ScaledTensor {
     /// [`Error::Shape`] if the scales do not fit, or for more matrices than have elements; [`Error::Unsupported`] as
     /// [`ScaledTensor::whole`].
     pub fn groups(&self) -> Result<Vec<ScaledRef<'_>>> {
+        self.each(&|scales, n| scales.multiplier(n))
+    }
+
+    /// The stacked matrices to be compared with others: a divisor d of the second level counts as a tensor scale of fl(1/d),
+    /// which is what quantisers that store one have.
+    ///
+    /// # Errors
+    /// As [`ScaledTensor::groups`], but for divisors.
+    pub fn to_compare(&self) -> Result<Vec<ScaledRef<'_>>> {
+        self.each(&|scales, n| {
+            Ok(scales.divisor(n).map_or(scales.tensor(n), |d| scales.tensor(n) * d.recip()))
+        })
+    }
+
+    fn each(&self, tensor: &dyn Fn(&StackedScales, usize) -> Result<f32>) -> Result<Vec<ScaledRef<'_>>> {
         /// Matrices without elements take no bytes in a file, but they do in a list.
         const MAX_EMPTY: usize = 1 << 16;
         let (matrices, rows) = (self.stack.matrices, self.stack.rows);
@@ -276,7 +291,11 @@ impl ScaledTensor {
             let message = format!("tensor '{}' is {matrices} matrices without elements", self.name);
             return Err(Error::Shape(format!("{message}, at most {MAX_EMPTY} are read")));
         }
-        (0..matrices).map(|n| self.matrix(n, n * rows..(n + 1) * rows)).collect()
+        let matrix = |n: usize| {
+            let tensor = self.scales.as_ref().map_or(Ok(1.0), |s| tensor(s, n));
+            tensor.and_then(|t| self.scaled(n, n * rows..(n + 1) * rows, t)).map_err(|e| self.blame(e))
+        };
+        (0..matrices).map(matrix).collect()
     }
 
     /// The matrix cut along K, where each group has granules of its own.
@@ -349,11 +368,6 @@ impl ScaledTensor {
                 format!("{} with {} scales in {granule}", self.format, s.grid.view().format())
             }
         }
-    }
-
-    fn matrix(&self, n: usize, rows: std::ops::Range<usize>) -> Result<ScaledRef<'_>> {
-        let tensor = self.scales.as_ref().map_or(Ok(1.0), |s| s.multiplier(n));
-        tensor.and_then(|tensor| self.scaled(n, rows, tensor)).map_err(|e| self.blame(e))
     }
 
     fn scaled(&self, n: usize, rows: std::ops::Range<usize>, tensor: f32) -> Result<ScaledRef<'_>> {

@@ -15,8 +15,7 @@ use crate::parallel::Watch;
 use crate::quant::Element;
 
 /// A rule in which two ways to quantise differ.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Cause {
     /// The format of the codes.
     Format,
@@ -67,6 +66,12 @@ impl Cause {
             Cause::Cast => "rounding, overflow or zero in the cast",
             Cause::Data => "other data",
         }
+    }
+}
+
+impl Serialize for Cause {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
     }
 }
 
@@ -153,6 +158,18 @@ pub fn diff_recipes<T: Element>(x: MatRef<'_, T>, a: &Recipe, b: &Recipe, role: 
     }
     let total = differences(first.view(), before.view(), &Watch::NONE)?;
     Ok(RecipeDiff { elements: first.stats.elements, granules: first.stats.granules, total, causes })
+}
+
+/// The rules in which two recipes differ, whatever the data: what may tell them apart on others.
+///
+/// ```
+/// use finegrain::quant::{Cause, rules_apart};
+/// let (te, v3) = ("te".parse()?, "deepseek-v3-ue8m0".parse()?);
+/// assert_eq!(rules_apart(&te, &v3), [Cause::AmaxFloor, Cause::NanAmax, Cause::Arithmetic]);
+/// # Ok::<(), finegrain::Error>(())
+/// ```
+pub fn rules_apart(a: &Recipe, b: &Recipe) -> Vec<Cause> {
+    steps(a, b).into_iter().map(|(cause, _)| cause).collect()
 }
 
 /// How scales are stored; power-of-two scales in f32 lie beside f32.

@@ -5,6 +5,7 @@
 //! amax floor does not. Scales that are all powers of two come from a rule that makes them so. What is left over, such as
 //! scales a last bit apart, is arithmetic; and scales further apart than any rule puts them are of other data.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use serde::Serialize;
@@ -277,6 +278,8 @@ struct Votes {
     below_and_above: bool,
     /// Codes are rounded otherwise.
     rounding: bool,
+    /// The scale of several granules that are under an amax floor: that of the floor.
+    floor: Option<f64>,
 }
 
 impl Votes {
@@ -288,7 +291,8 @@ impl Votes {
             powers && found.scale_differs && found.clips(sides) && found.largest[large] > half
         });
         let beside: u64 = found.iter().filter(|found| !found.scale_differs).map(|found| found.beside).sum();
-        Votes { below_and_above, rounding: beside as f64 > ROUNDED_OTHERWISE * elements as f64 }
+        let rounding = beside as f64 > ROUNDED_OTHERWISE * elements as f64;
+        Votes { below_and_above, rounding, floor: floor(sides, found) }
     }
 
     fn cause(&self, sides: &[Side<'_>; 2], found: &Found) -> Cause {
@@ -311,7 +315,7 @@ impl Votes {
         if ratio <= close {
             return Cause::Arithmetic;
         }
-        if found.largest == [0.0; 2] || !sides[large].is_full(found.largest[large]) {
+        if found.is_floored(sides) || self.floor == Some(found.scales[large]) {
             return Cause::AmaxFloor;
         }
         match [small, large].map(|side| sides[side].powers_of_two) {
@@ -326,7 +330,27 @@ impl Votes {
     }
 }
 
+/// The scale that most of the granules under an amax floor have, if more than one has it. Powers of two are not told from
+/// those of an amax.
+fn floor(sides: &[Side<'_>; 2], found: &[Found]) -> Option<f64> {
+    let mut counts: HashMap<u64, usize> = HashMap::new();
+    for found in found.iter().filter(|found| found.scale_differs && found.is_floored(sides)) {
+        let (_, large) = found.by_scale();
+        if !sides[large].powers_of_two {
+            *counts.entry(found.scales[large].to_bits()).or_default() += 1;
+        }
+    }
+    let most = counts.into_iter().max_by_key(|&(scale, count)| (count, scale));
+    most.filter(|&(_, count)| count > 1).map(|(scale, _)| f64::from_bits(scale))
+}
+
 impl Found {
+    /// Whether the larger scale is not that of the granule's own amax.
+    fn is_floored(&self, sides: &[Side<'_>; 2]) -> bool {
+        let (_, large) = self.by_scale();
+        self.largest == [0.0; 2] || !sides[large].is_full(self.largest[large])
+    }
+
     /// Which side has the smaller scale, and which the larger.
     fn by_scale(&self) -> (usize, usize) {
         if self.scales[0].abs() <= self.scales[1].abs() { (0, 1) } else { (1, 0) }
@@ -419,6 +443,19 @@ mod tests {
         assert_eq!(first("deepseek-v3", "deepseek-v3:element=e5m2"), Cause::Format);
         assert_eq!(between("deepseek-v3", "deepseek-v3:activation=1x64").len(), 1);
         assert_eq!(first("deepseek-v3", "deepseek-v3:activation=1x64"), Cause::Granule);
+    }
+
+    /// A floor just above an amax leaves the largest code where it is; the scale is that of all floored granules.
+    #[test]
+    fn floors_just_above_an_amax_are_known_by_their_scale() {
+        let x =
+            Matrix::from_fn(300, 128, |i, j| if j == 0 { 1.0 + i as f32 * 1e-3 } else { j as f32 * 1e-3 });
+        let [a, b] = ["te-f32", "te-f32:floor=1.2"].map(|recipe| {
+            Quantizer::new(recipe.parse::<Recipe>().unwrap()).activation(x.view()).unwrap().matrix
+        });
+        let found = causes(&a, &b);
+        assert_eq!((found.len(), found[0].0), (1, Cause::AmaxFloor), "{found:?}");
+        assert!((195..=201).contains(&found[0].2), "{found:?}");
     }
 
     #[test]

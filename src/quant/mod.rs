@@ -38,7 +38,7 @@ pub use crate::element::Element;
 pub use cast::{CastStats, Caster};
 pub use delayed::DelayedScaling;
 pub use derive::{GranuleScale, Payload, StoredScale, TensorScale};
-pub use diff::{Cause, CauseDifferences, Differences, RecipeDiff, diff_recipes};
+pub use diff::{Cause, CauseDifferences, Differences, RecipeDiff, diff_recipes, rules_apart};
 pub use infer::{GranuleDiff, QuantizedDiff, diff_quantized};
 
 pub(crate) use count::differences;

@@ -69,6 +69,10 @@ fn recipes_that_gave_every_tensor_are_found() {
         assert_eq!(found["tensors"].as_array().unwrap().len(), 2);
         let roles = &found["tensors"][0]["matches"][0]["roles"];
         assert!(roles.as_array().unwrap().iter().any(|r| *r == role), "{recipe}: {roles}");
+        // What tells several apart is said.
+        let undecided = found["undecided"].as_str();
+        assert_eq!(undecided.is_some(), found["exact"].as_u64().unwrap() > 1, "{found}");
+        assert!(undecided.is_none_or(|text| text.contains("other data")), "{found}");
         let text = [&["identify", &quantized, "--source", &source][..], read_as].concat();
         let text = stdout(&finegrain(text));
         assert!(text.starts_with("every code and scale of all 2 tensors is that of"), "{text}");
@@ -124,6 +128,30 @@ fn no_recipe_is_a_finding_with_causes() {
     // One tensor by te, one by a floor of its own: no recipe is that of both.
     let one = ["identify", &quantized, "--source", &source, "--tensor", "^l", "--json"];
     assert_eq!(finegrain(one).status.code(), Some(3));
+}
+
+/// Divisors of the second level, as compressed-tensors stores them: what NVFP4's recipes multiply by is their inverse.
+#[test]
+fn divisors_are_tensor_scales() {
+    let folder = Folder::new();
+    let values = values(64, 96, 3);
+    let source = folder.write("source", &[("l.weight", f32s(&[64, 96], &values))]);
+    let quantized = folder.text("nvfp4");
+    stdout(&finegrain(["quantize", &source, &quantized, "--recipe", "nvfp4", "--as", "weight"]));
+    let file = finegrain::checkpoint::TensorFile::open(&quantized).unwrap();
+    let amax = values.iter().fold(0.0f32, |a, v| a.max(v.abs()));
+    let codes = file.read("l.weight").unwrap();
+    let packed = codes.data().chunks(2).map(|pair| pair[0] | pair[1] << 4).collect();
+    let divided = folder.write(
+        "divided",
+        &[
+            ("l.weight_packed", Tensor::new(Dtype::U8, vec![64, 48], packed).unwrap()),
+            ("l.weight_scale", file.read("l.weight_scale_inv").unwrap()),
+            ("l.weight_global_scale", f32s(&[1], &[2688.0 / amax])),
+        ],
+    );
+    let found = json(&["identify", &divided, "--source", &source, "--format", "e2m1", "--packed"]);
+    assert_eq!(recipes(&found["matches"])[0], "nvfp4-te-1x16");
 }
 
 #[test]

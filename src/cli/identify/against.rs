@@ -130,8 +130,8 @@ fn tensor(
             ),
         ));
     }
-    let ours_each = ours.groups().map_err(|e| file.blame(both.codes, e))?;
-    let theirs_each = theirs.groups().map_err(|e| other.blame(both.other, e))?;
+    let ours_each = ours.to_compare().map_err(|e| file.blame(both.codes, e))?;
+    let theirs_each = theirs.to_compare().map_err(|e| other.blame(both.other, e))?;
     let mut found = Found {
         name: both.name.to_owned(),
         shape: ours.shape().to_vec(),

@@ -73,9 +73,6 @@ pub(crate) struct Args {
     #[command(flatten)]
     operands: OperandArgs,
 
-    #[command(flatten, next_help_heading = "Codes and scales, with --source or --against")]
-    reading: ReadingArgs,
-
     /// The form of a grouped problem, which IN's tensor 'groups' describes [default: contiguous]
     #[arg(long, value_enum)]
     grouped: Option<Grouped>,
@@ -83,6 +80,9 @@ pub(crate) struct Args {
     /// Threads [default: all]
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
+
+    #[command(flatten, next_help_heading = "Codes and scales, with --source or --against")]
+    reading: ReadingArgs,
 }
 
 pub(crate) fn run(args: &Args, json: bool) -> Outcome {

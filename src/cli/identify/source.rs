@@ -13,8 +13,9 @@ use crate::cli::output::{Table, percent, print, print_json, shape};
 use crate::cli::progress::Progress;
 use crate::cli::{Failure, Outcome, interrupt};
 use crate::engine::Engine;
+use crate::quant::{Recipe, rules_apart};
 
-/// How many of the nearest a table shows of each tensor.
+/// How many lines a table has for a tensor, and how many recipes a line.
 const SHOWN: usize = 3;
 
 /// What was found of a tensor.
@@ -29,8 +30,8 @@ pub(super) fn run(args: &Args, source: &Path, json: bool) -> Outcome {
     let read_as = args.reading.read_as()?;
     let (file, source) = (Checkpoint::open(&args.r#in)?, Checkpoint::open(source)?);
     let codes = CodesOf::of(&file, args.tensor.as_ref())?;
-    let there = |&(name, _): &(&'_ str, &'_ str)| source.contains(name);
-    let names: HashMap<&str, &str> = codes.names.iter().filter(|n| there(n)).map(|&(n, _)| (n, n)).collect();
+    let names = codes.names.iter().map(|&(name, _)| name).filter(|name| source.contains(name));
+    let names: HashMap<&str, &str> = names.map(|name| (name, name)).collect();
     let (both, alone) = codes.with(&source, &names)?;
 
     let bytes = |b: &Both<'_>| file.info(b.codes).map_or(0, |info| info.bytes() as u64);
@@ -56,6 +57,7 @@ pub(super) fn run(args: &Args, source: &Path, json: bool) -> Outcome {
             "source": source.path().display().to_string(),
             "matches": all.best().into_iter().map(|row| as_json(row, false)).collect::<Vec<_>>(),
             "exact": all.exact().len(),
+            "undecided": undecided(&all),
             "tensors": tensors.iter().map(|t| serde_json::json!({
                 "name": t.name,
                 "shape": t.shape,
@@ -101,7 +103,7 @@ fn tensor(
         ))));
     }
     let x = source.read(both.other)?.to_matrix().map_err(|e| source.blame(both.other, e))?;
-    let matrices = scaled.groups().map_err(blame)?;
+    let matrices = scaled.to_compare().map_err(blame)?;
     let mut tally = Tally::default();
     for (n, matrix) in matrices.iter().enumerate() {
         let x = x.view().row_range(n * rows, (n + 1) * rows);
@@ -137,9 +139,32 @@ fn as_json(row: &Row, of_tensor: bool) -> serde_json::Value {
     json
 }
 
+/// Where several recipes are exact: the rules in which they differ, which other data would show.
+fn undecided(all: &Tally) -> Option<String> {
+    let exact = all.exact();
+    let recipes: Vec<Recipe> = exact.iter().filter_map(|row| row.recipe.parse().ok()).collect();
+    let (first, others) = recipes.split_first()?;
+    let mut rules: Vec<&str> = Vec::new();
+    for rule in others.iter().flat_map(|other| rules_apart(first, other)) {
+        if !rules.contains(&rule.describe()) {
+            rules.push(rule.describe());
+        }
+    }
+    let others = "they differ on other data only, by";
+    (!rules.is_empty()).then(|| format!("{others}: {}", rules.join("; ")))
+}
+
 /// What a recipe is to a tensor: roles that group alike.
 fn roles(row: &Row) -> String {
     row.roles.iter().map(|role| role.name()).collect::<Vec<_>>().join("/")
+}
+
+/// The first recipes, and how many more there are.
+fn some(recipes: &[&str]) -> String {
+    match recipes.len().saturating_sub(SHOWN) {
+        0 => recipes.join(", "),
+        more => format!("{} and {more} more", recipes[..SHOWN].join(", ")),
+    }
 }
 
 fn text(all: &Tally, tensors: &[Found], alone: &[&str]) -> String {
@@ -155,22 +180,21 @@ fn text(all: &Tally, tensors: &[Found], alone: &[&str]) -> String {
     let titles = ["<tensor", "<codes", "<as", "<recipe", "codes differ", "%", "scales differ", "%"];
     let mut table = Table::new(&[&titles[..], &["<of which (codes, scales)"]].concat());
     for found in tensors {
-        let best = found.tally.best();
-        let exact = !found.tally.exact().is_empty();
-        // Exact ones are the same numbers: a line for each role.
-        let mut lines: Vec<(String, &Row)> = Vec::new();
-        for row in best.into_iter().take(if exact { usize::MAX } else { SHOWN }) {
-            match lines.iter_mut().find(|(_, first)| exact && first.roles == row.roles) {
-                Some((recipes, _)) => *recipes += &format!(", {}", row.recipe),
-                None => lines.push((row.recipe.clone(), row)),
+        // What gives the same numbers in the same roles is one line.
+        let mut lines: Vec<(Vec<&str>, &Row)> = Vec::new();
+        let numbers = |row: &Row| (row.roles.clone(), row.codes_differ, row.scales_differ);
+        for row in found.tally.best() {
+            match lines.iter_mut().find(|(_, first)| numbers(first) == numbers(row)) {
+                Some((recipes, _)) => recipes.push(&row.recipe),
+                None => lines.push((vec![&row.recipe], row)),
             }
         }
-        for (recipes, row) in lines {
+        for (recipes, row) in lines.into_iter().take(SHOWN) {
             table.row([
                 found.name.clone(),
                 found.codes.clone(),
                 roles(row),
-                recipes,
+                some(&recipes),
                 row.codes_differ.to_string(),
                 percent(row.codes_differ, row.of),
                 row.scales_differ.to_string(),
@@ -180,6 +204,9 @@ fn text(all: &Tally, tensors: &[Found], alone: &[&str]) -> String {
         }
     }
     text += &table.render();
+    if let Some(undecided) = undecided(all) {
+        text += &format!("\n{undecided}\n");
+    }
     let nearest: Vec<(&str, &Row)> = tensors
         .iter()
         .filter(|t| t.tally.exact().is_empty())
