@@ -205,7 +205,9 @@ impl<V: Value> Pack<'_, V> {
             RowExponents::Tops(tops) => s.load_u32(&tops[first..]),
             RowExponents::None | RowExponents::Scales(..) => s.splat_u32(0),
         };
-        let mut loaded = [s.splat_u32(0); MAX_LANES];
+        // Short steps share what is loaded.
+        let (mut loaded, mut window) = ([s.splat_u32(0); MAX_LANES], 0..0);
+        let end = self.steps.last().map_or(0, |step| step.k.end);
         let mut signs = &mut self.signs[..];
         for (index, step) in self.steps.iter().enumerate() {
             let (powers, level) = match self.exponents_of {
@@ -219,8 +221,13 @@ impl<V: Value> Pack<'_, V> {
             let mut sets = [Signs::none(s); 2];
             for start in step.k.clone().step_by(chunk) {
                 let len = (step.k.end - start).min(chunk);
-                self.source.load_transposed::<S, W>(s, rows.clone(), start..start + len, &mut loaded);
-                for (i, &codes) in loaded[..len.div_ceil(lane)].iter().enumerate() {
+                let within = window.contains(&start) && start + len <= window.end;
+                if !within || !(start - window.start).is_multiple_of(lane) {
+                    window = start..end.min(start + chunk);
+                    self.source.load_transposed::<S, W>(s, rows.clone(), window.clone(), &mut loaded);
+                }
+                let first_lane = (start - window.start) / lane;
+                for (i, &codes) in loaded[first_lane..][..len.div_ceil(lane)].iter().enumerate() {
                     // Where this lane's first code lies in the step, and how many of its codes do.
                     let at = start - step.k.start + lane * i;
                     let here = lane.min(step.k.len() - at);
