@@ -20,6 +20,7 @@
 //! assert_eq!(found.matches[0].accumulation.to_string(), "hopper/128");
 //! # Ok::<(), finegrain::Error>(())
 //! ```
+#![forbid(unsafe_code)]
 
 mod candidates;
 mod computed;
