@@ -9,7 +9,7 @@ use crate::matrix::{MatRef, Matrix};
 use crate::scaled::ScaledRef;
 
 /// Multiply-adds up to which all rows of X are multiplied unless asked for.
-const WORK: u64 = 100_000_000_000;
+const WORK: u64 = 20_000_000_000;
 /// Rows of the weights that are multiplied at a time.
 const BAND: usize = 256;
 
@@ -25,8 +25,8 @@ pub struct ProductError {
 }
 
 /// The relative error of Y = X·Wᵀ between the weights `a` and `b`, in f64 from their exact values: what two quantisations of
-/// one matrix do to an activation. X [T, K], weights [N, K]. With [`Extent::Sampled`] at most 10^11 multiply-adds: rows of X
-/// spread evenly.
+/// one matrix do to an activation. X [T, K], weights [N, K]. With [`Extent::Sampled`] at most 2·10^10 multiply-adds: rows of
+/// X spread evenly.
 ///
 /// ```
 /// use finegrain::Engine;

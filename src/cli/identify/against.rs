@@ -26,7 +26,7 @@ struct Found {
     of: u64,
     scales_of: u64,
     explained: Explained,
-    /// The error of Y, of a stack that of the matrix where it is largest, and how many rows of X were multiplied.
+    /// The error of Y, of a stack that of the matrix where it is largest, and how many rows of X were multiplied at least.
     y: Option<(f64, usize)>,
 }
 
@@ -130,8 +130,9 @@ fn tensor(
             ),
         ));
     }
-    let ours_each = ours.to_compare().map_err(|e| file.blame(both.codes, e))?;
-    let theirs_each = theirs.to_compare().map_err(|e| other.blame(both.other, e))?;
+    // These errors name the tensor.
+    let ours_each = ours.to_compare().map_err(|e| crate::Error::file(file.path(), e))?;
+    let theirs_each = theirs.to_compare().map_err(|e| crate::Error::file(other.path(), e))?;
     let mut found = Found {
         name: both.name.to_owned(),
         shape: ours.shape().to_vec(),
@@ -149,9 +150,15 @@ fn tensor(
         found.scales_of += diff.granules;
         found.explained.add(Explained::of(&diff, (ours.shape().len() > 2).then_some(n)));
         if let Some(x) = x.filter(|x| x.matrix.cols() == a.shape().1) {
-            let error = product_error(x.matrix.view(), a, b, args.extent(), engine)?;
-            let worst = found.y.map_or(error.relative, |(worst, _)| worst.max(error.relative));
-            found.y = Some((worst, error.rows));
+            // Where nothing differs, neither does Y.
+            let (error, rows) = if diff.total == Differences::default() {
+                (0.0, x.matrix.rows())
+            } else {
+                let error = product_error(x.matrix.view(), a, b, args.extent(), engine)?;
+                (error.relative, error.rows)
+            };
+            found.y =
+                Some(found.y.map_or((error, rows), |(worst, least)| (worst.max(error), least.min(rows))));
         }
     }
     Ok(found)

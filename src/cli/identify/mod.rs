@@ -33,7 +33,8 @@ With --source, IN holds codes and scales, and FILE the floats that they were mad
 names: what is printed are the recipes that give every code and scale, in whichever role, or the
 nearest, and which rule makes them differ. With --against, FILE holds the same tensors quantised by
 somebody else (a trainer and a rollout engine, say): what is printed is how much differs, by which
-rule, in which blocks, and with --x by how much Y = X W^T. Files or folders, sharded or not.
+rule, in which blocks, and with --x by how much Y = X W^T (of rows of X that are spread evenly;
+--all takes every row). Files or folders, sharded or not.
 
 Exit 0 if one is exact (with --against: if nothing differs), else 3.
 

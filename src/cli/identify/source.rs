@@ -103,7 +103,8 @@ fn tensor(
         ))));
     }
     let x = source.read(both.other)?.to_matrix().map_err(|e| source.blame(both.other, e))?;
-    let matrices = scaled.to_compare().map_err(blame)?;
+    // This error names the tensor.
+    let matrices = scaled.to_compare().map_err(|e| crate::Error::file(file.path(), e))?;
     let mut tally = Tally::default();
     for (n, matrix) in matrices.iter().enumerate() {
         let x = x.view().row_range(n * rows, (n + 1) * rows);
