@@ -310,6 +310,15 @@ impl<'a, T> MatMut<'a, T> {
         Ok(MatMut { data, rows, cols, stride: cols })
     }
 
+    /// A mutable view whose rows start `stride` elements apart.
+    ///
+    /// # Errors
+    /// As [`MatRef::with_stride`].
+    pub fn with_stride(data: &'a mut [T], rows: usize, cols: usize, stride: usize) -> Result<Self> {
+        MatRef::with_stride(data, rows, cols, stride)?;
+        Ok(MatMut { data, rows, cols, stride })
+    }
+
     /// (rows, columns).
     #[inline]
     pub fn shape(&self) -> (usize, usize) {
@@ -400,6 +409,8 @@ mod tests {
         assert!(MatRef::with_stride(&[0u8; 10], 3, 4, 4).is_err());
         assert!(MatRef::with_stride(&[0u8; 12], 3, 4, 3).is_err());
         assert!(MatRef::with_stride(&[0u8; 10], 3, 2, 4).is_ok());
+        assert!(MatMut::with_stride(&mut [0u8; 9], 3, 2, 4).is_err());
+        assert!(MatMut::with_stride(&mut [0u8; 10], 3, 2, 4).is_ok_and(|mut m| m.row_mut(2).len() == 2));
     }
 
     #[test]

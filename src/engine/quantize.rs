@@ -5,7 +5,7 @@ use crate::element::{Panel, panel};
 use crate::error::Result;
 use crate::matrix::MatRef;
 use crate::quant::{Element, OnCpu, QuantStats, Quantized, Recipe, Role, Source};
-use crate::scaled::{Granule, Kept, Resident, ScaledMatrix, ScaledRef};
+use crate::scaled::{Granule, Kept, Resident, ScaledMatrix, ScaledMut, ScaledRef};
 
 impl Engine<'_> {
     /// How a matrix is quantised.
@@ -78,6 +78,31 @@ impl Engine<'_> {
                 let Quantized { matrix, stats } = self.quantize(x, recipe, role)?;
                 *out = matrix;
                 Ok(stats)
+            }
+        }
+    }
+
+    /// The same into memory that somebody else allocated, of the shape and the granule that [`Recipe::result_of`] gives:
+    /// what happened, and the scale of the tensor, which is 1 but for two-level formats. See [`ScaledMut`].
+    ///
+    /// # Errors
+    /// As [`Engine::quantize_into`].
+    pub fn quantize_to<T: Element>(
+        &self,
+        x: MatRef<'_, T>,
+        recipe: &Recipe,
+        role: Role,
+        out: ScaledMut<'_>,
+    ) -> Result<(QuantStats, f32)> {
+        match &self.place {
+            Place::Cpu(path, _) => {
+                let on_cpu = OnCpu { recipe, cpu: self.on_cpu(*path) };
+                self.install(|| on_cpu.quantize_to(panel(x), role, out))
+            }
+            Place::Device(_) => {
+                let Quantized { matrix, stats } = self.quantize(x, recipe, role)?;
+                out.copy_from(matrix.view())?;
+                Ok((stats, matrix.view().tensor_scale()))
             }
         }
     }

@@ -8,10 +8,9 @@ use super::trial;
 use super::{QuantStats, Quantized, Role, reference};
 use crate::element::{Panel, panel};
 use crate::error::{Error, Result};
-use crate::formats::Format;
 use crate::matrix::Matrix;
 use crate::parallel::Watch;
-use crate::scaled::{Granule, ScaledMatrix, ScaledRef};
+use crate::scaled::{Granule, ScaledMatrix, ScaledMut, ScaledRef};
 use crate::simd::{Cpu, Isa, OpClass, Path};
 
 /// A recipe, and where it is followed. Not generic, so that it is compiled once and not by every caller.
@@ -65,7 +64,9 @@ impl OnCpu<'_> {
         };
         let (rows, cols) = order.result_of((x.rows, x.cols));
         let mut matrix = fast::blank(self.recipe, rows, cols, granule);
-        let stats = fast::quantize(x, self.recipe, order, isa, &mut matrix, &self.cpu.watch)?;
+        let out = matrix.view_mut().expect("blank has scales");
+        let (stats, tensor) = fast::quantize(x, self.recipe, order, isa, out, &self.cpu.watch)?;
+        matrix.set_tensor_scale(tensor);
         Ok(Quantized { matrix, stats })
     }
 
@@ -86,37 +87,33 @@ impl OnCpu<'_> {
         role: Role,
         out: &mut ScaledMatrix,
     ) -> Result<QuantStats> {
+        let Some(room) = out.view_mut() else {
+            let found = out.format();
+            return Err(Error::Invalid(format!("a matrix of {found} without scales is to hold a result")));
+        };
+        let (stats, tensor) = self.quantize_to(x, role, room)?;
+        out.set_tensor_scale(tensor);
+        Ok(stats)
+    }
+
+    /// The same into memory of the caller's; with the scale of the tensor.
+    pub(crate) fn quantize_to(
+        &self,
+        x: Panel<'_>,
+        role: Role,
+        out: ScaledMut<'_>,
+    ) -> Result<(QuantStats, f32)> {
         let (granule, order) = self.recipe.grouping(role);
         let shape = (x.rows, x.cols);
-        self.check_result(out, granule, order.result_of(shape))?;
+        out.check(self.recipe.element, order.result_of(shape), granule, fast::scale_format(self.recipe))?;
         match self.isa(shape, order)? {
             Some(isa) => fast::quantize(x, self.recipe, order, isa, out, &self.cpu.watch),
             None => {
                 let Quantized { matrix, stats } = self.in_order(x, granule, order)?;
-                *out = matrix;
-                Ok(stats)
+                out.copy_from(matrix.view())?;
+                Ok((stats, matrix.view().tensor_scale()))
             }
         }
-    }
-
-    /// Whether a matrix has the shape, formats and granule of a result.
-    fn check_result(&self, out: &ScaledMatrix, granule: Granule, shape: (usize, usize)) -> Result<()> {
-        if out.shape() != shape {
-            let ((r, c), (rows, cols)) = (out.shape(), shape);
-            return Err(Error::Shape(format!("{r}×{c} codes are to hold a result of {rows}×{cols}")));
-        }
-        let kind = |format: Format, granule: Granule, scales: Format| {
-            format!("{format} in {granule} with {scales} scales")
-        };
-        let wanted = kind(self.recipe.element, granule, fast::scale_format(self.recipe));
-        let found = match out.scales() {
-            Some(s) => kind(out.format(), s.granule, s.grid.view().format()),
-            None => format!("{} without scales", out.format()),
-        };
-        if found != wanted {
-            return Err(Error::Invalid(format!("a matrix of {found} is to hold a result of {wanted}")));
-        }
-        Ok(())
     }
 
     fn requantize_transposed(&self, x: &ScaledRef<'_>) -> Result<Quantized> {
@@ -130,7 +127,8 @@ impl OnCpu<'_> {
             return self.in_order(panel(values.view()), granule, Order::Transposed);
         };
         let mut matrix = fast::blank(self.recipe, cols, rows, granule);
-        let stats = fast::requantize_transposed(x, self.recipe, isa, &mut matrix, &self.cpu.watch)?;
+        let out = matrix.view_mut().expect("blank has scales");
+        let stats = fast::requantize_transposed(x, self.recipe, isa, out, &self.cpu.watch)?;
         Ok(Quantized { matrix, stats })
     }
 
@@ -142,6 +140,19 @@ impl OnCpu<'_> {
 }
 
 impl Recipe {
+    /// Shape and granule of the result for a matrix of `shape`, (rows, columns), in a role.
+    ///
+    /// ```
+    /// use finegrain::quant::{Recipe, Role};
+    /// use finegrain::scaled::Granule;
+    /// let result = Recipe::DEEPSEEK_V3.result_of(Role::Transposed, (4, 300));
+    /// assert_eq!(result, ((300, 4), Granule::TILE_1X128));
+    /// ```
+    pub fn result_of(&self, role: Role, shape: (usize, usize)) -> ((usize, usize), Granule) {
+        let (granule, order) = self.grouping(role);
+        (order.result_of(shape), granule)
+    }
+
     /// How a matrix is grouped in a role: the granules of the result, and how it lies.
     fn grouping(&self, role: Role) -> (Granule, Order) {
         match role {

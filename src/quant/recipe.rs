@@ -185,6 +185,17 @@ pub enum ScaleFormat {
     E4M3,
 }
 
+impl ScaleFormat {
+    /// The format that each scale is stored in.
+    pub const fn stored(self) -> Format {
+        match self {
+            ScaleFormat::F32 | ScaleFormat::PowerOfTwoF32 => Format::F32,
+            ScaleFormat::E8M0 => Format::E8M0,
+            ScaleFormat::E4M3 => Format::E4M3,
+        }
+    }
+}
+
 impl Recipe {
     /// Short names for the recipes of the same family that its specification describes.
     const ALIASES: &'static [(&'static str, &'static str)] = &[

@@ -14,6 +14,7 @@ mod granule;
 mod groups;
 pub mod layout;
 mod lie;
+mod mutable;
 mod parts;
 mod resident;
 mod slices;
@@ -23,6 +24,7 @@ use codes::each;
 pub use codes::{Codes, CodesRef};
 pub use granule::Granule;
 pub(crate) use lie::Elsewhere;
+pub use mutable::{CodesSliceMut, ScaleSliceMut, ScaledMut};
 pub(crate) use parts::Scratch as DequantizeScratch;
 pub(crate) use resident::Kept;
 pub use resident::Resident;
@@ -207,11 +209,6 @@ impl ScaledMatrix {
             _ => ScaleGrid::F32(Matrix::filled(grid_rows, grid_cols, 0.0)),
         };
         ScaledMatrix { format, codes, scales: Some(Scales { granule, grid, tensor: 1.0 }) }
-    }
-
-    /// Codes and scales, to be written by what keeps them legal.
-    pub(crate) fn parts_mut(&mut self) -> (&mut Codes, Option<&mut Scales>) {
-        (&mut self.codes, self.scales.as_mut())
     }
 
     /// BF16 elements without scales: the unquantised operand.

@@ -17,7 +17,7 @@ use self::columns::{COLUMNS, ColumnTask, ROWS, Source};
 use self::granules::{Decisions, GranuleRow, ScalesMut, amax_of, scale_rule};
 use self::rows::RowTask;
 use super::derive::{Payload, TensorScale};
-use super::recipe::{ElementCast, Recipe, ScaleFormat};
+use super::recipe::{ElementCast, Recipe};
 use super::reference::count;
 use super::stats::QuantStats;
 use crate::element::{CodesMut, Panel};
@@ -25,7 +25,7 @@ use crate::error::Result;
 use crate::formats::e5m6::E5m6Rounding;
 use crate::formats::{Format, Overflow, Rounding};
 use crate::parallel::{self, Watch};
-use crate::scaled::{Codes, Granule, ScaleGrid, ScaledMatrix, ScaledRef};
+use crate::scaled::{CodesSliceMut, Granule, ScaleSliceMut, ScaledMatrix, ScaledMut, ScaledRef};
 use crate::simd::{Encoder, Isa};
 
 /// Elements of a task: some hundred microseconds, many tasks a thread.
@@ -95,11 +95,7 @@ fn encoder(recipe: &Recipe) -> Option<Encoder> {
 
 /// The format of the scales as stored.
 pub(super) fn scale_format(recipe: &Recipe) -> Format {
-    match recipe.scale_format() {
-        ScaleFormat::F32 | ScaleFormat::PowerOfTwoF32 => Format::F32,
-        ScaleFormat::E8M0 => Format::E8M0,
-        ScaleFormat::E4M3 => Format::E4M3,
-    }
+    recipe.scale_format().stored()
 }
 
 /// A matrix of zeros with the shape of the result.
@@ -107,7 +103,7 @@ pub(super) fn blank(recipe: &Recipe, rows: usize, cols: usize, granule: Granule)
     ScaledMatrix::zeros(recipe.element, rows, cols, granule, scale_format(recipe))
 }
 
-/// Quantises `x`, which has elements, into a matrix as [`blank`] gives it.
+/// Quantises `x`, which has elements, into a matrix like that which [`blank`] gives; with the scale of the tensor.
 ///
 /// # Errors
 /// [`Error::Cancelled`](crate::Error::Cancelled).
@@ -116,20 +112,21 @@ pub(super) fn quantize(
     recipe: &Recipe,
     order: Order,
     isa: Isa,
-    out: &mut ScaledMatrix,
+    out: ScaledMut<'_>,
     watch: &Watch<'_>,
-) -> Result<QuantStats> {
+) -> Result<(QuantStats, f32)> {
     let tensor = if recipe.needs_tensor_amax() {
         recipe.tensor_scale(tensor_amax(x, recipe, isa, watch)?)
     } else {
         TensorScale::ONE
     };
-    let plan = plan(recipe, order, tensor, Source::Matrix(x), isa, out);
-    let (codes, scales) = parts(out, tensor);
-    match order {
+    let plan = plan(recipe, order, tensor, Source::Matrix(x), isa, &out);
+    let (codes, scales) = parts(out);
+    let stats = match order {
         Order::Same => in_rows(&plan, x, codes, scales, watch),
         Order::Transposed => in_columns(&plan, Source::Matrix(x), codes, scales, watch),
-    }
+    }?;
+    Ok((stats, tensor.scale))
 }
 
 /// Whether [`requantize_transposed`] works tile by tile: nothing is to be known of the whole matrix.
@@ -138,7 +135,7 @@ pub(super) fn requantizes_by_tiles(recipe: &Recipe) -> bool {
     !recipe.needs_tensor_amax() && granule.rows() <= ROWS && granule.cols() <= COLUMNS
 }
 
-/// Dequantises tile by tile and quantises the transpose, into a matrix as [`blank`] gives it.
+/// Dequantises tile by tile and quantises the transpose, into a matrix like that which [`blank`] gives.
 ///
 /// # Errors
 /// As [`quantize`].
@@ -146,11 +143,11 @@ pub(super) fn requantize_transposed(
     x: &ScaledRef<'_>,
     recipe: &Recipe,
     isa: Isa,
-    out: &mut ScaledMatrix,
+    out: ScaledMut<'_>,
     watch: &Watch<'_>,
 ) -> Result<QuantStats> {
-    let plan = plan(recipe, Order::Transposed, TensorScale::ONE, Source::Scaled(x), isa, out);
-    let (codes, scales) = parts(out, TensorScale::ONE);
+    let plan = plan(recipe, Order::Transposed, TensorScale::ONE, Source::Scaled(x), isa, &out);
+    let (codes, scales) = parts(out);
     in_columns(&plan, Source::Scaled(x), codes, scales, watch)
 }
 
@@ -161,9 +158,9 @@ fn plan<'a>(
     tensor: TensorScale,
     x: Source<'_>,
     isa: Isa,
-    out: &ScaledMatrix,
+    out: &ScaledMut<'_>,
 ) -> Plan<'a> {
-    let granule = out.scales().expect("blank has scales").granule;
+    let granule = out.granule();
     let (rows, cols) = out.shape();
     let divides = matches!(recipe.granule_scale(1.0, tensor).payload, Payload::Divide(_));
     let encoder = encoder(recipe).expect("supports was asked");
@@ -185,20 +182,17 @@ fn plan<'a>(
 }
 
 /// Codes and scales of the result, to be written.
-fn parts(out: &mut ScaledMatrix, tensor: TensorScale) -> (CodesMut<'_>, ScalesMut<'_>) {
-    let (codes, scales) = out.parts_mut();
-    let scales = scales.expect("blank has scales");
-    scales.tensor = tensor.scale;
-    let grid = match &mut scales.grid {
-        ScaleGrid::F32(grid) => ScalesMut::F32(grid.as_mut_slice()),
-        ScaleGrid::E8M0(grid) | ScaleGrid::E4M3(grid) => ScalesMut::Bytes(grid.as_mut_slice()),
+fn parts(out: ScaledMut<'_>) -> (CodesMut<'_>, ScalesMut<'_>) {
+    let (codes, scales) = out.into_slices();
+    let scales = match scales {
+        ScaleSliceMut::F32(grid) => ScalesMut::F32(grid),
+        ScaleSliceMut::E8M0(grid) | ScaleSliceMut::E4M3(grid) => ScalesMut::Bytes(grid),
     };
     let codes = match codes {
-        Codes::Bytes(codes) => CodesMut::Bytes(codes.as_mut_slice()),
-        Codes::Words(codes) => CodesMut::Words(codes.as_mut_slice()),
-        Codes::Dwords(_) => unreachable!("codes of recipes have at most 16 bits"),
+        CodesSliceMut::Bytes(codes) => CodesMut::Bytes(codes),
+        CodesSliceMut::Words(codes) => CodesMut::Words(codes),
     };
-    (codes, grid)
+    (codes, scales)
 }
 
 /// The largest magnitude in each granule of `width` columns over all rows, which are shared out among threads.
