@@ -25,11 +25,13 @@
 mod candidates;
 mod computed;
 mod hints;
+mod places;
 mod recipes;
 mod search;
 mod tiles;
 
 pub use self::computed::Computed;
+pub use self::places::{Difference, difference};
 pub use self::recipes::{RecipeIdentification, RecipeMatch, identify_recipe};
 
 use self::search::Search;

@@ -3,6 +3,7 @@
 use super::candidates;
 use super::computed::Computed;
 use super::hints;
+use super::places::Places;
 use super::tiles::{Parts, Tile};
 use super::{Differences, EXACT, Element, Extent, Identification, Match, NEAREST};
 use crate::engine::{Engine, Product};
@@ -23,10 +24,6 @@ const SPREAD: usize = 1 << 16;
 const WORK: u64 = 100_000_000_000;
 /// How much longer the reference takes for one.
 const REFERENCE: u64 = 500;
-/// How many elements that differ are listed.
-const LISTED: usize = 8;
-/// Rows and columns of the tiles that are counted.
-const TILE: usize = 128;
 
 pub(super) struct Search<'s, 'p> {
     product: Product<'p>,
@@ -265,10 +262,8 @@ impl<'s, 'p> Search<'s, 'p> {
 
     /// How far an arithmetic is from D, and where, on the largest sample.
     fn differences(&self, accumulation: Accumulation) -> Result<(Match, Differences)> {
-        use std::collections::BTreeMap;
         let mut found = Match::none(accumulation);
-        let (mut rows, mut cols, mut tiles) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        let mut first = Vec::new();
+        let mut places = Places::default();
         for tile in self.parts.sample(SPREAD) {
             self.visit(
                 &self.parts,
@@ -276,24 +271,11 @@ impl<'s, 'p> Search<'s, 'p> {
                 &tile,
                 &mut |row, col, Compared { given, expected, ulps }| {
                     found.add(ulps);
-                    let differs = ulps > 0;
-                    *rows.entry(row).or_insert(false) |= differs;
-                    *cols.entry(col).or_insert(false) |= differs;
-                    *tiles.entry((row / TILE, col / TILE)).or_insert(false) |= differs;
-                    if differs && first.len() < LISTED {
-                        first.push(Element { row, col, given, expected, ulps });
-                    }
+                    places.add(Element { row, col, given, expected, ulps });
                 },
             )?;
         }
-        let count = |seen: Vec<&bool>| [seen.iter().filter(|differs| ***differs).count(), seen.len()];
-        let differences = Differences {
-            rows: count(rows.values().collect()),
-            cols: count(cols.values().collect()),
-            tiles: count(tiles.values().collect()),
-            first,
-        };
-        Ok((found, differences))
+        Ok((found, places.counted()))
     }
 
     /// Elements of rows without a group that are not +0.
