@@ -30,6 +30,7 @@ const FOLDERS: &[&str] = &[
     "cpu/src",
     "ptx/src",
     "python/src",
+    "python/benches",
     "python/python",
     "python/tests",
     "tests",

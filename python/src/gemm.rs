@@ -34,7 +34,7 @@ const OUTPUTS: &[(&str, Format)] = &[
 /// promoted to float32, None for never; by default 128 or the finest scale along K. promotion is the order in which partial
 /// sum, scales and accumulator meet: scales-first (the default), partial-first, scales-last, unfused. split_k cuts K in parts
 /// whose results are added: a number, or the elements where they begin. fold_scales multiplies powers of two into the operands.
-/// With scales-first, acc ← fma(fl(sa · sb), partial, acc). The contract and its sources: https://docs.rs/finegrain.
+/// With scales-first, acc ← fma(fl(sa · sb), partial, acc): DeepSeek-V3 report, section 3.5.2, and the contract in finegrain::gemm.
 ///
 /// >>> import numpy as np, finegrain as fg
 /// >>> rng = np.random.default_rng(0)
