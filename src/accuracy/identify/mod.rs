@@ -9,10 +9,11 @@
 //! use finegrain::accuracy::identify::{Computed, Extent, identify};
 //! use finegrain::gemm::{Accumulation, GemmProblem};
 //! use finegrain::matrix::Matrix;
-//! use finegrain::quant::{Recipe, Role, quantize};
+//! use finegrain::quant::{Quantizer, Recipe};
 //! let value = |i: usize, j: usize| ((i * 7919 + j * 104_729) % 1009) as f32 / 97.0 - 5.0;
-//! let a = quantize(Matrix::from_fn(8, 512, value).view(), &Recipe::DEEPSEEK_V3, Role::Activation);
-//! let b = quantize(Matrix::from_fn(16, 512, |i, j| value(j, i)).view(), &Recipe::DEEPSEEK_V3, Role::Weight);
+//! let quantizer = Quantizer::new(Recipe::DEEPSEEK_V3);
+//! let a = quantizer.activation(Matrix::from_fn(8, 512, value).view())?;
+//! let b = quantizer.weight(Matrix::from_fn(16, 512, |i, j| value(j, i)).view())?;
 //! let problem = GemmProblem::nt(a.view(), b.view())?;
 //! let d = problem.with_accumulation(Accumulation::HOPPER.promoted::<128>())?.run()?; // or what a GPU gave
 //! let found = identify(&problem, Computed::F32(d.view()), Extent::Sampled, &Engine::cpu())?;
