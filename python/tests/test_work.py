@@ -54,8 +54,10 @@ def test_bits_do_not_depend_on_threads() -> None:
 
 
 def test_ctrl_c_stops_long_work() -> None:
+    # A job in the background has SIGINT ignored, and its children inherit that.
     script = """
-import numpy as np, finegrain as fg
+import signal, numpy as np, finegrain as fg
+signal.signal(signal.SIGINT, signal.default_int_handler)
 x = fg.quantize(np.ones((4096, 8192), np.float32), "deepseek-v3", role="activation")
 print("ready", flush=True)
 try:
