@@ -67,13 +67,16 @@ except KeyboardInterrupt:
     print("stopped", flush=True)
 """
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    time.sleep(0.5)
-    start = time.perf_counter()
-    process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=60)[0] == "stopped\n"
-    assert time.perf_counter() - start < 10
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.5)
+        start = time.perf_counter()
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=60)[0] == "stopped\n"
+        assert time.perf_counter() - start < 10
+    finally:
+        process.kill()
 
 
 def resident() -> int:
