@@ -2,7 +2,7 @@
 
 use finegrain::formats::Format;
 use finegrain::gemm::{
-    Accumulation, Arithmetic, Fold, GemmProblem, LibraryCall, Model, SplitK, StepResult, TensorCore,
+    Accumulation, Arithmetic, Beside, Fold, GemmProblem, LibraryCall, Model, SplitK, StepResult, TensorCore,
 };
 use finegrain::matrix::{MatRef, Matrix};
 use half::f16;
@@ -59,20 +59,8 @@ enum SummedBy {
 /// An arithmetic, but for what the operands decide.
 pub(crate) struct Asked {
     arithmetic: Arithmetic,
-    words: Completion,
-}
-
-/// What is said beside the model.
-#[derive(Clone, Copy)]
-enum Completion {
-    /// Nothing: the arithmetic is whole.
-    Done,
-    Words {
-        promotion: Option<finegrain::gemm::Promotion>,
-        split: SplitK,
-        fold: bool,
-        promoted: bool,
-    },
+    /// `None` where the arithmetic is whole.
+    beside: Option<Beside>,
 }
 
 impl<'py> Held<'py> {
@@ -163,7 +151,11 @@ impl<'py> Held<'py> {
             refuse_f32(name, operand, model)?;
         }
         let plain = self.plain(None)?;
-        let accumulation = asked.complete(plain.fitted(&asked.arithmetic).or_raise()?);
+        let fitted = plain.fitted(&asked.arithmetic).or_raise()?;
+        let accumulation = match asked.beside {
+            Some(beside) => asked.arithmetic.completed(fitted, beside),
+            None => fitted,
+        };
         let problem = plain.with_accumulation(accumulation).or_raise()?;
         c.map_or(Ok(problem), |c| problem.with_addend(c.view()).or_raise())
     }
@@ -214,7 +206,7 @@ impl Words<'_, '_> {
                         "accumulate=\"{name}\" says all: {what} cannot be used with it"
                     )));
                 }
-                return Ok(Asked { arithmetic, words: Completion::Done });
+                return Ok(Asked { arithmetic, beside: None });
             }
             SummedBy::Call(call) => (Arithmetic::Library(call, split), Some(call)),
             SummedBy::Model(model) => match self.promote {
@@ -231,25 +223,12 @@ impl Words<'_, '_> {
                 call.arithmetic()
             )));
         }
-        let words = Completion::Words { promotion, split, fold: self.fold_scales, promoted: named };
-        Ok(Asked { arithmetic, words })
+        let fold = if self.fold_scales { Fold::Scales } else { Fold::Nothing };
+        Ok(Asked { arithmetic, beside: Some(Beside { promotion, split_k: split, fold }) })
     }
 }
 
 impl Asked {
-    /// What the operands made of it, in the order and the parts that were asked for.
-    fn complete(&self, accumulation: Accumulation) -> Accumulation {
-        let Completion::Words { promotion, split, fold, promoted } = self.words else { return accumulation };
-        let order = promotion.unwrap_or(accumulation.promotion());
-        let accumulation = accumulation.with_promotion(order).with_split_k(split);
-        if !fold {
-            return accumulation;
-        }
-        // What is left of the scales does not change along K.
-        let interval = if promoted { accumulation.interval() } else { Accumulation::F32.interval() };
-        accumulation.with_interval(interval).with_fold(Fold::Scales)
-    }
-
     /// The model.
     pub(crate) fn model(&self) -> Model {
         self.arithmetic.model()

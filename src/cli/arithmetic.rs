@@ -2,7 +2,7 @@
 
 use std::sync::Once;
 
-use crate::gemm::{Accumulation, Arithmetic, Fold, LibraryCall, Model, Promotion, SplitK};
+use crate::gemm::{Accumulation, Arithmetic, Beside, Fold, LibraryCall, Model, Promotion, SplitK};
 
 use crate::cli::{Failure, output};
 
@@ -92,7 +92,7 @@ fn say_if_old(name: &str) {
 }
 
 impl ArithmeticArgs {
-    /// The arithmetic, but for what [`ArithmeticArgs::complete`] adds.
+    /// The arithmetic, but for what [`ArithmeticArgs::beside`] adds.
     ///
     /// # Errors
     /// [`Failure::Usage`] for a library's call beside what it sets; an interval of 0.
@@ -117,19 +117,10 @@ impl ArithmeticArgs {
         }
     }
 
-    /// What the operands made of it, in the order and the parts that were asked for.
-    pub(crate) fn complete(&self, accumulation: Accumulation) -> Accumulation {
-        let order = self.promotion.unwrap_or(accumulation.promotion());
-        let accumulation = accumulation.with_promotion(order).with_split_k(self.split_k);
-        if !self.fold_scales {
-            return accumulation;
-        }
-        // What is left of the scales does not change along K.
-        let interval = match self.promote {
-            None => Accumulation::F32.interval(),
-            Some(_) => accumulation.interval(),
-        };
-        accumulation.with_interval(interval).with_fold(Fold::Scales)
+    /// What is said beside the model or the call.
+    pub(crate) fn beside(&self) -> Beside {
+        let fold = if self.fold_scales { Fold::Scales } else { Fold::Nothing };
+        Beside { promotion: self.promotion, split_k: self.split_k, fold }
     }
 }
 
@@ -173,7 +164,10 @@ mod tests {
             ["--accumulate", "cublaslt", "--promote", "64", "--accumulate", "hopper", "--promote", "128"];
         let args = parsed(&[&words[..], &["--split-k", "2", "--split-k", "0,128"]].concat());
         let Ok(Arithmetic::Fixed(fixed)) = args.arithmetic() else { panic!("not fixed") };
-        assert_eq!(args.complete(fixed).to_string(), "hopper/128/split-k=0,128");
+        assert_eq!(
+            Arithmetic::Fixed(fixed).completed(fixed, args.beside()).to_string(),
+            "hopper/128/split-k=0,128"
+        );
     }
 
     #[test]
@@ -202,7 +196,7 @@ mod tests {
             let options = options(text.parse().unwrap());
             let args = parsed(&options.iter().map(String::as_str).collect::<Vec<_>>());
             let Ok(Arithmetic::Fixed(fixed)) = args.arithmetic() else { panic!("{text}") };
-            assert_eq!(args.complete(fixed).to_string(), text);
+            assert_eq!(Arithmetic::Fixed(fixed).completed(fixed, args.beside()).to_string(), text);
         }
     }
 

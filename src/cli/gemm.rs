@@ -89,7 +89,7 @@ pub(crate) fn run(args: Args, json: bool) -> Outcome {
     let groups = read_groups(&file, args.grouped)?;
     let problem = (|| {
         let problem = Problem::new((&a, &b), groups.as_deref(), args.grouped)?;
-        let accumulation = args.arithmetic.complete(problem.fitted(&arithmetic)?);
+        let accumulation = arithmetic.completed(problem.fitted(&arithmetic)?, args.arithmetic.beside());
         problem.with_accumulation(accumulation)?.with_addend(c.as_ref())
     })();
     let problem = problem.map_err(|e| crate::Error::file(&args.r#in, e))?;

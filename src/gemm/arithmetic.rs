@@ -2,8 +2,10 @@
 //! computes of them.
 
 use super::accumulation::{Accumulation, Model, SPLIT_WORD};
+use super::fold::Fold;
 use super::library::LibraryCall;
 use super::problem::fitting_interval;
+use super::promotion::Promotion;
 use super::split::SplitK;
 use crate::error::{Error, Result};
 use crate::scaled::ScaledRef;
@@ -29,7 +31,44 @@ pub enum Arithmetic {
     Library(&'static LibraryCall, SplitK),
 }
 
+/// What is said of an arithmetic beside its name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Beside {
+    /// The promotion order, if one is named.
+    pub promotion: Option<Promotion>,
+    /// The parts of K.
+    pub split_k: SplitK,
+    /// Whether scales are folded into the operands.
+    pub fold: Fold,
+}
+
 impl Arithmetic {
+    /// What it becomes with more said beside it, `fitted` to the operands by
+    /// [`GemmProblem::fitted`](super::GemmProblem::fitted). Where scales are folded none is left that changes along K: an
+    /// interval that was to fit them is the usual one then.
+    ///
+    /// ```
+    /// use finegrain::gemm::{Accumulation, Arithmetic, Beside, Fold, SplitK};
+    /// let fitted: Accumulation = "f32/32".parse()?; // to MX scales
+    /// let beside = Beside { split_k: SplitK::equal(2)?, fold: Fold::Scales, ..Beside::default() };
+    /// let completed = Arithmetic::Fitting(fitted.model()).completed(fitted, beside);
+    /// assert_eq!(completed.to_string(), "f32/128/split-k=2/fold-scales");
+    /// assert_eq!(Arithmetic::Fixed(fitted).completed(fitted, beside).to_string(), "f32/32/split-k=2/fold-scales");
+    /// # Ok::<(), finegrain::Error>(())
+    /// ```
+    pub fn completed(&self, fitted: Accumulation, beside: Beside) -> Accumulation {
+        let Beside { promotion, split_k, fold } = beside;
+        let order = promotion.unwrap_or(fitted.promotion());
+        let interval = match (self, fold) {
+            (Arithmetic::Fitting(_), Fold::Scales) => Accumulation::F32.interval(),
+            (Arithmetic::Fitting(_), Fold::Nothing)
+            | (Arithmetic::Fixed(_) | Arithmetic::Library(..), Fold::Nothing | Fold::Scales) => {
+                fitted.interval()
+            }
+        };
+        fitted.with_interval(interval).with_promotion(order).with_split_k(split_k).with_fold(fold)
+    }
+
     /// The model; that of a call is the one that it is built on.
     pub fn model(&self) -> Model {
         match self {

@@ -90,7 +90,7 @@ mod tensor_core;
 pub(crate) mod trial;
 
 pub use accumulation::{Accumulation, Model};
-pub use arithmetic::Arithmetic;
+pub use arithmetic::{Arithmetic, Beside};
 #[cfg(feature = "cuda")]
 pub(crate) use backend::rounded_to_f16;
 pub use backend::{GemmBackend, GemmPlan, Output};

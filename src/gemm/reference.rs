@@ -104,6 +104,18 @@ impl F32Chain {
     }
 }
 
+/// The values of all codes, row by row, each as an instruction reads it.
+pub(super) fn decoded(x: &ScaledRef<'_>, read: &(dyn Fn(f32) -> f32 + Sync)) -> Vec<Vec<f32>> {
+    let (rows, k) = x.shape();
+    let row = |i| {
+        let mut row = vec![0.0; k];
+        x.decode_row(i, &mut row);
+        row.iter_mut().for_each(|v| *v = read(*v));
+        row
+    };
+    (0..rows).into_par_iter().map(row).collect()
+}
+
 /// Whether every product of two finite elements is an f32.
 pub(super) fn products_are_exact(a: Format, b: Format) -> bool {
     let (a, b, f32) = (a.spec(), b.spec(), Format::F32.spec());
@@ -118,13 +130,7 @@ impl Chain for F32Chain {
     const NAN: f32 = NAN;
 
     fn rows(&self, x: &ScaledRef<'_>) -> Vec<Vec<f32>> {
-        let (rows, k) = x.shape();
-        let row = |i| {
-            let mut row = vec![0.0; k];
-            x.decode_row(i, &mut row);
-            row
-        };
-        (0..rows).into_par_iter().map(row).collect()
+        decoded(x, &|code| code)
     }
 
     #[inline]

@@ -16,10 +16,8 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use super::super::operand::NumberRow;
-use super::super::reference::Chain;
+use super::super::reference::{Chain, decoded};
 use super::chain::NAN;
 use super::sum::{F32, Term};
 use crate::formats::FormatSpec;
@@ -146,14 +144,7 @@ impl Chain for PairwiseChain {
     const NAN: f32 = NAN;
 
     fn rows(&self, x: &ScaledRef<'_>) -> Vec<Vec<f32>> {
-        let (rows, k) = x.shape();
-        let row = |i| {
-            let mut row = vec![0.0; k];
-            x.decode_row(i, &mut row);
-            row.iter_mut().for_each(|v| *v = without_subnormals(*v, x.format().spec()));
-            row
-        };
-        (0..rows).into_par_iter().map(row).collect()
+        decoded(x, &|v| without_subnormals(v, x.format().spec()))
     }
 
     fn sum(&self, a: &Vec<f32>, b: &Vec<f32>, range: Range<usize>, c: f32) -> f32 {
